@@ -1,0 +1,43 @@
+"""One table of verbs: ``s15erav3 VERB ...`` is ``python -m s15erav3 VERB ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from s15erav3 import __version__
+from s15erav3.errors import UserError, nearest
+
+VERBS = {
+    "train": "train a model, sweep over settings (-m), or resume a run",
+    "evaluate": "measure a checkpoint: loss, bits per byte, expert balance",
+    "sample": "continue a prompt with a checkpoint",
+}
+USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
+    f"  {verb:10} {does}\n" for verb, does in VERBS.items()
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 2 for a user's mistake, 128 + n after signal n."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(USAGE + "\ns15erav3 VERB --help tells its settings.")
+        return 0
+    if verb == "--version":
+        print(__version__)
+        return 0
+    try:
+        if verb not in VERBS:
+            raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
+        status: int = importlib.import_module(f"s15erav3.{verb}").main(rest)
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

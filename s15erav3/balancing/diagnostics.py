@@ -1,0 +1,62 @@
+"""How even the loads are: plain functions of loads.
+
+Shapes: L MoE layers, E routed experts.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def max_violation(loads: Tensor) -> Tensor:
+    """MaxVio = (max load - mean load) / mean load per layer: (L, E) -> (L,) (arXiv 2408.15664, eq. 4)."""
+    loads = loads.double()
+    mean = loads.mean(dim=-1)
+    return (loads.amax(dim=-1) - mean) / mean
+
+
+def load_entropy(loads: Tensor) -> Tensor:
+    """Entropy of the load distribution over its maximum log E: (L, E) -> (L,), 1 when perfectly even."""
+    share = loads.double() / loads.sum(dim=-1, keepdim=True)
+    return torch.special.entr(share).sum(dim=-1) / math.log(max(2, loads.shape[-1]))
+
+
+def dead_experts(loads: Tensor) -> Tensor:
+    """Experts that received no token at all: (L, E) -> (L,), int64."""
+    return (loads == 0).sum(dim=-1)
+
+
+def coefficient_of_variation(loads: Tensor) -> Tensor:
+    """Standard deviation of the loads over their mean: (L, E) -> (L,)."""
+    loads = loads.double()
+    return loads.std(dim=-1, correction=0) / loads.mean(dim=-1)
+
+
+@lru_cache(maxsize=256)
+def random_floor(tokens: int, n_experts: int, top_k: int) -> float:
+    """MaxVio that perfectly random, even routing shows on average: no strategy stays below it by chance.
+
+    Each of N tokens picks K of E experts uniformly. The loads have mean N p and variance N p (1 - p) with
+    p = K / E, and correlations -1 / (E - 1). By normal approximation their maximum lies
+
+        sqrt(N p (1 - p)) sqrt(E / (E - 1)) m_E
+
+    above the mean, with m_E the expected maximum of E independent standard normals.
+    """
+    if top_k >= n_experts or tokens == 0:
+        return 0.0
+    p = top_k / n_experts
+    spread = math.sqrt(tokens * p * (1 - p) * n_experts / (n_experts - 1))
+    return spread * _expected_maximum(n_experts) / (tokens * p)
+
+
+def _expected_maximum(n: int) -> float:
+    """E[max of n standard normals] = integral of (1 - F^n) over x > 0 minus that of F^n over x < 0."""
+    x = np.linspace(0.0, 10.0, 20_001)
+    cdf = 0.5 * (1 + torch.erf(torch.from_numpy(x) / math.sqrt(2)).numpy())
+    return float(np.trapezoid(1 - cdf**n - (1 - cdf) ** n, x))

@@ -1,0 +1,37 @@
+"""The rule of the course project that this one grew out of, as a baseline."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer
+from s15erav3.errors import UserError
+
+
+class OriginalRule(Balancer):
+    """Move each bias by the signed square of the expert's distance from its fair share of the load.
+
+    With the load fraction f_i of expert i among E experts,
+
+        d_i = f_i - 1 / E,    b_i <- b_i - rate |d_i| d_i.
+
+    The original computed f from other inputs than those it routed, and trained the bias as a parameter
+    beside. Here the loads are the routing's own and only the rule moves the bias.
+
+    Args:
+        rate: 0.1 in the original.
+
+    Raises:
+        UserError: the rate is not positive.
+    """
+
+    def __init__(self, rate: float = 0.1) -> None:
+        super().__init__()
+        if not rate > 0:
+            raise UserError(f"balancing.rate={rate} must be greater than 0; take balancing=none for no balancing.")
+        self.rate = rate
+
+    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        """See the class; loads (L, E) -> (L, E)."""
+        distance = loads.float() / loads.sum(dim=-1, keepdim=True) - 1 / loads.shape[-1]
+        return -self.rate * distance.abs() * distance

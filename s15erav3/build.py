@@ -1,0 +1,156 @@
+"""From a composed config to the parts of a run: data, module, callbacks, loggers, Trainer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3.callbacks.last_checkpoint import LastCheckpoint
+from s15erav3.callbacks.run_state import RunState
+from s15erav3.checkpoint import WholeFileIO
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.device import choose_accelerator, choose_precision
+from s15erav3.errors import UserError
+from s15erav3.model import ConfigError, ModelConfig, Transformer
+from s15erav3.training.hardware import has_fast_bf16
+from s15erav3.training.module import LanguageModule
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, resolved: what a checkpoint can hold."""
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
+
+
+def build_data(cfg: DictConfig) -> CommentaryData:
+    """The data module, tokenized. ``data.batch_size`` windows make one micro-batch."""
+    settings = plain(cfg.data)
+    micro_batches = cfg.trainer.accumulate_grad_batches
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={micro_batches} must be a whole number, at least 1.")
+    if settings["sequence_length"] > cfg.model.max_position_embeddings:
+        raise UserError(
+            f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
+            f"{cfg.model.max_position_embeddings}; lower the one or raise the other."
+        )
+    settings["batch_size"] *= micro_batches
+    return CommentaryData(
+        tokenizer=cfg.tokenizer.name, vocab_size=cfg.tokenizer.vocab_size, seed=cfg.seed, **settings
+    ).prepare()
+
+
+def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
+    """The model's dimensions from the groups ``model`` and ``experts`` and the tokenizer's vocabulary.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    try:
+        return ModelConfig.from_dict({**plain(cfg.model), **plain(cfg.experts), "vocab_size": vocab_size})
+    except ConfigError as error:
+        raise UserError(f"the groups model and experts do not fit: {error}.") from error
+
+
+def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> LanguageModule:
+    """Net, balancing, optimizer and schedule in their LightningModule."""
+    net = Transformer(model_config(cfg, data.tokenizer.n_vocab))
+    if cfg.compile:
+        net.compile()
+    optimizer = OmegaConf.merge(cfg.optimizer)
+    if "bf16" in optimizer and optimizer.bf16 is None:
+        optimizer.bf16 = has_fast_bf16(device)
+    module = LanguageModule(
+        net,
+        instantiate(cfg.balancing),
+        optimizer=instantiate(optimizer),
+        schedule=instantiate(cfg.schedule),
+        byte_lengths=torch.from_numpy(data.tokenizer.byte_lengths),
+        micro_batches=cfg.trainer.accumulate_grad_batches,
+        gradient_clip=cfg.trainer.gradient_clip_val,
+        loss_chunk=cfg.loss_chunk,
+    )
+    module.make_optimizer(net)  # so that a bad optimizer setting is told before anything starts
+    return module
+
+
+def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
+    """The group ``callbacks``, and those without which no run can be resumed."""
+    every = cfg.callbacks.checkpoint.every_n_steps
+    folder = run_dir / "checkpoints"
+    named = {k: instantiate(v) for k, v in cfg.callbacks.items() if "_target_" in v}
+    return [
+        RunState(description),
+        *named.values(),
+        ModelCheckpoint(
+            folder, "best", monitor="val/bpb", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False
+        ),
+        LastCheckpoint(folder / "last.ckpt", every),
+    ]
+
+
+def total_steps(cfg: DictConfig, data: CommentaryData) -> int:
+    """Optimizer steps of the whole training: ``max_steps`` or ``max_epochs``, whichever ends first.
+
+    Raises:
+        UserError: neither is given.
+    """
+    world = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else max(1, torch.cuda.device_count())
+    limits = []
+    if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
+        limits.append(cfg.trainer.max_steps)
+    if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
+        limits.append(max(1, math.floor(cfg.trainer.max_epochs * data.samples_per_epoch / (data.batch_size * world))))
+    if not limits:
+        raise UserError(
+            f"trainer.max_steps={cfg.trainer.max_steps} and trainer.max_epochs={cfg.trainer.max_epochs}: at least one "
+            "of them must be greater than 0."
+        )
+    return int(min(limits))
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callbacks: list[Callback]) -> L.Trainer:
+    """The Trainer, without loggers; accumulation and clipping are the module's, which optimizes by hand."""
+    settings = instantiate(cfg.trainer, _convert_="all")
+    del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
+    device = choose_accelerator(settings.pop("accelerator"))
+    settings["precision"] = choose_precision(settings["precision"], device)
+    settings["max_steps"] = total_steps(cfg, data)
+    if (limit := settings.pop("max_time")) is not None:
+        callbacks = [_timer(limit), *callbacks]  # before LastCheckpoint, which looks at should_stop
+    every = settings["val_check_interval"]
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise UserError(f"trainer.val_check_interval={every} must be a whole number of optimizer steps, at least 1.")
+    try:
+        return L.Trainer(
+            accelerator=device,
+            callbacks=callbacks,
+            logger=False,
+            plugins=[WholeFileIO()],
+            default_root_dir=run_dir,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=any("ProgressBar" in {t.__name__ for t in type(c).__mro__} for c in callbacks),
+            **settings,
+        )
+    except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+
+
+def _timer(limit: Any) -> Timer:
+    try:
+        return Timer(duration=limit)
+    except Exception as error:
+        raise UserError(
+            f"trainer.max_time={limit!r} must read days:hours:minutes:seconds, as in '00:00:10:00'."
+        ) from error

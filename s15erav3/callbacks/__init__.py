@@ -1,0 +1,1 @@
+"""What watches training: callbacks read the model and never change it."""

@@ -1,0 +1,67 @@
+"""last.ckpt: every N steps, when a signal asks for the end, and at the end."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end; the last checkpoint holds the step that was just finished.
+
+    Like KeyboardInterrupt no Exception, so that a sweep ends with its job.
+    """
+
+    def __init__(self, signal_number: int, run_dir: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.exit_status, self.run_dir = 128 + signal_number, run_dir
+
+
+class LastCheckpoint(L.Callback):
+    """Save between two optimizer steps, where nothing is half done.
+
+    Ctrl-C and SIGTERM let the step at hand finish, save, and raise :class:`Interrupted`; a second one
+    stops at once. The last step also asks for a validation, which Lightning would leave out where the
+    steps are not a multiple of its interval.
+
+    Args:
+        file: where to save.
+        every_n_steps: optimizer steps between two saves.
+    """
+
+    def __init__(self, file: Path, every_n_steps: int) -> None:
+        self.file, self.every_n_steps = file, every_n_steps
+        self._received: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        step = trainer.global_step
+        trainer.should_stop = trainer.should_stop or step >= trainer.max_steps
+        if self._received is not None or trainer.should_stop or step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.file)
+        if self._received is not None:
+            raise Interrupted(self._received, self.file.parent.parent)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()

@@ -1,0 +1,58 @@
+"""What a checkpoint needs beyond Lightning's own: the run's description and the random generators."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+
+class RunState(L.Callback):
+    """Put ``run`` (plain containers: config, model, tokenizer) and ``rng`` into every checkpoint.
+
+    Lightning saves no generator state. All of it is stored as tensors and numbers, so that checkpoints
+    load with ``weights_only=True``.
+    """
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        self.run = run
+        self._restored: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.run
+        checkpoint["rng"] = collect_rng()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["rng"]
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        # As late as possible: setting up loaders and loggers may draw numbers of its own.
+        if self._restored is not None:
+            restore_rng(self._restored)
+            self._restored = None
+
+
+def collect_rng() -> dict[str, Any]:
+    """States of Python's, NumPy's, torch's and CUDA's generators."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Go back to what :func:`collect_rng` found; CUDA's only where there are as many devices."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

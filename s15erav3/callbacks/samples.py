@@ -1,0 +1,70 @@
+"""At every validation: what the model now writes after a few prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from s15erav3.errors import UserError
+from s15erav3.model.generate import Sampling, continue_sequence
+
+
+class Samples(L.Callback):
+    """Continue the prompts with a fixed seed and keep the texts in ``samples.jsonl`` and with the loggers.
+
+    Args:
+        run_dir: folder of ``samples.jsonl``.
+        prompts: texts to continue.
+        max_new_tokens: at most so many tokens each; 0 draws nothing.
+        temperature, top_k, top_p, repetition_penalty: see :class:`Sampling`.
+        seed: of the draws, the same at every validation.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        prompts: list[str],
+        max_new_tokens: int = 48,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.file = Path(run_dir) / "samples.jsonl"
+        self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
+        self.latest: list[dict[str, Any]] = []
+        try:
+            self.sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        except ValueError as error:
+            raise UserError(f"callbacks.samples: {error}.") from error
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.max_new_tokens:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        net: Any = pl_module.net
+        self.latest = []
+        with torch.autocast(pl_module.device.type, torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
+            for prompt in self.prompts:
+                new = continue_sequence(
+                    net,
+                    [data.tokenizer.end_of_text, *data.tokenizer.encode(prompt)],
+                    max_new_tokens=self.max_new_tokens,
+                    sampling=self.sampling,
+                    seed=self.seed,
+                    context=data.length,
+                    stop=data.tokenizer.end_of_text,
+                )
+                text = data.tokenizer.decode(list(new))
+                self.latest.append({"step": trainer.global_step, "prompt": prompt, "text": text})
+        with self.file.open("a") as file:
+            file.writelines(json.dumps(sample) + "\n" for sample in self.latest)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_text"):
+                rows = [[s["step"], s["prompt"], s["text"]] for s in self.latest]
+                logger.log_text("samples", columns=["step", "prompt", "text"], data=rows)

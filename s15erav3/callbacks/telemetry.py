@@ -1,0 +1,154 @@
+"""Every N steps: all numbers of training in one row, read from the device in one transfer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.diagnostics import (
+    coefficient_of_variation,
+    dead_experts,
+    load_entropy,
+    max_violation,
+    random_floor,
+)
+from s15erav3.callbacks.throughput import Throughput
+from s15erav3.model import ModelConfig, training_flops_per_token
+from s15erav3.training.hardware import peak_flops
+from s15erav3.training.module import LanguageModule, StepRecord
+
+Metrics = dict[str, float]
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Telemetry(L.Callback):
+    """Log ``train/*``, ``perf/*``, ``balance/*`` and every expert's load, bias and bias update.
+
+    Between logged steps only sums are kept, on the device. ``balance.jsonl`` gets the same loads, biases
+    and updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "update"}`` each,
+    with biases as they are after the update.
+
+    Args:
+        run_dir: folder of ``balance.jsonl``.
+        every_n_steps: optimizer steps between two rows; the first and the last step are always logged.
+        per_expert: also send each expert's scalars to the loggers (``balance.jsonl`` has them anyway).
+    """
+
+    def __init__(self, run_dir: str, every_n_steps: int = 10, per_expert: bool = True) -> None:
+        self.balance_file = Path(run_dir) / "balance.jsonl"
+        self.every_n_steps, self.per_expert = every_n_steps, per_expert
+        self.latest: Metrics = {}
+        self.throughput: Throughput
+        self._losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        config = _language(pl_module).net.config
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        peak = peak_flops(pl_module.device, trainer.precision == "bf16-mixed")
+        self.throughput = Throughput(training_flops_per_token(config, data.length), peak and peak * trainer.world_size)
+        self.throughput.start()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if hasattr(self, "throughput"):
+            self.throughput.pause()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if hasattr(self, "throughput"):
+            self.throughput.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        module = _language(pl_module)
+        record = module.last_step
+        assert record is not None
+        self.throughput.add(batch[:, 1:].numel() * trainer.world_size)
+        self._losses.append(torch.stack((record.loss, record.bpb)))
+        step = trainer.global_step
+        if step % self.every_n_steps and step not in (1, trainer.max_steps):
+            return
+        self.latest = self._read(module, record)
+        self.latest |= self.throughput.since_last(pl_module.device)
+        self.latest |= {"tokens": module.tokens_seen, "train/learning_rate": record.learning_rate}
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step)
+        if not math.isfinite(self.latest["train/loss"]):
+            raise Diverged(f"train/loss is {self.latest['train/loss']} at step {step}")
+
+    def _read(self, module: LanguageModule, record: StepRecord) -> Metrics:
+        """The one moment at which the device is waited for."""
+        parts = [torch.stack(self._losses).mean(0), record.grad_norm.reshape(1)]
+        self._losses.clear()
+        moved = record.loads is not None and record.bias_change is not None
+        if moved:
+            biases = torch.stack([router.bias for router in module.routers])
+            parts += [t.flatten() for t in (record.loads, biases, record.bias_change) if t is not None]
+        host = torch.cat([part.double() for part in parts]).cpu()
+        metrics = {
+            "train/loss": host[0].item(),
+            "train/bpb": host[1].item(),
+            "train/grad_norm": host[2].item(),
+        }
+        if moved:
+            config = module.net.config
+            loads, biases, update = host[3:].view(3, len(module.routers), config.n_routed_experts)
+            layers = [i for i in range(config.num_layers) if config.is_moe_layer(i)]
+            self._append(module, layers, loads, biases, update)
+            metrics |= balance_metrics(config, loads)
+            if self.per_expert:
+                metrics |= expert_metrics(layers, loads, biases, update)
+        return metrics
+
+    def _append(self, module: LanguageModule, layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> None:
+        if not module.trainer.is_global_zero:
+            return
+        line = {
+            "step": module.trainer.global_step,
+            "tokens": module.tokens_seen,
+            "layers": layers,
+            "load": loads.long().tolist(),
+            "bias": biases.tolist(),
+            "update": update.tolist(),
+        }
+        with self.balance_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def balance_metrics(config: ModelConfig, loads: Tensor) -> Metrics:
+    """Balance of one optimizer step from its loads on the host, (L, E)."""
+    tokens = int(loads[0].sum()) // config.num_experts_per_tok
+    return {
+        "balance/maxvio_batch": max_violation(loads).mean().item(),
+        "balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok),
+        "balance/entropy": load_entropy(loads).mean().item(),
+        "balance/dead_experts": float(dead_experts(loads).sum()),
+        "balance/cv": coefficient_of_variation(loads).mean().item(),
+    }
+
+
+def expert_metrics(layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> Metrics:
+    """Per layer its MaxVio; per expert its load (1.0 is the fair share), bias and last bias update."""
+    metrics: Metrics = {}
+    shares = (loads / loads.mean(dim=-1, keepdim=True)).tolist()
+    rows = zip(layers, max_violation(loads).tolist(), shares, biases.tolist(), update.tolist(), strict=True)
+    for layer, maxvio, share, bias, change in rows:
+        metrics[f"layer_{layer:02d}/maxvio"] = maxvio
+        for expert in range(len(share)):
+            metrics[f"load_L{layer:02d}/E{expert:02d}"] = share[expert]
+            metrics[f"bias_L{layer:02d}/E{expert:02d}"] = bias[expert]
+            metrics[f"bias_update_L{layer:02d}/E{expert:02d}"] = change[expert]
+    return metrics
+
+
+def _language(module: L.LightningModule) -> LanguageModule:
+    assert isinstance(module, LanguageModule)
+    return module

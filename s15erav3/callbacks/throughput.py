@@ -1,0 +1,67 @@
+"""Tokens per second, model FLOPs utilisation, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+
+
+class Throughput:
+    """A clock that runs while training and stands still while validating.
+
+    Args:
+        flops_per_token: to train on one token.
+        peak_flops: of all devices together; ``None`` if unknown, and then there is no MFU.
+    """
+
+    def __init__(self, flops_per_token: float, peak_flops: float | None) -> None:
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+        self.tokens = 0
+        self.seconds = 0.0
+        self._since: float | None = None
+        self._mark = (0, 0.0)
+
+    def start(self) -> None:
+        """Let the clock run."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def add(self, tokens: int) -> None:
+        """Count tokens trained on."""
+        self.tokens += tokens
+
+    def since_last(self, device: torch.device) -> dict[str, float]:
+        """``perf/*`` over the time since the last call. Reads a clock and counters, nothing of the device's
+        queue: call it after something else has waited for the device."""
+        self.pause()
+        tokens, seconds = self.tokens - self._mark[0], self.seconds - self._mark[1]
+        self._mark = (self.tokens, self.seconds)
+        self.start()
+        return self._metrics(tokens, seconds) | {"perf/memory_gb": memory_gb(device)}
+
+    def overall(self) -> dict[str, float]:
+        """``perf/*`` over all of this process' training."""
+        return self._metrics(self.tokens, self.seconds)
+
+    def _metrics(self, tokens: int, seconds: float) -> dict[str, float]:
+        speed = tokens / max(seconds, 1e-9)
+        metrics = {"perf/tokens_per_second": speed}
+        if self.peak_flops:
+            metrics["perf/mfu"] = speed * self.flops_per_token / self.peak_flops
+        return metrics
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory so far in 1e9 bytes: allocated on a GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

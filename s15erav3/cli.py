@@ -1,0 +1,170 @@
+"""Hydra around a verb: where the config is, free text on the command line, mistakes in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s15erav3.errors import UserError, nearest
+
+# Settings whose value is taken as typed: text and paths may hold commas, equal signs and spaces.
+FREE_TEXT = ("prompt", "checkpoint", "resume", "data.path", "output")
+
+
+def conf_dir() -> Path:
+    """The config folder: inside an installed package, beside it in a source tree."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def run(
+    verb: str,
+    job: Callable[[DictConfig], Any],
+    arguments: list[str],
+    *,
+    conf: Path | None = None,
+    name: str | None = None,
+) -> Any:
+    """Compose the config and run ``job`` on it, once or, with ``-m``, many times.
+
+    Args:
+        verb: names the config and, in messages, the program.
+        arguments: what followed the verb.
+        conf, name: another config folder and the config's name in it.
+
+    Returns:
+        what the job returned, of a single run.
+
+    Raises:
+        UserError: the command line or the config is wrong, or the job said so.
+    """
+    OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
+    multirun = any(a in ("-m", "--multirun") for a in arguments)
+    folder = conf or conf_dir()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *(a if multirun else _quoted(a) for a in arguments)]
+    returned: list[Any] = []
+    failures: list[Exception] = []
+
+    def keep(cfg: DictConfig) -> Any:
+        sys.argv = before  # Lightning starts the other ranks by the command line as it was typed
+        try:
+            returned.append(job(cfg))
+            return returned[-1]
+        except Exception as error:  # told here, for Hydra would go on to print its own account of it
+            if isinstance(error, HydraException | OmegaConfBaseException):
+                error = UserError(_explain(error, folder, name or verb))
+            failures.append(error)
+            if multirun:
+                _tell_failure(error)
+            return None
+
+    keep.__module__ = "s15erav3"
+    try:
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(keep)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, folder, name or verb)) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}: {error.filename}; choose a writable place with "
+            "hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER for a sweep)."
+        ) from error
+    finally:
+        sys.argv = before
+    if failures and not multirun:
+        raise failures[0]
+    if failures:
+        summary = f"{len(failures)} of {len(failures) + len(returned)} jobs failed; their errors stand above."
+        if all(isinstance(error, UserError) for error in failures):
+            raise UserError(summary)
+        raise SystemExit(f"error: {summary}")
+    return returned[-1] if returned else None
+
+
+def _tell_failure(error: Exception) -> None:
+    """Name the job of a sweep that failed; the others go on. Tracebacks are for bugs."""
+    job = HydraConfig.get()
+    told = f"error: job {job.job.num} ({' '.join(job.overrides.task)})"
+    if isinstance(error, UserError):
+        print(f"{told}: {error}", file=sys.stderr)
+    else:
+        print(f"{told}:", file=sys.stderr)
+        traceback.print_exception(error)
+
+
+def _quoted(argument: str) -> str:
+    """Quote the value of a free-text setting, unless it is quoted or a list already."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in FREE_TEXT or value in ("null", "") or value[:1] in "'\"[":
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _explain(error: Exception, folder: Path, name: str) -> str:
+    """One sentence for what Hydra found wrong."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, error.options or [])}"
+    cause = error.__cause__
+    if isinstance(error, InstantiationException):
+        if isinstance(cause, UserError):
+            return str(cause)
+        return f"a setting does not fit what it configures: {_flat(cause or error)}"
+    if isinstance(error, OverrideParseException):
+        return f"the setting {error.override!r} cannot be read: {_flat(error).split('See https')[0].strip()}"
+    if isinstance(error, ConfigCompositionException):
+        override = _failing_override(str(error))
+        if override:
+            key = override.partition("=")[0].lstrip("+~")
+            return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, name))}"
+    return _flat(cause if isinstance(cause, OmegaConfBaseException) else error)
+
+
+def _flat(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _failing_override(message: str) -> str | None:
+    for before, after in (("Could not override '", "'"), ("Could not append to config. An item is already at '", "'")):
+        if before in message:
+            return message.split(before, 1)[1].split(after, 1)[0]
+    return None
+
+
+def _settings(folder: Path, name: str) -> set[str]:
+    """Every group and every dotted key that the config folder knows."""
+    names = {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."}
+    for file in folder.rglob("*.yaml"):
+        group = file.parent.relative_to(folder).as_posix()
+        prefix = "" if group in (".", "experiment") else group + "."
+        if group == "." and file.stem != name:
+            continue
+        names |= {prefix + key for key in _keys(OmegaConf.load(file)) if not key.startswith(("_", "defaults"))}
+    return names
+
+
+def _keys(node: Any) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            yield str(key)
+            yield from (f"{key}.{below}" for below in _keys(node._get_node(key)))

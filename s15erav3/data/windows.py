@@ -1,0 +1,89 @@
+"""Windows of T + 1 tokens: in a stateless shuffled order for training, each token once for evaluation.
+
+A window gives T inputs and, one further, T targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from s15erav3.data.tokens import Tokens
+
+
+class TrainingWindows(Dataset[Tensor]):
+    """The endless sequence of training windows: item ``p`` depends on ``seed`` and ``p``, nothing else.
+
+    Position p is window ``p % n`` of epoch ``p // n``. Each epoch draws a phase, which moves all window
+    borders, and a permutation of the n windows. As there is no state, a run resumed at p continues as
+    if it had never stopped, and neither the number of workers nor their prefetching matters.
+    """
+
+    def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
+        """``tokens`` (at least 2 T long), ``length`` T."""
+        self.tokens, self.length, self.seed = tokens, length, seed
+        self.windows_per_epoch = (len(tokens) - length) // length
+        self._epoch = -1
+
+    def __getitem__(self, position: int) -> Tensor:
+        """Window at ``position``: int64, (T + 1,)."""
+        epoch, index = divmod(position, self.windows_per_epoch)
+        if epoch != self._epoch:
+            draw = np.random.default_rng((self.seed, epoch))
+            self._phase = int(draw.integers(self.length))
+            self._order = draw.permutation(self.windows_per_epoch)
+            self._epoch = epoch
+        start = self._phase + int(self._order[index]) * self.length
+        return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
+
+
+class TrainingPositions(Sampler[list[int]]):
+    """Batches of consecutive positions without end, from ``start``; rank r of W takes its r-th share."""
+
+    def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start + self.rank * self.batch_size
+        while True:
+            yield list(range(first, first + self.batch_size))
+            first += self.batch_size * self.world_size
+
+
+class EvaluationWindows(Dataset[Tensor]):
+    """Windows that follow each other without gap or overlap of targets; the last one may be shorter."""
+
+    def __init__(self, tokens: Tokens, length: int) -> None:
+        """``tokens`` (at least 2 long), ``length`` T."""
+        self.tokens, self.length = tokens, length
+        self.targets = len(tokens) - 1
+
+    def __len__(self) -> int:
+        return -(-self.targets // self.length)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Window ``index``: int64, (T + 1,) or shorter at the end."""
+        start = index * self.length
+        return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Batches of full windows, then the shorter last one by itself: nothing is padded, so nothing padded
+    is ever routed or counted. Ranks take batches in turn, each batch once."""
+
+    def __init__(self, windows: EvaluationWindows, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        full = windows.targets // windows.length
+        batches = [list(range(i, min(i + batch_size, full))) for i in range(0, full, batch_size)]
+        if len(windows) > full:
+            batches.append([full])
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)

@@ -1,0 +1,72 @@
+"""metrics.csv: a row for each logging call, kept through interruptions."""
+
+from __future__ import annotations
+
+import csv
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Write ``metrics.csv`` into the run's folder.
+
+    Lightning's own CSVLogger deletes the file of a run that it finds; this one goes on with it. Columns
+    that appear later (validation) are added to the header by rewriting the file once.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.file = Path(save_dir) / "metrics.csv"
+        self.columns: list[str] = []
+        if self.file.exists():
+            with self.file.open(newline="") as stream:
+                self.columns = next(csv.reader(stream), [])
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.file.parent)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Path:
+        """The file."""
+        return self.file
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The config stands in ``.hydra/``; nothing to do."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row."""
+        row = {"step": step, **{k: v for k, v in metrics.items() if k != "epoch"}}
+        new = [key for key in row if key not in self.columns]
+        if new:
+            self._add_columns(new)
+        with self.file.open("a", newline="") as stream:
+            csv.DictWriter(stream, self.columns).writerow(row)
+
+    def _add_columns(self, new: list[str]) -> None:
+        rows: list[dict[str, str]] = []
+        if self.file.exists():
+            with self.file.open(newline="") as stream:
+                rows = list(csv.DictReader(stream))
+        self.columns += new
+        scratch = self.file.with_suffix(".csv.partial")
+        with scratch.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        scratch.replace(self.file)

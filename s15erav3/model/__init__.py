@@ -1,0 +1,19 @@
+"""The model: torch only, to be lifted out and used alone."""
+
+from s15erav3.model.config import ConfigError, ModelConfig
+from s15erav3.model.counts import Counts, count_parameters, training_flops_per_token
+from s15erav3.model.router import Router, Routing
+from s15erav3.model.transformer import Output, Transformer, routers
+
+__all__ = [
+    "ConfigError",
+    "Counts",
+    "ModelConfig",
+    "Output",
+    "Router",
+    "Routing",
+    "Transformer",
+    "count_parameters",
+    "routers",
+    "training_flops_per_token",
+]

@@ -1,0 +1,159 @@
+"""The dimensions of a DeepSeek-V3 style transformer, checked before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A model that cannot be built; the message names the keys, their values and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes by the names of DeepSeek-V3's own configuration (arXiv 2412.19437, section 4.2).
+
+    ``n_routed_experts=0`` makes every layer a dense SwiGLU of ``intermediate_size``. With
+    ``moe_intermediate_size=None`` an expert is ``intermediate_size / (num_experts_per_tok +
+    n_shared_experts)`` wide: a token then costs what it costs in the dense model, whatever the number of
+    experts, so that ``n_routed_experts`` can be compared at equal active parameters.
+
+    Raises:
+        ConfigError: a size is not positive, or two sizes contradict each other.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    intermediate_size: int
+    q_lora_rank: int | None = None
+    n_routed_experts: int = 0
+    n_shared_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int | None = None
+    first_k_dense_replace: int = 0
+    routed_scaling_factor: float = 1.0
+    norm_topk_prob: bool = True
+    max_position_embeddings: int = 4096
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Build from plain values.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or the values are inconsistent.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                close = difflib.get_close_matches(key, fields, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else ""
+                raise ConfigError(f"'{key}' is not a setting of the model{hint}")
+        missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
+        if missing:
+            raise ConfigError(f"the model lacks a value for {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, accepted by :meth:`from_dict`."""
+        return dataclasses.asdict(self)
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one head's query and key: the part without position plus the rotary part."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def num_moe_layers(self) -> int:
+        """L in the shapes of routings and loads."""
+        return self.num_layers - self.first_k_dense_replace if self.n_routed_experts else 0
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Whether layer ``layer`` (from 0) routes its tokens to experts."""
+        return self.n_routed_experts > 0 and layer >= self.first_k_dense_replace
+
+    @property
+    def expert_size(self) -> int:
+        """Hidden width of one expert, with the derived default filled in."""
+        assert self.moe_intermediate_size is not None
+        return self.moe_intermediate_size
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check_attention()
+        if self.n_routed_experts:
+            self._check_experts()
+        elif self.n_shared_experts or self.num_experts_per_tok or self.first_k_dense_replace:
+            raise ConfigError(
+                "n_routed_experts=0 makes a dense model, so n_shared_experts="
+                f"{self.n_shared_experts}, num_experts_per_tok={self.num_experts_per_tok} and "
+                f"first_k_dense_replace={self.first_k_dense_replace} must be 0 as well"
+            )
+
+    def _check_types(self) -> None:
+        may_be_zero = {
+            "n_routed_experts",
+            "n_shared_experts",
+            "num_experts_per_tok",
+            "first_k_dense_replace",
+        }
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            kind = str(field.type)
+            if value is None and "None" in kind:
+                continue
+            if kind == "bool":
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{name}={value!r} must be true or false")
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if "int" in kind else (int, float)):
+                raise ConfigError(f"{name}={value!r} must be {'a whole' if 'int' in kind else 'a'} number")
+            if value < 0 or (value == 0 and name not in may_be_zero):
+                raise ConfigError(f"{name}={value} must be greater than 0")
+
+    def _check_attention(self) -> None:
+        # Rows of 16 bytes in bf16, which grouped GEMM on GPUs asks of every operand.
+        for name in ("hidden_size", "intermediate_size"):
+            if getattr(self, name) % 8:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a multiple of 8")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads}")
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even: it is rotated in pairs")
+
+    def _check_experts(self) -> None:
+        k, shared = self.num_experts_per_tok, self.n_shared_experts
+        if k == 0:
+            raise ConfigError(f"num_experts_per_tok=0 routes no token, but n_routed_experts={self.n_routed_experts}")
+        if k > self.n_routed_experts:
+            raise ConfigError(
+                f"num_experts_per_tok={k} exceeds n_routed_experts={self.n_routed_experts}: "
+                "a token cannot choose more experts than there are"
+            )
+        if self.first_k_dense_replace >= self.num_layers:
+            raise ConfigError(
+                f"first_k_dense_replace={self.first_k_dense_replace} leaves no layer of num_layers="
+                f"{self.num_layers} for the experts; lower it or take experts=dense"
+            )
+        if self.moe_intermediate_size is None:
+            if self.intermediate_size % (k + shared):
+                raise ConfigError(
+                    f"intermediate_size={self.intermediate_size} is not divisible by num_experts_per_tok + "
+                    f"n_shared_experts = {k + shared}; set moe_intermediate_size yourself or change one of them"
+                )
+            object.__setattr__(self, "moe_intermediate_size", self.intermediate_size // (k + shared))
+        if self.expert_size % 8:
+            raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")

@@ -1,0 +1,96 @@
+"""SwiGLU feed-forward networks: a single one, and a stack of routed ones with sorted dispatch.
+
+Shapes: N tokens, K experts per token, D hidden, E experts, F width of an expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s15erav3.model.config import ModelConfig
+from s15erav3.model.grouped import grouped_linear
+from s15erav3.model.router import Routing
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` (arXiv 2002.05202), without biases: dense layers, shared experts."""
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, width, bias=False)
+        self.up_proj = nn.Linear(hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class RoutedExperts(nn.Module):
+    """E SwiGLU experts as stacked parameters, each applied to the tokens that chose it.
+
+    Tokens are copied K times, sorted by expert, multiplied group by group and put back: the cost does
+    not grow with E, and no mask over all tokens is scanned per expert.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts, hidden, width = config.n_routed_experts, config.hidden_size, config.expert_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``.
+
+        Args:
+            x: (N, D).
+            routing: of these N tokens.
+
+        Returns:
+            (N, D) in x's dtype.
+        """
+        order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
+        slot = torch.empty_like(order)
+        slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
+        ends = routing.load.cumsum(0).to(torch.int32)
+
+        rows = _Scatter.apply(x, order, slot, routing.experts.shape[1])
+        gate, up = grouped_linear(rows, self.gate_up_proj, ends).chunk(2, dim=-1)
+        out = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
+        out = _Permute.apply(out, slot, order).view(*routing.experts.shape, -1)  # (N, K, D)
+        return (out * routing.weights.unsqueeze(-1)).sum(dim=1).to(x.dtype)
+
+
+class _Scatter(torch.autograd.Function):
+    """Copy every token to its K sorted slots. The gradient is a gather and a sum over K, not an
+    ``index_add``: faster on a CPU, deterministic on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, slot: Tensor, k: int) -> Tensor:
+        ctx.save_for_backward(slot)
+        ctx.k = k
+        return x.index_select(0, order // k)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (slot,) = ctx.saved_tensors
+        return grad.index_select(0, slot).view(-1, ctx.k, grad.shape[-1]).sum(dim=1), None, None, None
+
+
+class _Permute(torch.autograd.Function):
+    """``x[index]`` for a permutation, whose gradient is the gather by its inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None

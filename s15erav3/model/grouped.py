@@ -1,0 +1,92 @@
+"""One matrix product per expert over tokens sorted by expert, as two operators that compilers leave whole.
+
+``torch.nn.functional.grouped_mm`` does it in one kernel where it is right for the device and dtype (bf16
+on CUDA); elsewhere contiguous slices are multiplied one by one. Both write straight into stacked results:
+autograd never sees an expert, so no per-expert gradient of the whole stack is ever made.
+
+Shapes: M rows sorted by expert, E experts, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _in_one_kernel(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16
+
+
+def _slices(ends: Tensor) -> Iterator[tuple[int, slice]]:
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        yield expert, slice(start, end)
+        start = end
+
+
+@torch.library.custom_op("s15erav3::grouped_linear", mutates_args=())
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """``y[m] = weight[e(m)] @ x[m]``, where row m belongs to expert e(m).
+
+    Args:
+        x: rows sorted by expert, (M, I).
+        weight: stacked matrices, (E, O, I).
+        ends: one past each expert's last row, int32, (E,).
+
+    Returns:
+        (M, O).
+    """
+    if _in_one_kernel(x):
+        return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)
+    out = x.new_empty(x.shape[0], weight.shape[1])
+    for expert, rows in _slices(ends):
+        torch.mm(x[rows], weight[expert].t(), out=out[rows])
+    return out
+
+
+@torch.library.custom_op("s15erav3::grouped_outer", mutates_args=())
+def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    """``g[e] = sum of y[m] x[m]^T over the rows m of expert e``: the gradient of the stacked matrices.
+
+    Args:
+        y: (M, O).
+        x: (M, I).
+        ends: one past each expert's last row, int32, (E,).
+
+    Returns:
+        (E, O, I); zero for an expert without rows.
+    """
+    if _in_one_kernel(x):
+        return F.grouped_mm(y.t(), x, offs=ends)
+    out = x.new_empty(ends.shape[0], y.shape[1], x.shape[1])
+    for expert, rows in _slices(ends):
+        torch.mm(y[rows].t(), x[rows], out=out[expert])
+    return out
+
+
+@grouped_linear.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+@grouped_outer.register_fake
+def _(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(ends.shape[0], y.shape[1], x.shape[1])
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    x, weight, ends = ctx.saved_tensors  # type: ignore[attr-defined]
+    grad = grad.contiguous()
+    return grouped_linear(grad, weight.transpose(1, 2), ends), grouped_outer(grad, x, ends), None
+
+
+grouped_linear.register_autograd(_backward, setup_context=_save)
+for _device in ("cpu", "cuda"):
+    grouped_linear.register_autocast(_device, torch.bfloat16)

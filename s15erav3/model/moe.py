@@ -1,0 +1,29 @@
+"""DeepSeekMoE: shared experts that see every token beside routed ones (DeepSeek-V3, section 2.1.2, eq. 12)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from s15erav3.model.config import ModelConfig
+from s15erav3.model.experts import RoutedExperts, SwiGLU
+from s15erav3.model.router import Router, Routing
+
+
+class MoE(nn.Module):
+    """``shared(x) + sum_k g_k expert_k(x)``; several shared experts are one SwiGLU of their joint width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.router = Router(config)
+        self.experts = RoutedExperts(config)
+        shared = config.n_shared_experts
+        self.shared_experts = SwiGLU(config.hidden_size, shared * config.expert_size) if shared else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
+        """(B, T, D) -> (B, T, D) and the routing of its N = B * T tokens."""
+        tokens = x.reshape(-1, x.shape[-1])
+        routing = self.router(tokens)
+        out = self.experts(tokens, routing)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(tokens)
+        return out.view_as(x), routing

@@ -1,0 +1,151 @@
+"""A run's folder: what lies where, what a resumed run takes back, how the run ended."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from s15erav3 import __version__
+from s15erav3.checkpoint import Payload, candidates, load_checkpoint
+from s15erav3.errors import UserError
+
+RECORDS = ("balance.jsonl", "samples.jsonl")
+
+
+def claim(run_dir: Path) -> None:
+    """Make sure that ``run_dir`` can be written and does not hold a run yet.
+
+    Raises:
+        UserError: otherwise.
+    """
+    for name in ("result.json", "metrics.csv", "checkpoints"):
+        if (run_dir / name).exists():
+            raise UserError(
+                f"{run_dir} already holds a run ({name}); go on with it by resume={run_dir}, or choose another folder."
+            )
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(f"the run's folder {run_dir} is not writable; choose another with hydra.run.dir=FOLDER.")
+
+
+def discard(run_dir: Path) -> None:
+    """Remove the folder of a run that never began, if it holds nothing but its config."""
+    hydra = run_dir / ".hydra"
+    if {p.name for p in run_dir.iterdir()} <= {".hydra"}:
+        for file in hydra.glob("*"):
+            file.unlink()
+        if hydra.exists():
+            hydra.rmdir()
+        run_dir.rmdir()
+
+
+def resume_point(wanted: str, outputs: Path) -> tuple[Path, Path, Payload]:
+    """Folder, checkpoint file and checkpoint that ``resume=`` means.
+
+    ``last`` is the newest run below ``outputs``. In a run's folder the readable checkpoint with the most
+    steps is taken: after a kill the files need not agree.
+
+    Raises:
+        UserError: there is nothing to resume.
+    """
+    path = Path(wanted).expanduser()
+    if wanted == "last":
+        newest = max(outputs.rglob("checkpoints/*.ckpt"), key=lambda f: f.stat().st_mtime, default=None)
+        if newest is None:
+            raise UserError(f"resume=last found no checkpoint below {outputs.resolve()}; name a run's folder.")
+        path = newest.parent.parent
+    if path.is_file():
+        run_dir = path.resolve().parent.parent
+        if not (run_dir / ".hydra" / "config.yaml").is_file():
+            raise UserError(f"resume={wanted} does not lie in a run's folder: {run_dir} has no .hydra/config.yaml.")
+        return run_dir, path.resolve(), load_checkpoint(path)
+    if not (path / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"resume={wanted} is neither a checkpoint nor a run's folder (it has no .hydra/config.yaml).")
+    readable: list[tuple[int, Path, Payload]] = []
+    refused: list[str] = []
+    for file in candidates(path):
+        try:
+            payload = load_checkpoint(file)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        readable.append((payload["global_step"], file, payload))
+    if not readable:
+        why = refused[0] if refused else "it has no checkpoint yet; start it anew."
+        raise UserError(f"resume={wanted} cannot be resumed: {why}")
+    for reason in refused:
+        print(f"passed over: {reason}")
+    _, file, payload = max(readable, key=lambda found: found[0])
+    return path.resolve(), file.resolve(), payload
+
+
+def rewind(run_dir: Path, step: int) -> None:
+    """Drop what the run recorded after ``step``, which the resumed run will record again."""
+    for name in RECORDS:
+        file = run_dir / name
+        if file.exists():
+            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            replace_text(file, "".join(line + "\n" for line in lines))
+    metrics = run_dir / "metrics.csv"
+    if metrics.exists():
+        with metrics.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            rows = [row for row in reader if row["step"] and int(row["step"]) <= step]
+        scratch = metrics.with_suffix(".csv.partial")
+        with scratch.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        scratch.replace(metrics)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:  # a line that a kill cut short
+        return float("inf")
+
+
+def write_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``, the sign that a run has ended."""
+    replace_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    scratch = file.with_name(file.name + ".partial")
+    scratch.write_text(text)
+    scratch.replace(file)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and the git commit of the code that runs."""
+    packages = ("torch", "lightning", "hydra-core", "tiktoken", "wandb")
+    return {
+        "versions": {"s15erav3": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree, with ``+changes`` if it was edited; ``None`` for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if dirty else "")

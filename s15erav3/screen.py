@@ -1,0 +1,139 @@
+"""What a run tells at its beginning and its end."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.model import count_parameters
+from s15erav3.training.module import LanguageModule
+
+console = Console(stderr=True, highlight=False)
+if not console.is_terminal:  # a log file has no width
+    console.width = 140
+
+
+def say(text: str) -> None:
+    """One plain line to the user."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def program() -> str:
+    """This program as it was called, for commands that can be pasted."""
+    called = Path(sys.argv[0])
+    return f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else str(_short(called))
+
+
+def _short(path: Path) -> Path:
+    """Relative to the working folder where that is shorter to type."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@rank_zero_only
+def banner(
+    cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
+) -> None:
+    """Model, data, device, length and place of the run that begins."""
+    config, counts = module.net.config, count_parameters(module.net.config)
+    experts = (
+        f"{config.n_routed_experts} experts, {config.num_experts_per_tok} per token and "
+        f"{config.n_shared_experts} shared, in {config.num_moe_layers} of {config.num_layers} layers"
+        if config.num_moe_layers
+        else f"dense, {config.num_layers} layers"
+    )
+    parts = data.token_files.parts
+    per_step = data.batch_size * trainer.world_size
+    limit = f", at most {cfg.trainer.max_time}" if cfg.trainer.max_time else ""
+    device = trainer.strategy.root_device
+    rows = [
+        ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {experts}"),
+        ("balancing", str(cfg.balancing._target_).rpartition(".")[2]),
+        (
+            "data",
+            f"{data.corpus().path.name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "
+            f"{parts['val']['tokens']:,} to validate",
+        ),
+        ("device", f"{trainer.world_size} x {device_name(device)}, {trainer.precision}"),
+        (
+            "length",
+            f"{trainer.max_steps:,} steps of {per_step} x {data.length} tokens = "
+            f"{trainer.max_steps * per_step / data.samples_per_epoch:.1f} epochs{limit}",
+        ),
+        ("folder", str(run_dir)),
+    ]
+    console.print(_grid("s15erav3 " + ("resumes" if resumed else "trains"), rows))
+
+
+@rank_zero_only
+def summary(result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
+    """How the run ended, where its files are, what to type next."""
+    rows = [
+        (
+            "time",
+            f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}, {result['steps']:,} steps, "
+            f"{result.get('perf/tokens_per_second', 0):,.0f} tokens/s",
+        )
+    ]
+    rows.append(
+        (
+            "val/bpb",
+            f"{result['val/bpb']:.4f} bits per byte (best {result['best/val/bpb']:.4f}), "
+            f"val/loss {result['val/loss']:.4f}",
+        )
+    )
+    if "balance/maxvio_global" in result:
+        rows.append(
+            (
+                "balance",
+                f"MaxVio global {result['balance/maxvio_global']:.3f}, "
+                f"{result['balance/dead_experts_global']:.0f} dead experts",
+            )
+        )
+    place, again = shlex.quote(str(_short(run_dir))), round(2 * result["epochs"]) or 1
+    rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
+    rows += [
+        ("files", f"{place}: result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"),
+        ("next", f"{program()} sample {place}"),
+        ("", f"{program()} evaluate {place} split=test"),
+        ("", f"{program()} train resume={place} trainer.max_epochs={again}"),
+    ]
+    console.print(_grid(f"s15erav3 {result['status']}", rows))

@@ -1,0 +1,192 @@
+"""``s15erav3 train``: a run, a sweep, or the continuation of a run."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from s15erav3 import cli, runs, screen
+from s15erav3.build import build_callbacks, build_data, build_module, build_trainer, plain
+from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.samples import Samples
+from s15erav3.callbacks.telemetry import Diverged, Telemetry
+from s15erav3.checkpoint import Payload, load_weights
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.device import choose_accelerator
+from s15erav3.errors import UserError
+from s15erav3.loggers.wandb import finish_wandb
+from s15erav3.model import count_parameters
+from s15erav3.training.module import LanguageModule
+
+
+class Session(NamedTuple):
+    """Everything of a run that is ready to begin."""
+
+    data: CommentaryData
+    module: LanguageModule
+    trainer: L.Trainer
+
+
+class Resumed(NamedTuple):
+    """The checkpoint that a run goes on from."""
+
+    file: Path
+    payload: Payload
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the verb; see ``s15erav3 train --help``."""
+    # Lightning's remarks are about its defaults, which this program replaces on purpose.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    wanted = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=")]
+    try:
+        if wanted and wanted[-1] not in ("", "null"):
+            _resume(wanted[-1], [a for a in arguments if not a.startswith("resume=")])
+        else:
+            cli.run("train", train, arguments)
+    except Interrupted as error:
+        screen.say(f"{error}; go on with: {screen.program()} train resume={error.run_dir}")
+        return error.exit_status
+    return 0
+
+
+def _resume(wanted: str, arguments: list[str]) -> None:
+    """Compose the run's own saved config, with the changes given now, and go on in its folder."""
+    if any(a in ("-m", "--multirun") for a in arguments):
+        raise UserError("resume= continues one run; leave out -m, or resume the runs of a sweep one by one.")
+    run_dir, file, payload = runs.resume_point(wanted, Path("outputs"))
+    folder = [
+        f"hydra.run.dir='{run_dir}'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+    ]
+    cli.run(
+        "train",
+        lambda cfg: train(cfg, Resumed(file, payload)),
+        [*arguments, *folder],
+        conf=run_dir / ".hydra",
+        name="config",
+    )
+
+
+def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
+    """Train as ``cfg`` says, in the folder ``cfg.run_dir``, and leave ``result.json`` there.
+
+    Returns:
+        ``val/bpb`` at the end, which sweepers minimise.
+
+    Raises:
+        UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
+            that never began leaves no folder behind.
+        Interrupted: a signal ended it; it can be resumed.
+    """
+    run_dir, began_at = Path(cfg.run_dir), time.time()
+    session: Session | None = None
+    status, reason, exit_code = "failed", "", 1
+    try:
+        if resumed is None and rank_zero_only.rank == 0:
+            runs.claim(run_dir)
+        session = prepare(cfg, run_dir, resumed)
+        screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
+        session.trainer.fit(
+            session.module, datamodule=session.data, ckpt_path=resumed and resumed.file, weights_only=True
+        )
+        status, exit_code = "completed", 0
+    except Interrupted as error:
+        status, reason, exit_code = "interrupted", str(error), error.exit_status
+        raise
+    except Diverged as error:
+        reason = str(error)
+        raise UserError(f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps.") from error
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        finish_wandb(exit_code)
+        if session is not None or (resumed is None and HydraConfig.get().mode == RunMode.MULTIRUN):
+            outcome = {"status": status, "reason": reason, "wall_seconds": time.time() - began_at}
+            result = outcome | runs.provenance() | (measured(cfg, session) if session else {})
+            if rank_zero_only.rank == 0:
+                runs.write_result(run_dir, result)
+        elif resumed is None:
+            runs.discard(run_dir)
+    callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
+    samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
+    screen.summary(result, samples, run_dir)
+    return float(result["val/bpb"])
+
+
+def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
+    """Build all parts of a run; nothing is trained or logged yet.
+
+    Raises:
+        UserError: a part cannot be built, or the checkpoint does not fit.
+    """
+    for group in ("model", "experts", "balancing", "optimizer", "schedule", "data", "tokenizer", "trainer"):
+        if not isinstance(cfg[group], DictConfig):
+            raise UserError(
+                f"{group}={cfg[group]} cannot be chosen for a run that is resumed: it keeps its own; change single "
+                f"settings ({group}.key=value), or start a new run."
+            )
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg)
+    module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
+    if resumed is not None:
+        load_weights(module.net, resumed.payload, resumed.file)
+    description = {
+        "config": plain(cfg),
+        "model": module.net.config.to_dict(),
+        "tokenizer": data.tokenizer.state(),
+        "sequence_length": data.length,
+    }
+    callbacks = build_callbacks(cfg, run_dir, description)
+    trainer = build_trainer(cfg, run_dir, data, callbacks)
+    if resumed is not None:
+        done = resumed.payload["global_step"]
+        if done >= trainer.max_steps:
+            raise UserError(
+                f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
+                "trainer.max_steps to train it further."
+            )
+        if rank_zero_only.rank == 0:
+            runs.rewind(run_dir, done)
+    trainer.loggers = [instantiate(logger) for logger in cfg.logger.values()]
+    return Session(data, module, trainer)
+
+
+def measured(cfg: DictConfig, session: Session) -> dict[str, Any]:
+    """The figures of ``result.json``: the last value of every metric, under the metric's own name."""
+    trainer, module = session.trainer, session.module
+    counts = count_parameters(module.net.config)
+    figures: dict[str, Any] = {
+        "seed": cfg.seed,
+        "steps": trainer.global_step,
+        "max_steps": trainer.max_steps,
+        "tokens": module.tokens_seen,
+        "epochs": module.samples_seen / session.data.samples_per_epoch,
+        "params/total": counts.total,
+        "params/active": counts.active,
+        "tokenizer": session.data.tokenizer.name,
+        "device": screen.device_name(module.device),
+        "precision": trainer.precision,
+    }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Telemetry):
+            whole = {k: v for k, v in callback.latest.items() if k.partition("/")[0] in ("train", "balance", "perf")}
+            figures |= whole | (callback.throughput.overall() if callback.latest else {})
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:
+            figures["best/" + callback.monitor] = float(callback.best_model_score)
+    return figures | {k: float(v) for k, v in trainer.callback_metrics.items()}

@@ -1,0 +1,1 @@
+"""Lightning over the model: losses, optimizers, schedules."""

@@ -1,0 +1,38 @@
+"""What the machine can do: its precision and its peak."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 products run on units made for them: GPUs from Ampere on, CPUs with AMX or AVX512-BF16.
+
+    Elsewhere bf16 is emulated and can be a hundred times slower than fp32.
+    """
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu
+    return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
+
+
+def peak_flops(device: torch.device, bf16: bool) -> float | None:
+    """Floating-point operations per second that MFU is measured against.
+
+    A GPU's published dense peak, ``None`` if it is not listed; for a CPU the best of a few timed
+    products of 1024-wide matrices, with the threads in use.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    if device.type == "cuda":
+        flops = get_available_flops(device, dtype)
+        return None if flops is None else float(flops)
+    left, right = torch.randn(2, 1024, 1024).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best

@@ -1,0 +1,72 @@
+"""Next-token cross-entropy that never holds all logits.
+
+Shapes: N tokens, D hidden, V vocabulary, C tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Sum over tokens of ``-log softmax(head @ hidden)[target]``, in nats.
+
+    Logits exist for ``chunk`` tokens at a time; their gradient is taken at once, in the forward pass, so
+    nothing of size (N, V) is ever stored and nothing is computed twice.
+
+    Args:
+        hidden: (N, D).
+        head: (V, D).
+        targets: int64, (N,).
+        chunk: C, at least 1.
+
+    Returns:
+        fp32 scalar (fp64 for fp64 inputs).
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, head = hidden.to(dtype), head.to(dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _ChunkedCrossEntropy.apply(hidden, head, targets, chunk)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        want_hidden, want_head = ctx.needs_input_grad[:2]
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        total = hidden.new_zeros((), dtype=wide)
+        grad_hidden = torch.empty_like(hidden) if want_hidden else None
+        grad_head = torch.zeros_like(head, dtype=wide) if want_head else None
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
+            log_probs = F.log_softmax((hidden[part] @ head.t()).to(wide), dim=-1)  # (C, V)
+            index = targets[part].unsqueeze(-1)
+            total -= log_probs.gather(1, index).sum()
+            if grad_hidden is None and grad_head is None:
+                continue
+            grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=wide))
+            grad = grad.to(hidden.dtype)  # softmax - onehot
+            if grad_hidden is not None:
+                torch.mm(grad, head, out=grad_hidden[part])
+            if grad_head is not None:
+                if grad_head.dtype == grad.dtype:
+                    grad_head.addmm_(grad.t(), hidden[part])
+                else:
+                    grad_head += grad.t() @ hidden[part]
+        ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        of_hidden, of_head = ctx.saved_tensors
+        return (
+            None if of_hidden is None else of_hidden * grad.to(of_hidden.dtype),
+            None if of_head is None else of_head * grad.to(of_head.dtype),
+            None,
+            None,
+        )

@@ -1,0 +1,197 @@
+"""The LightningModule: one batch, one optimizer step, one move of the biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from s15erav3.balancing.base import Balancer, move_biases, stack_loads, sum_over_ranks
+from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
+from s15erav3.errors import UserError
+from s15erav3.model import Transformer, routers
+from s15erav3.training.losses import chunked_cross_entropy
+from s15erav3.training.metrics import BitsPerByte, ExpertLoads
+
+
+class StepRecord(NamedTuple):
+    """What one optimizer step did, left on the device for callbacks to read when they log."""
+
+    loss: Tensor
+    """Nats per token, this rank's mean over the step."""
+    bpb: Tensor
+    """Bits per UTF-8 byte of the step's targets."""
+    grad_norm: Tensor
+    """Before clipping."""
+    learning_rate: float
+    loads: Tensor | None
+    """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
+    bias_change: Tensor | None
+    """What was added to the biases, fp32, (L, E)."""
+
+
+class LanguageModule(L.LightningModule):
+    """Trains a :class:`Transformer` on windows of tokens.
+
+    Optimization is manual, and a batch holds all micro-batches of one optimizer step. So there is no
+    moment between batches at which gradients or loads are half accumulated: a checkpoint is always taken
+    between two whole steps, and biases move exactly once for each step that happened.
+
+    Args:
+        net: the model.
+        balancer: the balancing strategy.
+        optimizer: makes the optimizer for a model. Its groups carry ``initial_lr``.
+        schedule: factor on the learning rate from (steps done, share of training done).
+        byte_lengths: UTF-8 bytes of each token, (V,).
+        micro_batches: parts that a batch is divided into; their gradients are averaged.
+        gradient_clip: largest norm of the gradient; 0 never clips.
+        loss_chunk: tokens whose logits exist at one time.
+    """
+
+    byte_lengths: Tensor
+
+    def __init__(
+        self,
+        net: Transformer,
+        balancer: Balancer,
+        *,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[int, float], float],
+        byte_lengths: Tensor,
+        micro_batches: int = 1,
+        gradient_clip: float = 1.0,
+        loss_chunk: int = 2048,
+    ) -> None:
+        super().__init__()
+        if micro_batches < 1:
+            raise UserError(f"trainer.accumulate_grad_batches={micro_batches} must be at least 1.")
+        if gradient_clip < 0:
+            raise UserError(f"trainer.gradient_clip_val={gradient_clip} must be 0 (never clip) or more.")
+        if loss_chunk < 1:
+            raise UserError(f"loss_chunk={loss_chunk} must be at least 1 token.")
+        self.automatic_optimization = False
+        self.net, self.balancer = net, balancer
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.micro_batches, self.gradient_clip, self.loss_chunk = micro_batches, gradient_clip, loss_chunk
+        self.register_buffer("byte_lengths", byte_lengths, persistent=False)
+        self.routers = routers(net)
+        self.samples_seen = 0
+        self.tokens_seen = 0
+        self.last_step: StepRecord | None = None
+        self.validation = BitsPerByte()
+        n_experts = net.config.n_routed_experts
+        self.validation_loads = ExpertLoads(len(self.routers), n_experts) if self.routers else None
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer, over the net alone."""
+        return self.make_optimizer(self.net)
+
+    @property
+    def progress(self) -> float:
+        """Share of training done: by steps, or by time where a time limit is nearer."""
+        done = self.trainer.global_step / max(1, self.trainer.max_steps)
+        timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
+        if timer is not None and timer._duration:
+            # Ranks must agree on the learning rate, and their clocks do not.
+            by_time = self.trainer.strategy.broadcast(timer.time_elapsed() / timer._duration)
+            done = max(done, by_time)
+        return min(1.0, done)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """One optimizer step on windows (B, T + 1)."""
+        optimizer: Any = self.optimizers()
+        progress = self.progress
+        factor = self.schedule(self.trainer.global_step, progress)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+        micro_batches = batch.chunk(self.micro_batches)
+        nll = torch.zeros((), device=self.device)
+        loads = None
+        for i, windows in enumerate(micro_batches):
+            with self._local_gradients(i + 1 < len(micro_batches)):
+                part_nll, part_loads, auxiliary = self._loss(windows)
+                loss = part_nll / batch[:, 1:].numel()
+                if auxiliary is not None:
+                    loss = loss + auxiliary / len(micro_batches)
+                self.manual_backward(loss)
+            nll += part_nll.detach()
+            if part_loads is not None:
+                loads = part_loads if loads is None else loads + part_loads
+
+        limit = self.gradient_clip or float("inf")
+        grad_norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        change = None
+        if loads is not None:
+            loads = sum_over_ranks(loads)
+            change = self.balancer.bias_change(loads, progress)
+            move_biases(self.routers, change)
+        self.samples_seen += len(batch) * self.trainer.world_size
+        self.tokens_seen += batch[:, 1:].numel() * self.trainer.world_size
+        target_bytes = self.byte_lengths[batch[:, 1:]].sum()
+        self.last_step = StepRecord(
+            loss=nll / batch[:, 1:].numel(),
+            bpb=nll / target_bytes / 0.6931471805599453,
+            grad_norm=grad_norm,
+            learning_rate=optimizer.param_groups[0]["lr"],
+            loads=loads,
+            bias_change=change,
+        )
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
+        nll, loads, _ = self._loss(batch)
+        self.validation.update(nll, self.byte_lengths[batch[:, 1:]])
+        if self.validation_loads is not None:
+            self.validation_loads.update(loads)
+
+    def on_validation_epoch_end(self) -> None:
+        """Publish ``val/*`` and the balance over the whole validation set."""
+        self.log_dict(self.validation_results(), prog_bar=False)
+        self.validation.reset()
+        if self.validation_loads is not None:
+            self.validation_loads.reset()
+
+    def validation_results(self) -> dict[str, Tensor]:
+        """``val/loss``, ``val/bpb`` and ``balance/*_global`` of what has been counted so far."""
+        total = self.validation.compute()
+        results = {"val/loss": total["loss"].float(), "val/bpb": total["bpb"].float()}
+        if self.validation_loads is not None:
+            loads = self.validation_loads.compute()
+            results |= {
+                "balance/maxvio_global": max_violation(loads).mean().float(),
+                "balance/entropy_global": load_entropy(loads).mean().float(),
+                "balance/cv_global": coefficient_of_variation(loads).mean().float(),
+                "balance/dead_experts_global": dead_experts(loads).sum().float(),
+            }
+        return results
+
+    def _loss(self, windows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Summed nats, stacked loads and the balancer's term for windows (B, T + 1)."""
+        out = self.net(windows[:, :-1])
+        targets = windows[:, 1:].flatten()
+        nll = chunked_cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets, self.loss_chunk)
+        if not out.routings:
+            return nll, None, None
+        return nll, stack_loads(out.routings), self.balancer.loss(out.routings)
+
+    def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
+        """Under DDP only the last micro-batch of a step exchanges gradients."""
+        no_sync = getattr(self.trainer.model, "no_sync", None)
+        return no_sync() if no_sync is not None and more_follow else nullcontext()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seen"] = {"samples": self.samples_seen, "tokens": self.tokens_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.samples_seen = checkpoint["seen"]["samples"]
+        self.tokens_seen = checkpoint["seen"]["tokens"]
