@@ -42,9 +42,8 @@ def build_data(cfg: DictConfig) -> CommentaryData:
             f"{cfg.model.max_position_embeddings}; lower the one or raise the other."
         )
     settings["batch_size"] *= micro_batches
-    return CommentaryData(
-        tokenizer=cfg.tokenizer.name, vocab_size=cfg.tokenizer.vocab_size, seed=cfg.seed, **settings
-    ).prepare()
+    settings["vocab_size"] = cfg.tokenizer.vocab_size
+    return CommentaryData(tokenizer=cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
 
 
 def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:

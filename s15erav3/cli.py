@@ -131,7 +131,7 @@ def _explain(error: Exception, folder: Path, name: str) -> str:
             return str(cause)
         return f"a setting does not fit what it configures: {_flat(cause or error)}"
     if isinstance(error, OverrideParseException):
-        return f"the setting {error.override!r} cannot be read: {_flat(error).split('See https')[0].strip()}"
+        return f"the setting {str(error.override)!r} cannot be read: {_flat(error).split('See https')[0].strip()}"
     if isinstance(error, ConfigCompositionException):
         override = _failing_override(str(error))
         if override:
@@ -165,6 +165,6 @@ def _settings(folder: Path, name: str) -> set[str]:
 
 def _keys(node: Any) -> Iterator[str]:
     if isinstance(node, DictConfig):
-        for key in node:
-            yield str(key)
+        for key in map(str, node):
+            yield key
             yield from (f"{key}.{below}" for below in _keys(node._get_node(key)))

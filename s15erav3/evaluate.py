@@ -93,7 +93,7 @@ def measure(trained: Trained, data: CommentaryData, part: Any) -> dict[str, Any]
         with trained.autocast():
             out = net(windows[:, :-1])
             targets = windows[:, 1:]
-            nll = chunked_cross_entropy(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten(), 2048)
+            nll = chunked_cross_entropy(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten(), 512)
         cost.update(nll, lengths[targets])
         if out.routings:
             counted.update(stack_loads(out.routings))

@@ -18,6 +18,11 @@ from s15erav3.errors import UserError
 RECORDS = ("balance.jsonl", "samples.jsonl")
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes; the other ranks of a distributed run are started with a rank."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK"))
+
+
 def claim(run_dir: Path) -> None:
     """Make sure that ``run_dir`` can be written and does not hold a run yet.
 

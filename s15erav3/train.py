@@ -13,7 +13,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from s15erav3 import cli, runs, screen
@@ -97,7 +96,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
     session: Session | None = None
     status, reason, exit_code = "failed", "", 1
     try:
-        if resumed is None and rank_zero_only.rank == 0:
+        if resumed is None and runs.is_first_rank():
             runs.claim(run_dir)
         session = prepare(cfg, run_dir, resumed)
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
@@ -119,14 +118,14 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
         if session is not None or (resumed is None and HydraConfig.get().mode == RunMode.MULTIRUN):
             outcome = {"status": status, "reason": reason, "wall_seconds": time.time() - began_at}
             result = outcome | runs.provenance() | (measured(cfg, session) if session else {})
-            if rank_zero_only.rank == 0:
+            if runs.is_first_rank():
                 runs.write_result(run_dir, result)
         elif resumed is None:
             runs.discard(run_dir)
     callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
     screen.summary(result, samples, run_dir)
-    return float(result["val/bpb"])
+    return float(str(result["val/bpb"]))
 
 
 def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
@@ -161,7 +160,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
                 f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
                 "trainer.max_steps to train it further."
             )
-        if rank_zero_only.rank == 0:
+        if runs.is_first_rank():
             runs.rewind(run_dir, done)
     trainer.loggers = [instantiate(logger) for logger in cfg.logger.values()]
     return Session(data, module, trainer)

@@ -17,13 +17,15 @@ def max_violation(loads: Tensor) -> Tensor:
     """MaxVio = (max load - mean load) / mean load per layer: (L, E) -> (L,) (arXiv 2408.15664, eq. 4)."""
     loads = loads.double()
     mean = loads.mean(dim=-1)
-    return (loads.amax(dim=-1) - mean) / mean
+    violation: Tensor = (loads.amax(dim=-1) - mean) / mean
+    return violation
 
 
 def load_entropy(loads: Tensor) -> Tensor:
     """Entropy of the load distribution over its maximum log E: (L, E) -> (L,), 1 when perfectly even."""
     share = loads.double() / loads.sum(dim=-1, keepdim=True)
-    return torch.special.entr(share).sum(dim=-1) / math.log(max(2, loads.shape[-1]))
+    entropy: Tensor = torch.special.entr(share).sum(dim=-1)
+    return entropy / math.log(max(2, loads.shape[-1]))
 
 
 def dead_experts(loads: Tensor) -> Tensor:

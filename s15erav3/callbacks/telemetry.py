@@ -50,12 +50,20 @@ class Telemetry(L.Callback):
         self.throughput: Throughput
         self._losses: list[Tensor] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Losses since the last row, which a run interrupted between two rows still owes."""
+        return {"losses": [loss.tolist() for loss in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         peak = peak_flops(pl_module.device, trainer.precision == "bf16-mixed")
         self.throughput = Throughput(training_flops_per_token(config, data.length), peak and peak * trainer.world_size)
         self.throughput.start()
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if hasattr(self, "throughput"):

@@ -63,4 +63,5 @@ class LatentAttention(nn.Module):
         q = torch.cat((q_nope, apply_rope(q_rope, cos, sin)), dim=-1)
         k = torch.cat((k_nope, k_rope), dim=-1)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # scale 1 / sqrt(nope + R), eq. 10
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return projected

@@ -59,11 +59,13 @@ class RoutedExperts(nn.Module):
         slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
         ends = routing.load.cumsum(0).to(torch.int32)
 
-        rows = _Scatter.apply(x, order, slot, routing.experts.shape[1])
+        k = routing.experts.shape[1]
+        rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
         gate, up = grouped_linear(rows, self.gate_up_proj, ends).chunk(2, dim=-1)
         out = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
-        out = _Permute.apply(out, slot, order).view(*routing.experts.shape, -1)  # (N, K, D)
-        return (out * routing.weights.unsqueeze(-1)).sum(dim=1).to(x.dtype)
+        back: Tensor = _Permute.apply(out, slot, order)  # type: ignore[no-untyped-call]
+        weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
+        return weighted.sum(dim=1).to(x.dtype)
 
 
 class _Scatter(torch.autograd.Function):

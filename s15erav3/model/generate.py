@@ -51,7 +51,7 @@ class Sampling:
         """
         logits = logits.float().cpu()
         if self.repetition_penalty != 1:
-            ids = seen.cpu().unique()
+            ids = torch.unique(seen.cpu())
             logits[ids] = torch.where(
                 logits[ids] > 0, logits[ids] / self.repetition_penalty, logits[ids] * self.repetition_penalty
             )

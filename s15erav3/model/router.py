@@ -48,7 +48,7 @@ class Router(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.bias = bias.to(self.bias.device)  # follow a move to a device, refuse a change of dtype
         return self
 

@@ -14,7 +14,7 @@ def has_fast_bf16(device: str) -> bool:
     Elsewhere bf16 is emulated and can be a hundred times slower than fp32.
     """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = torch.cpu
     return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
 

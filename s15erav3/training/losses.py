@@ -31,7 +31,8 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: 
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _ChunkedCrossEntropy.apply(hidden, head, targets, chunk)
+        total: Tensor = _ChunkedCrossEntropy.apply(hidden, head, targets, chunk)  # type: ignore[no-untyped-call]
+        return total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

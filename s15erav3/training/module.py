@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ class LanguageModule(L.LightningModule):
         byte_lengths: Tensor,
         micro_batches: int = 1,
         gradient_clip: float = 1.0,
-        loss_chunk: int = 2048,
+        loss_chunk: int = 512,
     ) -> None:
         super().__init__()
         if micro_batches < 1:
@@ -140,7 +141,7 @@ class LanguageModule(L.LightningModule):
         target_bytes = self.byte_lengths[batch[:, 1:]].sum()
         self.last_step = StepRecord(
             loss=nll / batch[:, 1:].numel(),
-            bpb=nll / target_bytes / 0.6931471805599453,
+            bpb=nll / target_bytes / math.log(2),
             grad_norm=grad_norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,
@@ -151,7 +152,7 @@ class LanguageModule(L.LightningModule):
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
         nll, loads, _ = self._loss(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]])
-        if self.validation_loads is not None:
+        if self.validation_loads is not None and loads is not None:
             self.validation_loads.update(loads)
 
     def on_validation_epoch_end(self) -> None:

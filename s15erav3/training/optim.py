@@ -171,7 +171,7 @@ class MuonAdamW(Optimizer):
         for (rows, columns), members in by_shape.items():
             updates = newton_schulz(torch.cat([u for _, u in members]), bf16=group["bf16"])
             size = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
-            for (parameter, _), update in zip(members, updates.split([len(u) for _, u in members]), strict=True):
+            for (parameter, _), update in zip(members, torch.split(updates, [len(u) for _, u in members]), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.reshape(parameter.shape), alpha=-size)
 

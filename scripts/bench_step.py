@@ -1,0 +1,159 @@
+"""Time a training step against transformers' DeepseekV3 of the same dimensions and weights' shapes.
+
+Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), in
+turns within one run; prints medians, their ratio and the machine's measured GEMM ceiling.
+
+    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from s15erav3.cli import conf_dir
+from s15erav3.model import ModelConfig, Transformer, count_parameters, training_flops_per_token
+from s15erav3.training.losses import chunked_cross_entropy
+
+
+def load_config(model: str, experts: str, vocab_size: int) -> ModelConfig:
+    """The dimensions that ``model=... experts=...`` give."""
+    groups = [OmegaConf.load(Path(conf_dir()) / f"{group}.yaml") for group in (f"model/{model}", f"experts/{experts}")]
+    return ModelConfig.from_dict({**groups[0], **groups[1], "vocab_size": vocab_size})
+
+
+def transformers_model(config: ModelConfig, experts_implementation: str) -> nn.Module:
+    """DeepseekV3ForCausalLM of the same dimensions."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    model = DeepseekV3ForCausalLM(
+        DeepseekV3Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            moe_intermediate_size=config.expert_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            n_shared_experts=config.n_shared_experts,
+            n_routed_experts=config.n_routed_experts,
+            num_experts_per_tok=config.num_experts_per_tok,
+            routed_scaling_factor=config.routed_scaling_factor,
+            first_k_dense_replace=config.first_k_dense_replace,
+            kv_lora_rank=config.kv_lora_rank,
+            q_lora_rank=config.q_lora_rank,
+            qk_nope_head_dim=config.qk_nope_head_dim,
+            qk_rope_head_dim=config.qk_rope_head_dim,
+            v_head_dim=config.v_head_dim,
+            n_group=1,
+            topk_group=1,
+            tie_word_embeddings=config.tie_word_embeddings,
+            max_position_embeddings=config.max_position_embeddings,
+        )
+    )
+    model.set_experts_implementation(experts_implementation)
+    return model.train()
+
+
+def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor) -> Callable[[], None]:
+    """One training step of ``model`` on windows (B, T + 1)."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+    def step() -> None:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.is_cuda):
+            value = loss(ids[:, :-1], ids[:, 1:])
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if ids.is_cuda:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def gemm_ceiling(device: torch.device) -> float:
+    """GFLOP/s of the best of some products of 1024-wide matrices, in the precision of the step."""
+    left, right = torch.randn(2, 1024, 1024, device=device).to(torch.bfloat16 if device.type == "cuda" else None)
+
+    def product() -> None:
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    product()
+    return 2 * 1024**3 / min(seconds(product) for _ in range(15)) / 1e9
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--experts", default="e8")
+    parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+
+    config = load_config(args.model, args.experts, args.vocab)
+    ids = torch.randint(config.vocab_size, (args.batch, args.sequence + 1), device=device)
+    ours = Transformer(config).to(device)
+
+    def our_loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        hidden = ours(inputs).hidden.flatten(0, 1)
+        return chunked_cross_entropy(hidden, ours.lm_head.weight, targets.flatten(), 512) / targets.numel()
+
+    steps = {"s15erav3": step_of(ours, our_loss, ids)}
+    for implementation in ("grouped_mm", "eager"):
+        theirs = transformers_model(config, implementation).to(device)
+
+        def their_loss(inputs: Tensor, targets: Tensor, model: nn.Module = theirs) -> Tensor:
+            logits = model(input_ids=inputs, use_cache=False).logits
+            return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+        steps[f"transformers, {implementation} experts"] = step_of(theirs, their_loss, ids)
+
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(args.rounds + 2):
+        for name, step in steps.items():
+            spent = seconds(step)
+            if round_ >= 2:  # two rounds of warm-up
+                times[name].append(spent)
+
+    tokens = args.batch * args.sequence
+    flops = training_flops_per_token(config, args.sequence) * tokens
+    counts = count_parameters(config)
+    print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
+    print(f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, {torch.get_num_threads()} thread")
+    print(f"GEMM ceiling of this machine: {gemm_ceiling(device):,.0f} GFLOP/s")
+    medians = {name: statistics.median(spent) for name, spent in times.items()}
+    for name, median in medians.items():
+        print(
+            f"{name:34} {median * 1e3:8.1f} ms/step  {tokens / median:9,.0f} tokens/s  {flops / median / 1e9:7,.1f} GFLOP/s"
+        )
+    best = min(median for name, median in medians.items() if name != "s15erav3")
+    print(f"time of s15erav3 / time of the faster transformers: {medians['s15erav3'] / best:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""For all tests: a cache of their own, the real corpus if it is there, and Hypothesis without deadlines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("s15erav3", deadline=None, max_examples=50, print_blob=True)
+settings.load_profile("s15erav3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep derived data of the whole session in a temporary folder, never in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S15ERAV3_CACHE", str(folder))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder / "tiktoken"))
+        yield folder
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test, which also forgets the encodings that tiktoken has loaded."""
+    folder = tmp_path / "fresh-cache"
+    monkeypatch.setenv("S15ERAV3_CACHE", str(folder))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # so that it is put back afterwards, whatever the test does to it
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR")
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_corpus() -> Path:
+    """The original commentary file; tests that want it are skipped where it is not."""
+    place = os.environ.get("S15ERAV3_IPL_FILE")
+    file = Path(place) if place else ROOT.parent / "shared" / "data" / "ipl_commentary.txt"
+    if not file.is_file():
+        pytest.skip(f"the original corpus is not at {file}; name it with S15ERAV3_IPL_FILE=FILE")
+    return file

@@ -1,0 +1,197 @@
+"""A resumed run is the run that was never interrupted."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import TINY, result, rows, train
+
+from s15erav3.__main__ import main
+from s15erav3.callbacks.run_state import collect_rng, restore_rng
+from s15erav3.training.module import LanguageModule
+
+STEPS = 11
+LONG = [f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "schedule.warmup_steps=2"]
+
+
+def trajectory(run_dir: Path) -> tuple[dict[str, torch.Tensor], list[dict], list[tuple[str, str, str]]]:
+    """Final weights and biases, balance records, and every logged loss."""
+    state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    with (run_dir / "metrics.csv").open() as stream:
+        logged = [(r["step"], r["train/loss"], r["val/bpb"]) for r in csv.DictReader(stream)]
+    return state, rows(run_dir / "balance.jsonl"), logged
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    (weights, balance, logged), (weights2, balance2, logged2) = trajectory(one), trajectory(other)
+    assert weights.keys() == weights2.keys()
+    assert any(key.endswith("router.bias") for key in weights)
+    for key in weights:
+        assert torch.equal(weights[key], weights2[key]), key
+    assert balance == balance2
+    assert logged == logged2
+    assert rows(one / "samples.jsonl") == rows(other / "samples.jsonl")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that nothing interrupted, one per optimizer."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    runs = {name: folder / name for name in ("adamw", "muon")}
+    for name, run_dir in runs.items():
+        assert train(*LONG, f"optimizer={name}", run_dir=run_dir) == 0
+    return runs
+
+
+class Killed(BaseException):
+    """Stands for a crash: nothing of the program catches it."""
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
+    optimizer: str, unbroken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 8 dies after the first of its two micro-batches; the run goes on from step 6 as if nothing had been."""
+    calls = 0
+    original = LanguageModule._loss
+
+    def dies(self: LanguageModule, windows: torch.Tensor):
+        nonlocal calls
+        calls += self.training
+        if calls == 2 * 7 + 2:
+            raise Killed
+        return original(self, windows)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModule, "_loss", dies)
+        with pytest.raises(Killed):
+            train(*LONG, f"optimizer={optimizer}", run_dir=run_dir)
+    assert result(run_dir)["status"] == "failed"
+    torch.rand(7)  # another state of the generators must not matter
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert result(run_dir)["status"] == "completed"
+    assert_same_run(run_dir, unbroken[optimizer])
+
+
+def test_a_signal_saves_between_two_steps_and_the_run_is_continued(unbroken: dict[str, Path], tmp_path: Path) -> None:
+    """SIGTERM in the middle of a step: the step is finished and saved, the status says interrupted."""
+    run_dir = tmp_path / "run"
+    original = LanguageModule._loss
+
+    def signals(self: LanguageModule, windows: torch.Tensor):
+        if self.training and self.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, windows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModule, "_loss", signals)
+        # Both micro-batches of the step send one: the second would end the program at once, so send only one.
+        sent = []
+        patch.setattr(os, "kill", lambda pid, number: sent or (sent.append(1), signal.raise_signal(number)))
+        assert train(*LONG, "optimizer=adamw", run_dir=run_dir) == 128 + signal.SIGTERM
+    ended = result(run_dir)
+    assert (ended["status"], ended["steps"]) == ("interrupted", 5)
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_run(run_dir, unbroken["adamw"])
+
+
+def test_resume_takes_a_file_and_a_longer_training(tmp_path: Path) -> None:
+    """A named older checkpoint is gone on from, later records are dropped, the limit can be raised."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=6", "schedule=constant", run_dir=run_dir) == 0
+    file = run_dir / "checkpoints" / "best.ckpt"
+    step = torch.load(file, weights_only=True)["global_step"]
+    assert main(["train", f"resume={file}", "trainer.max_steps=9"]) == 0
+    assert result(run_dir)["steps"] == 9
+    steps = [row["step"] for row in rows(run_dir / "balance.jsonl")]
+    assert steps == sorted(set(steps))
+    assert step < 9 and steps[-1] == 9
+
+
+def test_resume_last_finds_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``resume=last`` means the run below outputs/ that wrote a checkpoint last."""
+    monkeypatch.chdir(tmp_path)
+    for day in ("a", "b"):
+        assert train("trainer.max_steps=2", run_dir=tmp_path / "outputs" / day / "run") == 0
+    assert main(["train", "resume=last", "trainer.max_steps=3"]) == 0
+    assert result(tmp_path / "outputs" / "b" / "run")["steps"] == 3
+    assert result(tmp_path / "outputs" / "a" / "run")["steps"] == 2
+
+
+def test_a_complete_run_says_so_and_keeps_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resuming a finished run neither trains nor overwrites anything."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=2", run_dir=run_dir) == 0
+    before = (run_dir / "result.json").read_text()
+    assert main(["train", f"resume={run_dir}"]) == 2
+    assert "is complete" in capsys.readouterr().err
+    assert (run_dir / "result.json").read_text() == before
+
+
+def test_a_damaged_last_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several checkpoints the readable one with the most steps is taken, and it is said."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=5", run_dir=run_dir) == 0
+    last = run_dir / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert main(["train", f"resume={run_dir}", "trainer.max_steps=6"]) == 0
+    assert "passed over" in capsys.readouterr().out
+    assert result(run_dir)["steps"] == 6
+
+
+def test_checkpoints_hold_plain_containers_only(tmp_path: Path) -> None:
+    """weights_only loading works, and all that a resumed run needs is inside."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=2", run_dir=run_dir) == 0
+    for file in (run_dir / "checkpoints").glob("*.ckpt"):
+        payload = torch.load(file, weights_only=True)
+        assert {"run", "rng", "seen", "optimizer_states", "loops"} <= payload.keys()
+        assert payload["run"]["config"]["balancing"]["_target_"] == "s15erav3.balancing.LossFree"
+
+
+def test_generators_are_restored_exactly() -> None:
+    """Python's, NumPy's and torch's next numbers after restoring are those after collecting."""
+    import random
+
+    import numpy as np
+
+    state = collect_rng()
+    drawn = random.random(), np.random.rand(), torch.rand(3)
+    restore_rng(state)
+    again = random.random(), np.random.rand(), torch.rand(3)
+    assert drawn[:2] == again[:2]
+    assert torch.equal(drawn[2], again[2])
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_resumes_from_the_last_checkpoint(tmp_path: Path) -> None:
+    """A process killed at any moment leaves a folder that can be gone on from, and ends as if unbroken."""
+    command = [sys.executable, "-m", "s15erav3", "train", *TINY, "trainer.max_steps=60", "trainer.val_check_interval=20"]
+    unbroken = tmp_path / "unbroken"
+    subprocess.run([*command, f"hydra.run.dir={unbroken}"], check=True, capture_output=True)
+    for attempt, wait in enumerate((0.0, 0.35, 0.8)):
+        run_dir = tmp_path / f"run{attempt}"
+        process = subprocess.Popen(
+            [*command, f"hydra.run.dir={run_dir}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not (run_dir / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = subprocess.run(
+            [sys.executable, "-m", "s15erav3", "train", f"resume={run_dir}"], capture_output=True, text=True
+        )
+        if "is complete" not in done.stderr:  # it may have ended before the kill
+            assert done.returncode == 0, done.stderr
+        assert_same_run(run_dir, unbroken)
