@@ -43,6 +43,7 @@ def build_data(cfg: DictConfig) -> CommentaryData:
         )
     settings["batch_size"] *= micro_batches
     settings["vocab_size"] = cfg.tokenizer.vocab_size
+    del settings["max_epochs"]  # the Trainer's
     return CommentaryData(tokenizer=cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
 
 
@@ -76,7 +77,10 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         gradient_clip=cfg.trainer.gradient_clip_val,
         loss_chunk=cfg.loss_chunk,
     )
-    module.make_optimizer(net)  # so that a bad optimizer setting is told before anything starts
+    try:
+        module.make_optimizer(net)  # so that a bad setting is told before anything starts
+    except TypeError as error:
+        raise UserError(f"the group optimizer does not fit: {error}.") from error
     return module
 
 

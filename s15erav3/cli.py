@@ -81,6 +81,8 @@ def run(
         hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(keep)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, folder, name or verb)) from error
+    except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
+        raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {_flat(error)}.") from error
     except OSError as error:
         if error.filename is None:
             raise

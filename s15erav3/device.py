@@ -33,7 +33,7 @@ def choose_precision(wanted: str, device: str) -> str:
         UserError: it is none of the three.
     """
     if wanted not in PRECISIONS:
-        raise UserError(f"trainer.precision={wanted} is unknown; {nearest(str(wanted), PRECISIONS)}")
+        raise UserError(f"trainer.precision={wanted} is not offered; choose one of {', '.join(PRECISIONS)}.")
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if device == "cuda" and has_fast_bf16(device) else "32-true"

@@ -65,7 +65,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     Raises:
         UserError: the split does not go with the text.
     """
-    own = trained.run["config"]["data"]
+    own = {k: v for k, v in trained.run["config"]["data"].items() if k != "max_epochs"}
     settings: dict[str, Any] = dict(own) | {"batch_size": 1, "eval_batch_size": cfg.eval_batch_size}
     parts = ("all",) if cfg.data.path else OWN_PARTS
     if cfg.split not in parts:

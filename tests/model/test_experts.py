@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import naive_experts, random_routing, tiny_config
 from torch import Tensor
 
 from s15erav3.model.experts import RoutedExperts, SwiGLU
 from s15erav3.model.grouped import grouped_linear, grouped_outer
 from s15erav3.model.moe import MoE
 from s15erav3.model.router import Routing
+from tests.model.reference import naive_experts, random_routing, tiny_config
 
 
 def experts_of(n: int, k: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> RoutedExperts:
@@ -86,8 +86,11 @@ def test_moe_adds_one_shared_network_of_the_joint_width() -> None:
     flat = x.reshape(-1, 32)
     expected = naive_experts(flat, routing, moe.experts.gate_up_proj, moe.experts.down_proj)
     shared = moe.shared_experts
-    expected = expected + (torch.nn.functional.silu(flat @ shared.gate_proj.weight.T) * (flat @ shared.up_proj.weight.T)
-        ) @ shared.down_proj.weight.T
+    expected = (
+        expected
+        + (torch.nn.functional.silu(flat @ shared.gate_proj.weight.T) * (flat @ shared.up_proj.weight.T))
+        @ shared.down_proj.weight.T
+    )
     torch.testing.assert_close(out, expected.view(2, 5, 32), rtol=1e-10, atol=1e-10)
 
 
@@ -128,7 +131,9 @@ def test_grouped_linear_has_the_gradients_of_its_values() -> None:
             lambda x, w, ends=ends: grouped_linear(x, w, ends), (leaf(6, 3, seed=0), leaf(3, 5, 3, seed=1))
         )
     strided = torch.randn(3, 6, dtype=torch.float64).t().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, w: grouped_linear(x, w, ends_of(1, 3, 2)), (strided, leaf(3, 5, 3, seed=1)))
+    assert torch.autograd.gradcheck(
+        lambda x, w: grouped_linear(x, w, ends_of(1, 3, 2)), (strided, leaf(3, 5, 3, seed=1))
+    )
 
 
 def test_grouped_operators_against_one_product_per_row() -> None:

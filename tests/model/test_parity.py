@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import hf_name, hf_routings, hf_twin, random_model, tiny_config, token_ids
+
+from tests.model.reference import hf_name, hf_routings, hf_twin, random_model, tiny_config, token_ids
 
 CASES = {
     "plain": {},

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from reference import random_model, tiny_config, token_ids
 
 from s15erav3.model import Router, Transformer, routers
 from s15erav3.model.experts import SwiGLU
 from s15erav3.model.moe import MoE
+from tests.model.reference import random_model, tiny_config, token_ids
 
 
 def router_of(seed: int = 0, **values: object) -> Router:

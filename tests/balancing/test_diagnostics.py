@@ -1,0 +1,75 @@
+"""Measures of balance against hand values, the random floor against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from s15erav3.balancing.diagnostics import (
+    coefficient_of_variation,
+    dead_experts,
+    load_entropy,
+    max_violation,
+    random_floor,
+)
+
+LOADS = torch.tensor([[5, 5, 5, 5], [10, 2, 4, 4], [20, 0, 0, 0], [10, 0, 10, 0]])
+
+
+def test_max_violation_by_hand() -> None:
+    """Catches the excess over the total, or the ratio without - 1: both look plausible on a plot."""
+    torch.testing.assert_close(max_violation(LOADS), torch.tensor([0.0, 1.0, 3.0, 1.0], dtype=torch.float64))
+
+
+def test_entropy_by_hand() -> None:
+    """Catches bits for nats, a missing norm, and nan from 0 log 0."""
+    mixed = -(0.5 * math.log(0.5) + 0.1 * math.log(0.1) + 2 * 0.2 * math.log(0.2)) / math.log(4)
+    torch.testing.assert_close(load_entropy(LOADS), torch.tensor([1.0, mixed, 0.0, 0.5], dtype=torch.float64))
+    assert torch.isfinite(load_entropy(torch.tensor([[3]]))).all()  # a single expert: log 1 = 0
+
+
+def test_dead_experts_by_hand() -> None:
+    """Catches experts counted as dead for a small load."""
+    assert dead_experts(LOADS).tolist() == [0, 0, 3, 2]
+    assert dead_experts(torch.tensor([[1, 1_000_000]])).tolist() == [0]
+
+
+def test_coefficient_of_variation_by_hand() -> None:
+    """Catches the sample's n - 1, which depends on the number of experts."""
+    expected = [0.0, math.sqrt((25 + 9 + 1 + 1) / 4) / 5, math.sqrt(3), 1.0]
+    torch.testing.assert_close(coefficient_of_variation(LOADS), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("measure", [max_violation, load_entropy, coefficient_of_variation])
+def test_measures_do_not_depend_on_the_number_of_tokens(measure) -> None:  # type: ignore[no-untyped-def]
+    """Loads of a whole validation set exceed fp32's whole numbers and int32."""
+    torch.testing.assert_close(measure(LOADS * 3_000_000_000), measure(LOADS))
+    assert measure(LOADS).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts", "k", "trials"), [(512, 8, 2, 400), (2048, 16, 3, 100), (256, 64, 7, 200), (1000, 2, 1, 3000)]
+)
+def test_random_floor_is_what_a_simulation_shows(tokens: int, experts: int, k: int, trials: int) -> None:
+    """A floor that is too high would excuse imbalance; one too low would promise what chance forbids."""
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for _ in range(trials):
+        chosen = torch.rand(tokens, experts, generator=generator).topk(k, dim=-1).indices
+        loads = torch.bincount(chosen.flatten(), minlength=experts)
+        total += float(max_violation(loads[None]))
+    assert random_floor(tokens, experts, k) == pytest.approx(total / trials, rel=0.05)
+
+
+def test_random_floor_falls_with_the_square_root_of_the_tokens() -> None:
+    """A floor of one batch must not be drawn beside the MaxVio of a validation set."""
+    assert random_floor(40_000, 8, 2) == pytest.approx(random_floor(10_000, 8, 2) / 2)
+    assert random_floor(10_000, 64, 2) > random_floor(10_000, 8, 2)
+
+
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(100, 4, 4), (100, 1, 1), (0, 8, 2)])
+def test_random_floor_without_a_choice_is_zero(tokens: int, experts: int, k: int) -> None:
+    """Catches a division by zero where nothing is left to chance."""
+    assert random_floor(tokens, experts, k) == 0.0
