@@ -59,7 +59,9 @@ def run(
     multirun = any(a in ("-m", "--multirun") for a in arguments)
     folder = conf or conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
-    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *(a if multirun else _quoted(a) for a in arguments)]
+    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them first
+    settings = [a if multirun else _quoted(a) for a in arguments if not a.startswith("-")]
+    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *flags, *settings]
     returned: list[Any] = []
     failures: list[Exception] = []
 

@@ -12,7 +12,7 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from omegaconf import DictConfig
 
 from s15erav3 import cli, runs, screen
@@ -154,16 +154,33 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     callbacks = build_callbacks(cfg, run_dir, description)
     trainer = build_trainer(cfg, run_dir, data, callbacks)
     if resumed is not None:
-        done = resumed.payload["global_step"]
-        if done >= trainer.max_steps:
-            raise UserError(
-                f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
-                "trainer.max_steps to train it further."
-            )
+        refuse_if_complete(run_dir, trainer, resumed.payload)
         if runs.is_first_rank():
-            runs.rewind(run_dir, done)
+            runs.rewind(run_dir, resumed.payload["global_step"])
     trainer.loggers = [instantiate(logger) for logger in cfg.logger.values()]
     return Session(data, module, trainer)
+
+
+def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:
+    """Say so if the run has no step left to do.
+
+    Raises:
+        UserError: its steps are done or its time is up.
+    """
+    done = payload["global_step"]
+    if done >= trainer.max_steps:
+        raise UserError(
+            f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
+            "trainer.max_steps to train it further."
+        )
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(timer, Timer) and timer._duration:
+            spent = payload["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+            if spent >= timer._duration:
+                raise UserError(
+                    f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
+                    "trainer.max_time to train it further."
+                )
 
 
 def measured(cfg: DictConfig, session: Session) -> dict[str, Any]:

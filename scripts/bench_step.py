@@ -144,7 +144,9 @@ def main() -> None:
     flops = training_flops_per_token(config, args.sequence) * tokens
     counts = count_parameters(config)
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
-    print(f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, {torch.get_num_threads()} thread")
+    print(
+        f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, {torch.get_num_threads()} thread"
+    )
     print(f"GEMM ceiling of this machine: {gemm_ceiling(device):,.0f} GFLOP/s")
     medians = {name: statistics.median(spent) for name, spent in times.items()}
     for name, median in medians.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import TINY, train
 
 from s15erav3.__main__ import main
+from tests.tiny import TINY, train
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -171,9 +171,7 @@ def test_a_checkpoint_that_is_none_is_refused_and_never_executed(
     assert not mark.exists()
 
 
-def test_damage_inside_a_checkpoint_is_told(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_inside_a_checkpoint_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bytes lost in the middle, with the end of the file in place."""
     best = (run_dir / "checkpoints" / "best.ckpt").read_bytes()
     broken = tmp_path / "broken.ckpt"

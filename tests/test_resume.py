@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import TINY, result, rows, train
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.run_state import collect_rng, restore_rng
 from s15erav3.training.module import LanguageModule
+from tests.tiny import TINY, result, rows, train
 
 STEPS = 11
 LONG = [f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "schedule.warmup_steps=2"]
@@ -175,7 +175,15 @@ def test_generators_are_restored_exactly() -> None:
 @pytest.mark.slow
 def test_kill_minus_nine_resumes_from_the_last_checkpoint(tmp_path: Path) -> None:
     """A process killed at any moment leaves a folder that can be gone on from, and ends as if unbroken."""
-    command = [sys.executable, "-m", "s15erav3", "train", *TINY, "trainer.max_steps=60", "trainer.val_check_interval=20"]
+    command = [
+        sys.executable,
+        "-m",
+        "s15erav3",
+        "train",
+        *TINY,
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=20",
+    ]
     unbroken = tmp_path / "unbroken"
     subprocess.run([*command, f"hydra.run.dir={unbroken}"], check=True, capture_output=True)
     for attempt, wait in enumerate((0.0, 0.35, 0.8)):

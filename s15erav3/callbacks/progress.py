@@ -23,9 +23,18 @@ class Watch(ProgressBar):
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning asks this of every rank but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draw again."""
+        self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.console.is_terminal or not trainer.is_global_zero:
+        if not self.console.is_terminal or not self._enabled:
             return
         self._bar = Progress(
             TextColumn("step"),
@@ -43,7 +52,7 @@ class Watch(ProgressBar):
             self._bar.update(self._task, completed=trainer.global_step, numbers=self._numbers(trainer))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not trainer.global_step:
+        if not self._enabled or not trainer.global_step:
             return
         line = f"step {trainer.global_step:>6}/{trainer.max_steps}  {self._numbers(trainer)}"
         target = self._bar.console if self._bar is not None else self.console

@@ -1,0 +1,119 @@
+"""Every file of conf/ composes, and every choice builds what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3.build import build_module, model_config, plain, total_steps
+from s15erav3.cli import conf_dir
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.model import Transformer, count_parameters
+from tests.tiny import DATA, MODEL
+
+OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
+
+
+def composed(*settings: str) -> DictConfig:
+    """conf/train.yaml with these settings."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", [*settings, "+run_dir_=x", "run_dir=x"])
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files of a group."""
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name != "hydra")
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
+def test_every_choice_composes_and_resolves(group: str, choice: str) -> None:
+    """A choice with a missing interpolation or a key of the past is found here."""
+    path = ["data.path=x"] if (group, choice) == ("data", "text") else []
+    cfg = composed(f"{group}={choice}", *path)
+    assert plain(cfg)
+
+
+@pytest.fixture(scope="module")
+def data() -> CommentaryData:
+    """The bundled text with a tiny vocabulary."""
+    return CommentaryData(vocab_size=512, sequence_length=32, batch_size=4).prepare()
+
+
+@pytest.mark.parametrize("experts", choices("experts"))
+@pytest.mark.parametrize("balancing", choices("balancing"))
+def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: str, data: CommentaryData) -> None:
+    """Module, loss and change of bias can be had for every pair, dense included."""
+    cfg = composed(*MODEL, *DATA, f"experts={experts}", f"balancing={balancing}", "experts.moe_intermediate_size=16")
+    if experts == "dense":
+        cfg.experts.moe_intermediate_size = None
+    module = build_module(cfg, data, "cpu")
+    nll, loads, auxiliary = module._loss(torch.randint(512, (2, 33)))
+    assert nll.isfinite()
+    assert auxiliary is None or auxiliary.isfinite()
+    if loads is not None:
+        change = module.balancer.bias_change(loads, 0.0)
+        assert change.shape == loads.shape and change.dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+@pytest.mark.parametrize("schedule", choices("schedule"))
+def test_every_optimizer_and_schedule_can_be_made(optimizer: str, schedule: str, data: CommentaryData) -> None:
+    """They take the module's own parameters and carry initial_lr."""
+    module = build_module(composed(*MODEL, *DATA, f"optimizer={optimizer}", f"schedule={schedule}"), data, "cpu")
+    groups = module.make_optimizer(module.net).param_groups
+    assert all(group["initial_lr"] > 0 for group in groups)
+    assert 0 <= module.schedule(3, 0.5) <= 1
+
+
+@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("experts", [e for e in choices("experts") if e != "original"])
+def test_every_size_goes_with_every_expert_count_at_equal_active_parameters(model: str, experts: str) -> None:
+    """A dense control of equal active parameters exists for each, routers left aside."""
+    config = model_config(composed(f"model={model}", f"experts={experts}"), 4096)
+    dense = model_config(composed(f"model={model}", "experts=dense"), 4096)
+    routers = config.num_moe_layers * config.n_routed_experts * config.hidden_size
+    assert count_parameters(config).active - routers == count_parameters(dense).active
+
+
+def test_the_model_sizes_are_what_their_comments_say() -> None:
+    """Comments of conf/model/*.yaml name parameters, total and active, with e8 and 4096 entries."""
+    for model in choices("model"):
+        counts = count_parameters(model_config(composed(f"model={model}", "experts=e8"), 4096))
+        first = (conf_dir() / "model" / f"{model}.yaml").read_text().splitlines()[0]
+        if model != "original":
+            assert f"{counts.total / 1e6:.1f} M parameters" in first, (model, counts)
+            assert f"{counts.active / 1e6:.1f} M active" in first, (model, counts)
+
+
+def test_the_original_experiment_is_the_original_setting() -> None:
+    """Steps, batch, widths, optimizer and prompt of the course project."""
+    cfg = composed("experiment=original")
+    config = model_config(cfg, 50257)
+    assert (config.hidden_size, config.num_layers, config.num_heads) == (512, 30, 8)
+    assert (config.n_routed_experts, config.n_shared_experts, config.num_experts_per_tok) == (7, 1, 2)
+    assert (config.expert_size, config.q_lora_rank, config.kv_lora_rank) == (768, 64, 64)
+    assert (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim) == (32, 32, 64)
+    assert (cfg.optimizer.lr, list(cfg.optimizer.betas), cfg.optimizer.weight_decay) == (1.13e-3, [0.9, 0.95], 0.01)
+    assert (cfg.data.batch_size, cfg.data.sequence_length, cfg.tokenizer.name) == (8, 512, "gpt2")
+    assert cfg.callbacks.samples.prompts == ["Kohli comes forward and "]
+    assert instantiate(cfg.schedule)(0, 0.0) == instantiate(cfg.schedule)(9999, 0.99) == 1.0
+
+    class Data:
+        samples_per_epoch, batch_size = 10, 8
+
+    assert total_steps(cfg, Data()) == 10_000  # type: ignore[arg-type]
+    with torch.device("meta"):
+        Transformer(config)
+
+
+def test_the_config_folder_has_no_stray_files() -> None:
+    """Only YAML lies in conf/, so that a group's listing is its choices."""
+    assert {p.suffix for p in Path(conf_dir()).rglob("*") if p.is_file()} == {".yaml"}

@@ -1,0 +1,160 @@
+"""Who may import whom: lower floors never see upper ones.
+
+The rules are those of the package's layout: model, balancing and data at the bottom, training above them,
+callbacks and loggers above that, and only the verbs with their helpers at the top see everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import s15erav3
+from s15erav3.__main__ import VERBS
+
+PACKAGE = Path(s15erav3.__file__).parent
+TOP = {*VERBS, "__main__", "build", "cli", "restore", "screen"}
+"""Modules that may see everything, and that nothing below may see."""
+
+FLOORS = {
+    "model": {"model"},
+    "balancing": {"balancing", "model", "errors"},
+    "data": {"data", "errors"},
+    "training": {"training", "balancing", "model", "errors"},
+    "loggers": {"loggers", "errors"},
+    "callbacks": {"callbacks", "training", "balancing", "model", "data", "errors"},
+}
+"""What each folder may see of the package. Folders that are not listed see everything but the top."""
+
+THIRD_PARTY = {
+    "model": {"torch"},
+    "balancing": {"torch", "numpy"},
+}
+"""What else the folders may import that can be lifted out and used alone."""
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Every module that ``source``, of the package ``package``, imports: at the top, inside functions, relatively
+    or by a constant name. ``from a import b`` gives ``a.b``, as b may be a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(file: Path) -> list[str]:
+    package = ".".join(("s15erav3", *file.relative_to(PACKAGE).parent.parts))
+    return list(imported(file.read_text(), package))
+
+
+def parts_seen(file: Path) -> set[str]:
+    """The package's own folders and top modules that a file imports, by their first name."""
+    seen = {name.split(".")[1] for name in imports_of(file) if name.startswith("s15erav3.")}
+    known = {p.stem if p.suffix == ".py" else p.name for p in PACKAGE.iterdir()}
+    return seen & known  # `from s15erav3 import __version__` names no module
+
+
+def floor(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def named(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def test_the_reader_of_imports_sees_every_kind() -> None:
+    """A checker that overlooks an import lets everything pass."""
+    source = """
+import a.b, c as d
+from e.f import g
+from . import h
+from .i import j
+from ..k import l
+def late():
+    from m import n
+    import importlib
+    importlib.import_module("o.p")
+    __import__("q")
+if TYPE_CHECKING:
+    from r import s
+"""
+    expected = {"a.b", "c", "e.f.g", "x.y.h", "x.y.i.j", "x.k.l", "m.n", "importlib", "o.p", "q", "r.s"}
+    assert set(imported(source, "x.y")) == expected
+
+
+def test_the_folders_of_the_rules_exist() -> None:
+    """A rule for a folder that was renamed guards nothing."""
+    assert {f for f in FLOORS if not list((PACKAGE / f).glob("*.py"))} == set()
+    assert {t for t in TOP if not (PACKAGE / f"{t}.py").is_file()} == set()
+
+
+@pytest.mark.parametrize("file", [f for f in files() if floor(f) not in TOP], ids=named)
+def test_no_file_sees_a_floor_above_its_own(file: Path) -> None:
+    """A model that knows its trainer cannot be used without it; cycles come next."""
+    here = floor(file)
+    if here in FLOORS:
+        assert parts_seen(file) <= FLOORS[here]
+    else:
+        assert not parts_seen(file) & (TOP | ({"callbacks"} if file.parent == PACKAGE else set()))
+
+
+@pytest.mark.parametrize("folder", THIRD_PARTY)
+def test_what_can_be_lifted_out_needs_torch_alone(folder: str) -> None:
+    """The model, and the rules that balance it, must run where Lightning, Hydra and W&B are not installed."""
+    for file in (PACKAGE / folder).rglob("*.py"):
+        others = {name.split(".")[0] for name in imports_of(file)} - {"s15erav3"} - sys.stdlib_module_names
+        assert others <= THIRD_PARTY[folder], named(file)
+
+
+def test_importing_the_package_itself_costs_nothing() -> None:
+    """``s15erav3.model`` imports ``s15erav3`` first: whatever that imports, the model needs as well."""
+    for file in (PACKAGE / "__init__.py", PACKAGE / "errors.py"):
+        assert {name.split(".")[0] for name in imports_of(file)} <= sys.stdlib_module_names
+
+
+def test_lightning_and_hydra_stay_out_of_the_data_files_but_the_data_module() -> None:
+    """Corpora and tokenizers are used by scripts that train nothing."""
+    for file in (PACKAGE / "data").glob("*.py"):
+        roots = {name.split(".")[0] for name in imports_of(file)}
+        assert not roots & {"hydra", "omegaconf", "wandb"}, named(file)
+        assert "lightning" not in roots or file.name == "datamodule.py", named(file)
+
+
+@pytest.mark.slow
+def test_model_and_balancing_run_where_nothing_else_is_installed() -> None:
+    """The reader of imports sees names; this sees what really happens, one import through another."""
+    script = """
+import sys
+for name in ("lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "transformers", "tiktoken", "rich"):
+    sys.modules[name] = None  # an import of it raises
+import torch
+from s15erav3.balancing import LossFree
+from s15erav3.balancing.base import move_biases, stack_loads
+from s15erav3.model import ModelConfig, Transformer, routers
+from s15erav3.model.generate import Sampling, continue_sequence
+net = Transformer(ModelConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, kv_lora_rank=4,
+    qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, intermediate_size=8, n_routed_experts=2, num_experts_per_tok=1))
+move_biases(routers(net), LossFree(0.1).bias_change(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
+print(len(list(continue_sequence(net, [1], max_new_tokens=3, sampling=Sampling(), seed=0, context=8))))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "3"

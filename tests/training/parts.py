@@ -1,0 +1,81 @@
+"""A tiny model, tokens to train it on, and a Trainer around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from s15erav3.model import ModelConfig, Router, Transformer
+
+VOCABULARY = 40
+
+
+def tiny_config(**values: Any) -> ModelConfig:
+    """Three layers, the first one dense, four experts of which a token takes two."""
+    return ModelConfig.from_dict(
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 16,
+            "num_layers": 3,
+            "num_heads": 2,
+            "kv_lora_rank": 6,
+            "qk_nope_head_dim": 4,
+            "qk_rope_head_dim": 2,
+            "v_head_dim": 5,
+            "intermediate_size": 24,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "first_k_dense_replace": 1,
+            "initializer_range": 0.2,
+            **values,
+        }
+    )
+
+
+def tiny_net(seed: int = 0, **values: Any) -> Transformer:
+    """The model of ``tiny_config`` with small random router biases."""
+    torch.manual_seed(seed)
+    net = Transformer(tiny_config(**values))
+    for module in net.modules():
+        if isinstance(module, Router):
+            module.bias.normal_(std=0.05)
+    return net
+
+
+class Windows(L.LightningDataModule):
+    """The same random windows of tokens in every epoch: ``batches`` of (rows, length + 1)."""
+
+    def __init__(self, batches: int = 4, rows: int = 8, length: int = 7, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        shape = (rows, length + 1)
+        self.batches = [torch.randint(0, VOCABULARY, shape, generator=generator) for _ in range(batches)]
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        uneven = [batch.flip(0)[: 3 + i] for i, batch in enumerate(self.batches)]
+        own = torch.Generator()  # a loader without one draws from the global generator
+        return DataLoader(uneven, batch_size=None, generator=own)  # type: ignore[arg-type]
+
+
+def trainer(steps: int = 3, **settings: Any) -> L.Trainer:
+    """A Trainer on the CPU that prints and writes nothing."""
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **{"limit_val_batches": 0, **settings},
+    )
