@@ -228,7 +228,7 @@ def test_wrong_settings_are_named(settings: dict[str, Any], named: str) -> None:
         data(**settings)
 
 
-@pytest.mark.xfail(strict=True, reason="only the range is checked: text and fractions of a number give a TypeError")
+@pytest.mark.xfail(strict=True, reason="only the range is checked: other types pass, or give a TypeError from within")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
