@@ -32,6 +32,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def build_data(cfg: DictConfig) -> CommentaryData:
     """The data module, tokenized. ``data.batch_size`` windows make one micro-batch."""
+    if cfg.data.get("path"):
+        # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
+        cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
     if not isinstance(micro_batches, int) or micro_batches < 1:

@@ -34,7 +34,8 @@ def device_name(device: torch.device) -> str:
     """The device as a person calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _cpu_name() -> str:
@@ -130,10 +131,11 @@ def summary(result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path
         )
     place, again = shlex.quote(str(_short(run_dir))), round(2 * result["epochs"]) or 1
     rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
-    rows += [
-        ("files", f"{place}: result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"),
-        ("next", f"{program()} sample {place}"),
-        ("", f"{program()} evaluate {place} split=test"),
-        ("", f"{program()} train resume={place} trainer.max_epochs={again}"),
-    ]
+    rows.append(("files", f"{place}: result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
     console.print(_grid(f"s15erav3 {result['status']}", rows))
+    for command in (
+        f"sample {place}",
+        f"evaluate {place} split=test",
+        f"train resume={place} trainer.max_epochs={again}",
+    ):
+        say(f"  {program()} {command}")

@@ -66,7 +66,10 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     if any(a in ("-m", "--multirun") for a in arguments):
         raise UserError("resume= continues one run; leave out -m, or resume the runs of a sweep one by one.")
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"))
-    folder = [
+    text = payload["run"]["config"]["data"]["path"]
+    settings = [
+        *([f"data.path='{text}'"] if text else []),
+        *arguments,
         f"hydra.run.dir='{run_dir}'",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
@@ -75,7 +78,7 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     cli.run(
         "train",
         lambda cfg: train(cfg, Resumed(file, payload)),
-        [*arguments, *folder],
+        settings,
         conf=run_dir / ".hydra",
         name="config",
     )

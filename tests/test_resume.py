@@ -117,6 +117,19 @@ def test_resume_takes_a_file_and_a_longer_training(tmp_path: Path) -> None:
     assert step < 9 and steps[-1] == 9
 
 
+def test_a_relative_path_to_the_text_survives_a_change_of_folder(tmp_path: Path, monkeypatch) -> None:
+    """The checkpoint knows where the text lay; resuming and evaluating elsewhere finds it."""
+    (tmp_path / "elsewhere").mkdir()
+    paragraphs = (f"Paragraph {i} says {i * i}, or so they tell us in chapter {i % 7}." for i in range(400))
+    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs))
+    monkeypatch.chdir(tmp_path)
+    settings = ["data=text", "data.path=text.txt", "data.vocab_size=280"]
+    assert train(*settings, "trainer.max_steps=2", run_dir=tmp_path / "run") == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "resume=../run", "trainer.max_steps=3"]) == 0
+    assert main(["evaluate", "../run"]) == 0
+
+
 def test_resume_last_finds_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``resume=last`` means the run below outputs/ that wrote a checkpoint last."""
     monkeypatch.chdir(tmp_path)

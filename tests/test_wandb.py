@@ -57,7 +57,9 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
         assert result(run_dir)["status"] == status
         assert len(list(run_dir.glob("wandb/offline-run-*/run-*.wandb"))) == 1
         logged = [row for row in history(run_dir) if "train/loss" in row]
-        assert [row["trainer/global_step"] for row in logged] == [row["step"] for row in rows(run_dir / "balance.jsonl")]
+        assert [row["trainer/global_step"] for row in logged] == [
+            row["step"] for row in rows(run_dir / "balance.jsonl")
+        ]
         for row, line in zip(logged, rows(run_dir / "balance.jsonl"), strict=True):
             assert row["tokens"] == line["tokens"]
             assert row["bias_L01/E03"] == pytest.approx(line["bias"][0][3])
