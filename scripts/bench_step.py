@@ -144,15 +144,12 @@ def main() -> None:
     flops = training_flops_per_token(config, args.sequence) * tokens
     counts = count_parameters(config)
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
-    print(
-        f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, {torch.get_num_threads()} thread"
-    )
+    print(f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, one CPU thread")
     print(f"GEMM ceiling of this machine: {gemm_ceiling(device):,.0f} GFLOP/s")
     medians = {name: statistics.median(spent) for name, spent in times.items()}
     for name, median in medians.items():
-        print(
-            f"{name:34} {median * 1e3:8.1f} ms/step  {tokens / median:9,.0f} tokens/s  {flops / median / 1e9:7,.1f} GFLOP/s"
-        )
+        speed = f"{tokens / median:9,.0f} tokens/s  {flops / median / 1e9:7,.1f} GFLOP/s"
+        print(f"{name:34} {median * 1e3:8.1f} ms/step  {speed}")
     best = min(median for name, median in medians.items() if name != "s15erav3")
     print(f"time of s15erav3 / time of the faster transformers: {medians['s15erav3'] / best:.2f}")
 

@@ -100,7 +100,8 @@ def test_evaluate_agrees_with_training(run_dir: Path, capsys: pytest.CaptureFixt
 
 def test_evaluate_counts_every_byte_of_another_file(run_dir: Path, tmp_path: Path) -> None:
     """``data.path=FILE split=all`` scores the whole file, whatever it holds."""
-    text = "MI 1st Inns\n0.1 overs\nAb to Cd, FOUR, caf\u00e9 \u2013 driven\n\nMI 1st Inns\n0.2 overs\nAb to Cd, SIX, high\n"
+    first = "MI 1st Inns\n0.1 overs\nAb to Cd, FOUR, caf\u00e9 \u2013 driven\n\n"
+    text = first + "MI 1st Inns\n0.2 overs\nAb to Cd, SIX, high\n"
     file = tmp_path / "other, file=1.txt"
     file.write_text(text, encoding="utf-8")
     output = tmp_path / "measured.json"

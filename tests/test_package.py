@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tests.tiny import TINY, result
 
 from s15erav3.__main__ import VERBS, main
 from s15erav3.cli import conf_dir
+from tests.tiny import TINY, result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

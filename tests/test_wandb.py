@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny import TINY, result, rows, train
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.telemetry import Telemetry
+from tests.tiny import TINY, result, rows, train
 
 pytestmark = pytest.mark.slow
 

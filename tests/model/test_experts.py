@@ -149,6 +149,27 @@ def test_grouped_operators_against_one_product_per_row() -> None:
     torch.testing.assert_close(grouped_outer(y, x, ends), outer)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_one_kernel_of_gpus_agrees_with_a_product_per_expert() -> None:
+    """An idle expert's gradient that is left uninitialised (pytorch issue 172439): seen on some GPUs only."""
+    ends = ends_of(0, 13, 0, 20, 7, 0)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, grad = (torch.randn(s, generator=generator) for s in ((40, 16), (6, 24, 16), (40, 24)))
+    results = []
+    for device in ("cpu", "cuda"):
+        if device == "cuda":
+            junk = [torch.full((1 << 16,), float("nan"), device=device, dtype=torch.bfloat16) for _ in range(64)]
+            del junk  # what torch.empty gives from here on is nan
+        a, w = (t.to(device, torch.bfloat16).requires_grad_() for t in (x, weight))
+        out = grouped_linear(a, w, ends.to(device))
+        out.backward(grad.to(device, torch.bfloat16))
+        assert a.grad is not None and w.grad is not None
+        results.append([t.detach().float().cpu() for t in (out, a.grad, w.grad)])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=2e-2, atol=5e-2)
+    assert (results[1][2][[0, 2, 5]] == 0).all()
+
+
 def test_autocast_computes_in_bf16_and_returns_gradients_in_fp32() -> None:
     """Catches experts that stay fp32 under mixed precision, or whose weights receive bf16 gradients."""
     seen: list[torch.dtype] = []

@@ -119,6 +119,25 @@ def test_biases_move_once_per_step_by_the_rule_of_the_summed_loads(
         assert torch.equal(after, biases_of(net) + change)
 
 
+def test_loads_are_summed_over_ranks_once_per_step_and_before_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases moved by a rank's own loads differ between ranks; a sum per micro-batch is a wait per micro-batch."""
+    calls: list[Tensor] = []
+
+    def with_another_rank(loads: Tensor) -> Tensor:
+        calls.append(loads.clone())
+        return loads + other
+
+    other = torch.tensor([[1000, 0, 0, 0], [0, 0, 0, 1000]])
+    monkeypatch.setattr(module_file, "sum_over_ranks", with_another_rank)
+    module = module_of(tiny_net(), micro_batches=4)
+    trainer(3).fit(module, Windows())
+    assert len(calls) == 3 and all(loads.sum() == 2 * 8 * 7 * 2 for loads in calls)
+    assert module.last_step is not None and module.last_step.bias_change is not None
+    assert torch.equal(module.last_step.loads, calls[-1] + other)  # type: ignore[arg-type]
+    expected = 0.01 * torch.tensor([[-1.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, -1.5]])
+    torch.testing.assert_close(module.last_step.bias_change, expected)
+
+
 def test_no_balancing_leaves_the_biases_of_a_training_alone_to_the_bit() -> None:
     """Catches biases that are trained, decayed or rounded."""
     module = module_of(tiny_net(), Unbalanced(), optimizer=by_adamw)
@@ -370,6 +389,7 @@ def test_every_validation_starts_at_zero() -> None:
     first = run.validate(module, data, verbose=False)
     assert run.validate(module, data, verbose=False) == first
     assert module.validation.tokens == 0
+    assert module.validation_loads is not None and module.validation_loads.loads.sum() == 0
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------
