@@ -17,7 +17,7 @@ from s15erav3.callbacks.run_state import RunState
 from s15erav3.checkpoint import WholeFileIO
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator, choose_precision
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.model import ConfigError, ModelConfig, Transformer
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
@@ -37,8 +37,9 @@ def build_data(cfg: DictConfig) -> CommentaryData:
         cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
-    if not isinstance(micro_batches, int) or micro_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={micro_batches} must be a whole number, at least 1.")
+    check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
+    check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
+    check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
     if settings["sequence_length"] > cfg.model.max_position_embeddings:
         raise UserError(
             f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
@@ -90,6 +91,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
     """The group ``callbacks``, and those without which no run can be resumed."""
     every = cfg.callbacks.checkpoint.every_n_steps
+    check_number("callbacks.checkpoint.every_n_steps", every, at_least=1, whole=True)
     folder = run_dir / "checkpoints"
     named = {k: instantiate(v) for k, v in cfg.callbacks.items() if "_target_" in v}
     return [
@@ -131,9 +133,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     settings["max_steps"] = total_steps(cfg, data)
     if (limit := settings.pop("max_time")) is not None:
         callbacks = [_timer(limit), *callbacks]  # before LastCheckpoint, which looks at should_stop
-    every = settings["val_check_interval"]
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise UserError(f"trainer.val_check_interval={every} must be a whole number of optimizer steps, at least 1.")
+    check_number("trainer.val_check_interval", settings["val_check_interval"], at_least=1, whole=True)
     try:
         return L.Trainer(
             accelerator=device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -20,3 +21,36 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "choose one of " + ", ".join(names[:40]) + "."
+
+
+def check_number(
+    key: str,
+    value: object,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+    hint: str = "",
+) -> None:
+    """Refuse a setting that is no finite number within its bounds.
+
+    Raises:
+        UserError: with key, value and bounds.
+    """
+    bounds = (("at least", at_least), ("greater than", above), ("at most", at_most), ("less than", below))
+    good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if good:
+        assert isinstance(value, int | float)
+        good = (
+            math.isfinite(value)
+            and (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (at_most is None or value <= at_most)
+            and (below is None or value < below)
+        )
+    if not good:
+        said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"{key}={value} must be {kind}{', ' + said if said else ''}{hint}.")

@@ -7,7 +7,7 @@ import sys
 from omegaconf import DictConfig, ListConfig
 
 from s15erav3 import cli
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.model.generate import Sampling, continue_sequence
 from s15erav3.restore import Trained, restore, with_checkpoint
 
@@ -27,8 +27,7 @@ def sample(cfg: DictConfig) -> list[str]:
     Raises:
         UserError: the checkpoint or a setting is unusable.
     """
-    if not isinstance(cfg.max_new_tokens, int) or cfg.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={cfg.max_new_tokens} must be a whole number, at least 1.")
+    check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.repetition_penalty)
     except (ValueError, TypeError) as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 
 RateSchedule = Literal["constant", "cosine", "freeze"]
 
@@ -39,14 +39,12 @@ class LossFree(Balancer):
         self, rate: float, schedule: RateSchedule = "constant", freeze_at: float = 0.9, centred: bool = True
     ) -> None:
         super().__init__()
-        if not rate > 0:
-            raise UserError(f"balancing.rate={rate} must be greater than 0; take balancing=none for no balancing.")
+        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
         if schedule not in get_args(RateSchedule):
             raise UserError(
                 f"balancing.schedule={schedule} is unknown; choose one of {', '.join(get_args(RateSchedule))}."
             )
-        if not 0 <= freeze_at <= 1:
-            raise UserError(f"balancing.freeze_at={freeze_at} must be a share of training, from 0 to 1.")
+        check_number("balancing.freeze_at", freeze_at, at_least=0, at_most=1)
         self.rate, self.schedule, self.freeze_at, self.centred = rate, schedule, freeze_at, centred
 
     def rate_at(self, progress: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
-from s15erav3.errors import UserError
+from s15erav3.errors import check_number
 
 
 class OriginalRule(Balancer):
@@ -27,8 +27,7 @@ class OriginalRule(Balancer):
 
     def __init__(self, rate: float = 0.1) -> None:
         super().__init__()
-        if not rate > 0:
-            raise UserError(f"balancing.rate={rate} must be greater than 0; take balancing=none for no balancing.")
+        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
         self.rate = rate
 
     def bias_change(self, loads: Tensor, progress: float) -> Tensor:

@@ -15,7 +15,7 @@ from s15erav3.data.ipl import ipl_file
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 
 Source = Literal["sample", "ipl", "text"]
 
@@ -55,14 +55,15 @@ class CommentaryData(L.LightningDataModule):
         single_part: bool = False,
     ) -> None:
         super().__init__()
-        _check(batch_size > 0, "data.batch_size", batch_size, "greater than 0")
-        _check(sequence_length > 1, "data.sequence_length", sequence_length, "at least 2")
-        _check(eval_batch_size > 0, "data.eval_batch_size", eval_batch_size, "greater than 0")
-        _check(num_workers >= 0, "data.num_workers", num_workers, "0 or more")
-        if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
+        check_number("data.batch_size", batch_size, at_least=1, whole=True)
+        check_number("data.eval_batch_size", eval_batch_size, at_least=1, whole=True)
+        check_number("data.sequence_length", sequence_length, at_least=2, whole=True)
+        check_number("data.num_workers", num_workers, at_least=0, whole=True)
+        check_number("data.val_fraction", val_fraction, above=0, below=1)
+        check_number("data.test_fraction", test_fraction, above=0, below=1)
+        if val_fraction + test_fraction >= 1:
             raise UserError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must be greater than 0 "
-                "and leave something for training."
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing for training."
             )
         self.name, self.path, self.document = name, path, document
         self.wanted_tokenizer, self.vocab_size = tokenizer, vocab_size
@@ -164,8 +165,3 @@ class CommentaryData(L.LightningDataModule):
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def _check(good: bool, key: str, value: object, expected: str) -> None:
-    if not good:
-        raise UserError(f"{key}={value} must be {expected}.")

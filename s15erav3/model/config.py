@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +88,10 @@ class ModelConfig:
 
     @property
     def expert_size(self) -> int:
-        """Hidden width of one expert, with the derived default filled in."""
-        assert self.moe_intermediate_size is not None
-        return self.moe_intermediate_size
+        """Hidden width of one expert: ``moe_intermediate_size``, or derived from the dense width."""
+        if self.moe_intermediate_size is not None:
+            return self.moe_intermediate_size
+        return self.intermediate_size // max(1, self.num_experts_per_tok + self.n_shared_experts)
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -121,8 +123,9 @@ class ModelConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int if "int" in kind else (int, float)):
                 raise ConfigError(f"{name}={value!r} must be {'a whole' if 'int' in kind else 'a'} number")
-            if value < 0 or (value == 0 and name not in may_be_zero):
-                raise ConfigError(f"{name}={value} must be greater than 0")
+            if not math.isfinite(value) or value < 0 or (value == 0 and name not in may_be_zero):
+                bound = "0 or more" if name in may_be_zero else "greater than 0"
+                raise ConfigError(f"{name}={value} must be {bound}{'' if 'int' in kind else ' and finite'}")
 
     def _check_attention(self) -> None:
         # Rows of 16 bytes in bf16, which grouped GEMM on GPUs asks of every operand.
@@ -148,12 +151,10 @@ class ModelConfig:
                 f"first_k_dense_replace={self.first_k_dense_replace} leaves no layer of num_layers="
                 f"{self.num_layers} for the experts; lower it or take experts=dense"
             )
-        if self.moe_intermediate_size is None:
-            if self.intermediate_size % (k + shared):
-                raise ConfigError(
-                    f"intermediate_size={self.intermediate_size} is not divisible by num_experts_per_tok + "
-                    f"n_shared_experts = {k + shared}; set moe_intermediate_size yourself or change one of them"
-                )
-            object.__setattr__(self, "moe_intermediate_size", self.intermediate_size // (k + shared))
+        if self.moe_intermediate_size is None and self.intermediate_size % (k + shared):
+            raise ConfigError(
+                f"intermediate_size={self.intermediate_size} is not divisible by num_experts_per_tok + "
+                f"n_shared_experts = {k + shared}; set moe_intermediate_size yourself or change one of them"
+            )
         if self.expert_size % 8:
             raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")

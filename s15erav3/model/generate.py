@@ -34,7 +34,10 @@ class Sampling:
     def __post_init__(self) -> None:
         for good, said in (
             (self.temperature >= 0, f"temperature={self.temperature} must be 0 or more"),
-            (self.top_k >= 0, f"top_k={self.top_k} must be 0 (all tokens) or more"),
+            (
+                isinstance(self.top_k, int) and self.top_k >= 0,
+                f"top_k={self.top_k} must be a whole number, 0 (all tokens) or more",
+            ),
             (0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
             (self.repetition_penalty > 0, f"repetition_penalty={self.repetition_penalty} must be above 0"),
         ):
@@ -49,7 +52,7 @@ class Sampling:
             seen: ids of prompt and continuation so far, (T,).
             generator: source of randomness, on the CPU.
         """
-        logits = logits.float().cpu()
+        logits = logits.detach().to("cpu", torch.float32, copy=True)
         if self.repetition_penalty != 1:
             ids = torch.unique(seen.cpu())
             logits[ids] = torch.where(

@@ -60,7 +60,10 @@ def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
         (E, O, I); zero for an expert without rows.
     """
     if _in_one_kernel(x):
-        return F.grouped_mm(y.t(), x, offs=ends)
+        sums = F.grouped_mm(y.t(), x, offs=ends)
+        # Some kernels leave the result of an empty group unwritten (pytorch issue 172439).
+        filled = ends.diff(prepend=ends.new_zeros(1)) > 0
+        return torch.where(filled[:, None, None], sums, 0)
     out = x.new_empty(ends.shape[0], y.shape[1], x.shape[1])
     for expert, rows in _slices(ends):
         torch.mm(y[rows].t(), x[rows], out=out[expert])

@@ -49,7 +49,8 @@ class Router(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.bias = bias.to(self.bias.device)  # follow a move to a device, refuse a change of dtype
+        # Follow a move to a device, refuse a change of dtype. From "meta" there is nothing to keep.
+        self.bias = self.bias.float() if bias.is_meta else bias.to(self.bias.device)
         return self
 
     def forward(self, x: Tensor) -> Routing:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
@@ -27,6 +28,8 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: 
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
     """
+    if not torch.is_grad_enabled():  # needs_input_grad is true all the same: nothing must be computed for it
+        hidden, head = hidden.detach(), head.detach()
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
@@ -63,6 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         of_hidden, of_head = ctx.saved_tensors
         return (

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, move_biases, stack_loads, sum_over_ranks
 from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
-from s15erav3.errors import UserError
+from s15erav3.errors import check_number
 from s15erav3.model import Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
@@ -70,12 +70,9 @@ class LanguageModule(L.LightningModule):
         loss_chunk: int = 512,
     ) -> None:
         super().__init__()
-        if micro_batches < 1:
-            raise UserError(f"trainer.accumulate_grad_batches={micro_batches} must be at least 1.")
-        if gradient_clip < 0:
-            raise UserError(f"trainer.gradient_clip_val={gradient_clip} must be 0 (never clip) or more.")
-        if loss_chunk < 1:
-            raise UserError(f"loss_chunk={loss_chunk} must be at least 1 token.")
+        check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
+        check_number("trainer.gradient_clip_val", gradient_clip, at_least=0)
+        check_number("loss_chunk", loss_chunk, at_least=1, whole=True)
         self.automatic_optimization = False
         self.net, self.balancer = net, balancer
         self.make_optimizer, self.schedule = optimizer, schedule

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_step
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.model.experts import RoutedExperts
 from s15erav3.model.router import Router
 
@@ -45,14 +45,16 @@ def _roles(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return roles
 
 
-def _checked(lr: float, betas: Iterable[float], weight_decay: float) -> tuple[float, float]:
-    pair = tuple(float(b) for b in betas)
-    if not lr > 0:
-        raise UserError(f"optimizer.lr={lr} must be greater than 0.")
-    if len(pair) != 2 or not all(0 <= b < 1 for b in pair):
+def _check_adamw(
+    prefix: str, lr: float, betas: Iterable[float], eps: float, weight_decay: float
+) -> tuple[float, float]:
+    """The two betas, once all values are within their bounds; ``prefix`` stands before lr and weight_decay."""
+    pair = tuple(betas)
+    check_number(f"optimizer.{prefix}lr", lr, above=0)
+    check_number(f"optimizer.{prefix}weight_decay", weight_decay, at_least=0)
+    check_number("optimizer.eps", eps, at_least=0)
+    if len(pair) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in pair):
         raise UserError(f"optimizer.betas={list(pair)} must be two numbers from 0 to below 1.")
-    if weight_decay < 0:
-        raise UserError(f"optimizer.weight_decay={weight_decay} must be 0 or more.")
     return pair[0], pair[1]
 
 
@@ -70,7 +72,7 @@ def adamw(
     Raises:
         UserError: a value is out of range.
     """
-    pair = _checked(lr, betas, weight_decay)
+    pair = _check_adamw("", lr, betas, eps, weight_decay)
     roles = _roles(model)
     decayed, plain = roles["matrix"] + roles["router"], roles["vector"]
     (decayed if decay_embeddings else plain).extend(roles["embedding"])
@@ -100,18 +102,19 @@ def muon(
     Raises:
         UserError: a value is out of range.
     """
-    pair = _checked(adamw_lr, betas, adamw_weight_decay)
-    _checked(lr, pair, weight_decay)
+    pair = _check_adamw("adamw_", adamw_lr, betas, eps, adamw_weight_decay)
+    check_number("optimizer.lr", lr, above=0)
+    check_number("optimizer.weight_decay", weight_decay, at_least=0)
+    check_number("optimizer.momentum", momentum, at_least=0, below=1)
     if router not in ("adamw", "muon"):
         raise UserError(f"optimizer.router={router} must be adamw or muon.")
-    if not 0 <= momentum < 1:
-        raise UserError(f"optimizer.momentum={momentum} must be from 0 to below 1.")
     roles = _roles(model)
     by_muon = roles["matrix"] + (roles["router"] if router == "muon" else [])
     decayed, plain = roles["router"] if router == "adamw" else [], roles["vector"]
     (decayed if decay_embeddings else plain).extend(roles["embedding"])
     gate_up = {m.gate_up_proj for m in model.modules() if isinstance(m, RoutedExperts)}
-    by_adamw = {"rule": "adamw", "lr": adamw_lr, "initial_lr": adamw_lr, "betas": pair, "eps": eps}
+    # "fused" also tells torch to load the step counters onto the device, where the fused step wants them.
+    by_adamw = {"rule": "adamw", "fused": True, "lr": adamw_lr, "initial_lr": adamw_lr, "betas": pair, "eps": eps}
     groups: list[Group] = [
         {
             "params": by_muon,

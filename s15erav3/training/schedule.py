@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from s15erav3.errors import UserError
+from s15erav3.errors import check_number
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,7 @@ class Constant:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise UserError(f"schedule.warmup_steps={self.warmup_steps} must be 0 or more.")
+        check_number("schedule.warmup_steps", self.warmup_steps, at_least=0, whole=True)
 
     def __call__(self, step: int, progress: float) -> float:
         """Factor on the learning rate.
@@ -49,7 +48,7 @@ class Cosine(Constant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("schedule.final_ratio", self.final_ratio)
+        check_number("schedule.final_ratio", self.final_ratio, at_least=0, at_most=1)
 
     def decay(self, progress: float) -> float:
         return self.final_ratio + (1 - self.final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -65,15 +64,10 @@ class WSD(Constant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("schedule.final_ratio", self.final_ratio)
-        _check_share("schedule.decay_share", self.decay_share)
+        check_number("schedule.final_ratio", self.final_ratio, at_least=0, at_most=1)
+        check_number("schedule.decay_share", self.decay_share, at_least=0, at_most=1)
 
     def decay(self, progress: float) -> float:
         if progress <= 1 - self.decay_share:
             return 1.0
         return self.final_ratio + (1 - self.final_ratio) * (1 - progress) / self.decay_share
-
-
-def _check_share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"{key}={value} must be from 0 to 1.")

@@ -158,7 +158,6 @@ def test_bad_values_are_refused_by_key_and_value(maker: Any, changes: dict[str, 
     assert said in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="muon checks its adamw_* settings under the names of its own")
 @pytest.mark.parametrize("key", ["adamw_lr", "adamw_weight_decay"])
 def test_bad_values_of_muons_second_rule_are_refused_by_their_own_key(key: str) -> None:
     """Told of ``optimizer.lr``, one looks at a value that is fine."""
@@ -166,7 +165,6 @@ def test_bad_values_of_muons_second_rule_are_refused_by_their_own_key(key: str) 
         make_muon(tiny_net(), **{key: -1.0})
 
 
-@pytest.mark.xfail(strict=True, reason="eps is not checked by muon, and by torch's ValueError in adamw")
 @pytest.mark.parametrize("maker", [make_adamw, make_muon])
 def test_a_negative_eps_is_refused_by_its_key(maker: Any) -> None:
     """A negative eps divides by zero sooner or later."""
@@ -404,20 +402,7 @@ def test_a_saved_state_continues_identically(maker: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "maker",
-    [
-        "adamw",
-        pytest.param(
-            "muon",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="torch moves 'step' only for groups with fused=True; Lightning never moves it",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("maker", ["adamw", "muon"])
 def test_a_state_loaded_from_the_cpu_follows_its_parameters(maker: str) -> None:
     """Resuming on a GPU: fused AdamW there cannot read a step count that stayed on the CPU (here: meta for GPU)."""
     model = tiny_net()

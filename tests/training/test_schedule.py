@@ -82,7 +82,6 @@ def test_bad_values_are_refused_by_key_and_value(make: Any, said: str) -> None:
         make()
 
 
-@pytest.mark.xfail(strict=True, reason="a TypeError that does not name the key")
 def test_words_for_numbers_are_refused_by_key_and_value() -> None:
     """``schedule.warmup_steps=abc`` must be answered with its key."""
     with pytest.raises(UserError, match=r"schedule\.warmup_steps=abc"):
