@@ -44,7 +44,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["data=text"], ["data.path"]),
         (["data.path=/nowhere/file.txt"], ["/nowhere/file.txt", "does not exist"]),
         (["data.sequence_length=5000"], ["sequence_length=5000", "max_position_embeddings=4096"]),
-        (["data.batch_size=0"], ["data.batch_size=0", "greater than 0"]),
+        (["data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
         (["data.val_fraction=0"], ["data.val_fraction=0"]),
         (["balancing.rate=-1"], ["balancing.rate=-1"]),
         (["balancing.schedule=linear"], ["balancing.schedule=linear", "cosine"]),

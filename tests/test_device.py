@@ -1,0 +1,40 @@
+"""What ``auto`` means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from s15erav3 import device
+from s15erav3.errors import UserError
+from s15erav3.training.hardware import has_fast_bf16, peak_flops
+
+
+def test_a_cpu_trains_in_fp32_and_a_gpu_in_bf16_only_where_it_is_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 that is emulated can be a hundred times slower than fp32."""
+    assert device.choose_precision("auto", "cpu") == "32-true"
+    for fast, wanted in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(device, "has_fast_bf16", lambda _, fast=fast: fast)
+        assert device.choose_precision("auto", "cuda") == wanted
+    assert device.choose_precision("bf16-mixed", "cpu") == "bf16-mixed"
+    with pytest.raises(UserError, match="16-mixed"):
+        device.choose_precision("16-mixed", "cuda")
+
+
+def test_gpu_never_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` may choose, ``gpu`` may not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.choose_accelerator("auto") == "cpu"
+    with pytest.raises(UserError, match="no CUDA device"):
+        device.choose_accelerator("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.choose_accelerator("auto") == "cuda"
+    assert device.choose_accelerator("cpu") == "cpu"
+
+
+def test_the_peak_of_a_cpu_is_measured() -> None:
+    """A plausible number: more than a calculator, less than a data centre."""
+    assert isinstance(has_fast_bf16("cpu"), bool)
+    peak = peak_flops(torch.device("cpu"), bf16=False)
+    assert peak is not None
+    assert 1e8 < peak < 1e15
