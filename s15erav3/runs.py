@@ -23,19 +23,35 @@ def is_first_rank() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK"))
 
 
-def claim(run_dir: Path) -> None:
-    """Make sure that ``run_dir`` can be written and does not hold a run yet.
+def refuse_taken(arguments: list[str]) -> None:
+    """Look before Hydra does: it would write its config over that of a run or sweep that is already there.
+
+    Args:
+        arguments: the command line of ``train``, for the places that it names itself; default places are new.
 
     Raises:
-        UserError: otherwise.
+        UserError: the folder holds a run or a sweep.
+    """
+    named = {key: value.strip("'\"") for key, _, value in (a.partition("=") for a in arguments)}
+    if any(a in ("-m", "--multirun") for a in arguments):
+        sweep = named.get("hydra.sweep.dir") or f"multirun/{named.get('sweep.name', '')}"
+        if (Path(sweep) / "multirun.yaml").exists():
+            raise UserError(f"{sweep} already holds a sweep; choose another sweep.name, or remove the folder.")
+    elif "hydra.run.dir" in named:
+        claim(Path(named["hydra.run.dir"]))
+
+
+def claim(run_dir: Path) -> None:
+    """Make sure that ``run_dir`` does not hold a run yet.
+
+    Raises:
+        UserError: it does.
     """
     for name in ("result.json", "metrics.csv", "checkpoints"):
         if (run_dir / name).exists():
             raise UserError(
                 f"{run_dir} already holds a run ({name}); go on with it by resume={run_dir}, or choose another folder."
             )
-    if not os.access(run_dir, os.W_OK):
-        raise UserError(f"the run's folder {run_dir} is not writable; choose another with hydra.run.dir=FOLDER.")
 
 
 def discard(run_dir: Path) -> None:

@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> int:
         if wanted and wanted[-1] not in ("", "null"):
             _resume(wanted[-1], [a for a in arguments if not a.startswith("resume=")])
         else:
+            if runs.is_first_rank():
+                runs.refuse_taken(arguments)
             cli.run("train", train, arguments)
     except Interrupted as error:
         screen.say(f"{error}; go on with: {screen.program()} train resume={error.run_dir}")

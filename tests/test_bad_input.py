@@ -124,9 +124,22 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.C
     """A second run in the same place is refused and the first one kept."""
     run_dir = tmp_path / "run"
     assert train("trainer.max_steps=1", run_dir=run_dir) == 0
-    before = (run_dir / "result.json").read_text()
-    assert "already holds a run" in refusal(capsys, "train", *TINY, f"hydra.run.dir={run_dir}")
-    assert (run_dir / "result.json").read_text() == before
+    files = [run_dir / "result.json", run_dir / ".hydra" / "config.yaml"]
+    before = [file.read_text() for file in files]
+    assert "already holds a run" in refusal(capsys, "train", *TINY, "seed=7", f"hydra.run.dir={run_dir}")
+    assert [file.read_text() for file in files] == before
+
+
+def test_a_folder_with_a_sweep_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sweep.name twice is refused before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    sweep = [*TINY, "sweep.name=mine", "trainer.max_steps=1"]
+    assert main(["train", "-m", *sweep, "seed=1"]) == 0
+    before = (tmp_path / "multirun" / "mine" / "0" / ".hydra" / "config.yaml").read_text()
+    assert "already holds a sweep" in refusal(capsys, "train", "-m", *sweep, "seed=2")
+    assert (tmp_path / "multirun" / "mine" / "0" / ".hydra" / "config.yaml").read_text() == before
 
 
 @pytest.fixture(scope="module")

@@ -206,45 +206,43 @@ def test_too_short_text_is_named(paragraphs: Path, length: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"batch_size": 0}, r"data\.batch_size=0 must be greater than 0"),
-        ({"eval_batch_size": -1}, r"data\.eval_batch_size=-1 must be greater than 0"),
-        ({"sequence_length": 1}, r"data\.sequence_length=1 must be at least 2"),
-        ({"num_workers": -1}, r"data\.num_workers=-1 must be 0 or more"),
-        ({"val_fraction": 0.0}, r"data\.val_fraction=0\.0 .* must be greater than 0"),
-        ({"test_fraction": 1.5}, r"data\.test_fraction=1\.5 must be greater than 0"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave something for training"),
-        ({"val_fraction": float("nan")}, r"data\.val_fraction=nan"),
-        ({"vocab_size": None}, r"tokenizer\.vocab_size"),
-        ({"vocab_size": 100}, r"tokenizer\.vocab_size=100 must be at least 258"),
-        ({"vocab_size": 10**6}, r"tokenizer\.vocab_size=1000000 is more than this corpus supports"),
-        ({"tokenizer": "gtp2"}, r"tokenizer 'gtp2' is unknown; did you mean 'gpt2'"),
-        ({"path": "nowhere.txt"}, r"data\.path=nowhere\.txt does not exist"),
+        ({"batch_size": 0}, "data.batch_size=0 must be"),
+        ({"batch_size": 2.5}, "data.batch_size=2.5 must be"),
+        ({"batch_size": "many"}, "data.batch_size=many must be"),
+        ({"eval_batch_size": -1}, "data.eval_batch_size=-1 must be"),
+        ({"eval_batch_size": 2.5}, "data.eval_batch_size=2.5 must be"),
+        ({"sequence_length": 1}, "data.sequence_length=1 must be"),
+        ({"sequence_length": 32.5}, "data.sequence_length=32.5 must be"),
+        ({"num_workers": -1}, "data.num_workers=-1 must be"),
+        ({"num_workers": 1.5}, "data.num_workers=1.5 must be"),
+        ({"val_fraction": 0.0}, "data.val_fraction=0.0"),
+        ({"val_fraction": "some"}, "data.val_fraction=some"),
+        ({"val_fraction": float("nan")}, "data.val_fraction=nan"),
+        ({"test_fraction": 1.5}, "data.test_fraction=1.5"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "for training"),
+        ({"vocab_size": None}, "tokenizer.vocab_size"),
+        ({"vocab_size": 100}, "tokenizer.vocab_size=100 must be at least 258"),
+        ({"vocab_size": 10**6}, "tokenizer.vocab_size=1000000 is more than this corpus supports"),
+        ({"tokenizer": "gtp2"}, "tokenizer 'gtp2' is unknown; did you mean 'gpt2'"),
+        ({"path": "nowhere.txt"}, "data.path=nowhere.txt does not exist"),
     ],
     ids=str,
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], named: str) -> None:
     """Prevents a wrong setting from failing later, with a traceback."""
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=re.escape(named)):
         data(**settings)
 
 
-@pytest.mark.xfail(strict=True, reason="only the range is checked: other types pass, or give a TypeError from within")
+@pytest.mark.xfail(strict=True, reason="not checked: a TypeError or ValueError comes from within")
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        ("batch_size", "many"),
-        ("batch_size", 2.5),
-        ("sequence_length", 32.5),
-        ("eval_batch_size", 2.5),
-        ("num_workers", 1.5),
-        ("vocab_size", 300.5),
-        ("val_fraction", "some"),
-    ],
+    [("vocab_size", 300.5), ("vocab_size", "many"), ("split_seed", -1), ("split_seed", "x"), ("split_seed", 1.5)],
 )
-def test_settings_of_the_wrong_type_are_named(key: str, value: Any) -> None:
-    """Prevents a traceback from deep within for data.batch_size=many or data.sequence_length=32.5."""
-    with pytest.raises(UserError, match=key):
-        first_batches(data(**{key: value}), 1)
+def test_numbers_that_go_unchecked_are_named(key: str, value: Any) -> None:
+    """Prevents a traceback from deep within for tokenizer.vocab_size=300.5 or data.split_seed=-1."""
+    with pytest.raises(UserError, match=f"{key}={value}"):
+        data(**{key: value})
 
 
 @pytest.mark.xfail(strict=True, reason="an unknown data.document is taken for blank_line, an unknown name for ipl")

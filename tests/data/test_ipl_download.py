@@ -7,6 +7,7 @@ import http.server
 import os
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,7 +160,9 @@ def test_silent_server_is_given_up(server: Server, fresh_cache: Path) -> None:
     """Prevents waiting for ever on a connection over which nothing comes."""
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as silent:
         url = f"http://127.0.0.1:{silent.server_address[1]}/input.txt"  # accepted by the kernel, never answered
+        began = time.monotonic()
         assert_told(lambda: ipl.ipl_file(url, timeout_seconds=0.2), fresh_cache)
+        assert time.monotonic() - began < 15
 
 
 def assert_told(fetch: Callable[[], Path], cache: Path) -> None:
