@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
@@ -37,6 +38,7 @@ def build_data(cfg: DictConfig) -> CommentaryData:
         cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
+    check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
     check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
     check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
     check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
@@ -93,7 +95,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     every = cfg.callbacks.checkpoint.every_n_steps
     check_number("callbacks.checkpoint.every_n_steps", every, at_least=1, whole=True)
     folder = run_dir / "checkpoints"
-    named = {k: instantiate(v) for k, v in cfg.callbacks.items() if "_target_" in v}
+    named = {k: instantiate(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
     return [
         RunState(description),
         *named.values(),
@@ -104,18 +106,21 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     ]
 
 
-def total_steps(cfg: DictConfig, data: CommentaryData) -> int:
+def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
     """Optimizer steps of the whole training: ``max_steps`` or ``max_epochs``, whichever ends first.
 
     Raises:
         UserError: neither is given.
     """
-    world = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else max(1, torch.cuda.device_count())
     limits = []
+    for name in ("max_steps", "max_epochs"):
+        if cfg.trainer[name] is not None:
+            check_number(f"trainer.{name}", cfg.trainer[name], at_least=-1, hint="; -1 or null for no limit")
     if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
         limits.append(cfg.trainer.max_steps)
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
-        limits.append(max(1, math.floor(cfg.trainer.max_epochs * data.samples_per_epoch / (data.batch_size * world))))
+        samples = cfg.trainer.max_epochs * data.samples_per_epoch
+        limits.append(max(1, math.floor(samples / (data.batch_size * world_size))))
     if not limits:
         raise UserError(
             f"trainer.max_steps={cfg.trainer.max_steps} and trainer.max_epochs={cfg.trainer.max_epochs}: at least one "
@@ -130,17 +135,20 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
-    settings["max_steps"] = total_steps(cfg, data)
+    del settings["max_steps"]  # set below, once the number of ranks is known
+    if settings["strategy"] == "auto" and settings["devices"] not in (1, "1"):
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     if (limit := settings.pop("max_time")) is not None:
         callbacks = [_timer(limit), *callbacks]  # before LastCheckpoint, which looks at should_stop
     check_number("trainer.val_check_interval", settings["val_check_interval"], at_least=1, whole=True)
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=device,
             callbacks=callbacks,
             logger=False,
             plugins=[WholeFileIO()],
             default_root_dir=run_dir,
+            max_steps=-1,
             max_epochs=-1,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
@@ -151,6 +159,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+    trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
+    return trainer
 
 
 def _timer(limit: Any) -> Timer:

@@ -81,7 +81,7 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
     """
     wanted = net.state_dict()
     found = {k.removeprefix("net."): v for k, v in payload["state_dict"].items() if k.startswith("net.")}
-    for key in wanted.keys() | found.keys():
+    for key in sorted(wanted.keys() | found.keys()):
         shapes = [tuple(state[key].shape) if key in state else "absent" for state in (wanted, found)]
         if shapes[0] != shapes[1]:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -120,8 +121,13 @@ def _quoted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in FREE_TEXT or value in ("null", "") or value[:1] in "'\"[":
         return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={quote(value)}"
+
+
+def quote(text: str) -> str:
+    """``text`` as a quoted value of Hydra's grammar, where backslashes count only before a quote or the end."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _explain(error: Exception, folder: Path, name: str) -> str:

@@ -20,7 +20,7 @@ from s15erav3.balancing.diagnostics import (
     random_floor,
 )
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, check_number, nearest
 from s15erav3.restore import Trained, restore, with_checkpoint
 from s15erav3.screen import console
 from s15erav3.training.losses import chunked_cross_entropy
@@ -47,8 +47,7 @@ def evaluate(cfg: DictConfig) -> float:
     trained = restore(cfg)
     data = held_out(cfg, trained)
     result = measure(trained, data, cfg.split)
-    default = trained.file.parent.parent / f"evaluate-{cfg.split}.json"
-    output = Path(cfg.output).expanduser() if cfg.output else default
+    output = Path(cfg.output).expanduser() if cfg.output else default_output(cfg, trained)
     text = {"checkpoint": str(trained.file), "step": trained.payload["global_step"], "data": str(data.corpus().path)}
     record = text | {"split": cfg.split} | result
     try:
@@ -57,6 +56,13 @@ def evaluate(cfg: DictConfig) -> float:
         raise UserError(f"output={output} cannot be written: {error.strerror}; name another file.") from error
     show(record, output)
     return float(result["bpb"])
+
+
+def default_output(cfg: DictConfig, trained: Trained) -> Path:
+    """A file of its own for each checkpoint, split and text, in the run's folder or beside a lone checkpoint."""
+    folder = trained.file.parent
+    named = [trained.file.stem, cfg.split, *([Path(cfg.data.path).stem] if cfg.data.path else [])]
+    return (folder.parent if folder.name == "checkpoints" else folder) / f"evaluate-{'-'.join(named)}.json"
 
 
 def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
@@ -76,7 +82,12 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     if cfg.data.path:
         name = cfg.data.name or ("text" if own["name"] == "text" else "ipl")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}
-    settings["sequence_length"] = cfg.data.sequence_length or trained.run["sequence_length"]
+    length = cfg.data.sequence_length or trained.run["sequence_length"]
+    check_number(
+        "data.sequence_length", length, at_least=2, whole=True, at_most=trained.net.config.max_position_embeddings
+    )
+    check_number("eval_batch_size", cfg.eval_batch_size, at_least=1, whole=True)
+    settings["sequence_length"] = length
     return CommentaryData(tokenizer=trained.tokenizer, **settings).prepare()
 
 

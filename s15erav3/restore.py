@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from s15erav3.checkpoint import Payload, find_checkpoint, load_checkpoint, load_model
+from s15erav3.cli import quote
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
 from s15erav3.errors import UserError
@@ -61,4 +62,4 @@ def with_checkpoint(verb: str, arguments: list[str]) -> list[str]:
         return arguments
     if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not Path(arguments[0]).exists()):
         raise UserError(f"{verb} needs a checkpoint first: s15erav3 {verb} RUN_DIR_OR_CKPT [SETTING=VALUE ...]")
-    return [f"checkpoint={arguments[0]}", *arguments[1:]]
+    return [f"checkpoint={quote(arguments[0])}", *arguments[1:]]

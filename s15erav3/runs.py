@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import shlex
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -49,9 +50,8 @@ def claim(run_dir: Path) -> None:
     """
     for name in ("result.json", "metrics.csv", "checkpoints"):
         if (run_dir / name).exists():
-            raise UserError(
-                f"{run_dir} already holds a run ({name}); go on with it by resume={run_dir}, or choose another folder."
-            )
+            place = shlex.quote(str(run_dir))
+            raise UserError(f"{place} already holds a run ({name}); take resume={place}, or choose another folder.")
 
 
 def discard(run_dir: Path) -> None:
@@ -107,6 +107,13 @@ def resume_point(wanted: str, outputs: Path) -> tuple[Path, Path, Payload]:
 
 def rewind(run_dir: Path, step: int) -> None:
     """Drop what the run recorded after ``step``, which the resumed run will record again."""
+    for file in candidates(run_dir):  # of a branch that is now given up
+        try:
+            later = load_checkpoint(file)["global_step"] > step
+        except UserError:
+            later = True
+        if later:
+            file.unlink()
     for name in RECORDS:
         file = run_dir / name
         if file.exists():

@@ -28,6 +28,7 @@ def sample(cfg: DictConfig) -> list[str]:
         UserError: the checkpoint or a setting is unusable.
     """
     check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
+    check_number("seed", cfg.seed, at_least=0, whole=True)
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.repetition_penalty)
     except (ValueError, TypeError) as error:

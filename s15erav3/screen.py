@@ -50,7 +50,9 @@ def _cpu_name() -> str:
 def program() -> str:
     """This program as it was called, for commands that can be pasted."""
     called = Path(sys.argv[0])
-    return f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else str(_short(called))
+    return (
+        f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else shlex.quote(str(_short(called)))
+    )
 
 
 def _short(path: Path) -> Path:
@@ -105,7 +107,7 @@ def banner(
 
 
 @rank_zero_only
-def summary(result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
+def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
     """How the run ended, where its files are, what to type next."""
     rows = [
         (
@@ -129,7 +131,10 @@ def summary(result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path
                 f"{result['balance/dead_experts_global']:.0f} dead experts",
             )
         )
-    place, again = shlex.quote(str(_short(run_dir))), round(2 * result["epochs"]) or 1
+    place, again = (
+        shlex.quote(str(_short(run_dir))),
+        max(1, round(2 * result["max_steps"] / result["steps"] * result["epochs"])),
+    )
     rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
     rows.append(("files", f"{place}: result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
     console.print(_grid(f"s15erav3 {result['status']}", rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import cli, runs, screen
 from s15erav3.build import build_callbacks, build_data, build_module, build_trainer, plain
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
                 runs.refuse_taken(arguments)
             cli.run("train", train, arguments)
     except Interrupted as error:
-        screen.say(f"{error}; go on with: {screen.program()} train resume={error.run_dir}")
+        screen.say(f"{error}; go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}")
         return error.exit_status
     return 0
 
@@ -70,9 +71,9 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"))
     text = payload["run"]["config"]["data"]["path"]
     settings = [
-        *([f"data.path='{text}'"] if text else []),
+        *([f"data.path={cli.quote(text)}"] if text else []),
         *arguments,
-        f"hydra.run.dir='{run_dir}'",
+        f"hydra.run.dir={cli.quote(str(run_dir))}",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
@@ -99,15 +100,17 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
     """
     run_dir, began_at = Path(cfg.run_dir), time.time()
     session: Session | None = None
-    status, reason, exit_code = "failed", "", 1
+    checkpoint = resumed and resumed.file
+    status, reason, exit_code, claimed = "failed", "", 1, False
     try:
         if resumed is None and runs.is_first_rank():
             runs.claim(run_dir)
+            claimed = True
         session = prepare(cfg, run_dir, resumed)
+        if resumed is not None:
+            resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
-        session.trainer.fit(
-            session.module, datamodule=session.data, ckpt_path=resumed and resumed.file, weights_only=True
-        )
+        session.trainer.fit(session.module, datamodule=session.data, ckpt_path=checkpoint, weights_only=True)
         status, exit_code = "completed", 0
     except Interrupted as error:
         status, reason, exit_code = "interrupted", str(error), error.exit_status
@@ -120,16 +123,16 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
         raise
     finally:
         finish_wandb(exit_code)
-        if session is not None or (resumed is None and HydraConfig.get().mode == RunMode.MULTIRUN):
+        if session is not None or (claimed and HydraConfig.get().mode == RunMode.MULTIRUN):
             outcome = {"status": status, "reason": reason, "wall_seconds": time.time() - began_at}
             result = outcome | runs.provenance() | (measured(cfg, session) if session else {})
             if runs.is_first_rank():
                 runs.write_result(run_dir, result)
-        elif resumed is None:
+        elif claimed:
             runs.discard(run_dir)
     callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
-    screen.summary(result, samples, run_dir)
+    screen.summary(cfg, result, samples, run_dir)
     return float(str(result["val/bpb"]))
 
 
@@ -139,7 +142,18 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
     """
-    for group in ("model", "experts", "balancing", "optimizer", "schedule", "data", "tokenizer", "trainer"):
+    for group in (
+        "model",
+        "experts",
+        "balancing",
+        "optimizer",
+        "schedule",
+        "data",
+        "tokenizer",
+        "trainer",
+        "logger",
+        "callbacks",
+    ):
         if not isinstance(cfg[group], DictConfig):
             raise UserError(
                 f"{group}={cfg[group]} cannot be chosen for a run that is resumed: it keeps its own; change single "
@@ -158,10 +172,17 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     }
     callbacks = build_callbacks(cfg, run_dir, description)
     trainer = build_trainer(cfg, run_dir, data, callbacks)
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"-m with {trainer.world_size} devices a run is not possible: each rank would begin a sweep of its own; "
+            "take trainer.devices=1, or start the runs one by one."
+        )
     if resumed is not None:
         refuse_if_complete(run_dir, trainer, resumed.payload)
+        refuse_if_foreign(data, module, resumed)
         if runs.is_first_rank():
             runs.rewind(run_dir, resumed.payload["global_step"])
+            OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # what was changed now holds for the next time
     trainer.loggers = [instantiate(logger) for logger in cfg.logger.values()]
     return Session(data, module, trainer)
 
@@ -186,6 +207,22 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
                     f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
                     "trainer.max_time to train it further."
                 )
+
+
+def refuse_if_foreign(data: CommentaryData, module: LanguageModule, resumed: Resumed) -> None:
+    """Find out now, and not in the middle of loading, that the checkpoint does not fit the data or the optimizer.
+
+    Raises:
+        UserError: it does not.
+    """
+    data.load_state_dict(resumed.payload[type(data).__qualname__])
+    saved = resumed.payload["optimizer_states"][0]["param_groups"]
+    sizes = [len(group["params"]) for group in module.make_optimizer(module.net).param_groups]
+    if [len(group["params"]) for group in saved] != sizes:
+        raise UserError(
+            f"{resumed.file} was saved by an optimizer with other parameter groups than the group optimizer now makes; "
+            "keep optimizer.decay_embeddings, optimizer.router and the kind of optimizer of the run."
+        )
 
 
 def measured(cfg: DictConfig, session: Session) -> dict[str, Any]:

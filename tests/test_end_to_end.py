@@ -87,7 +87,7 @@ def test_evaluate_agrees_with_training(run_dir: Path, capsys: pytest.CaptureFixt
     """The run's last validation and ``evaluate`` of that checkpoint are the same figures."""
     last = run_dir / "checkpoints" / "last.ckpt"
     assert main(["evaluate", str(last)]) == 0
-    measured = json.loads((run_dir / "evaluate-val.json").read_text())
+    measured = json.loads((run_dir / "evaluate-last-val.json").read_text())
     ended = result(run_dir)
     assert measured["bpb"] == pytest.approx(ended["val/bpb"], rel=1e-5)
     assert measured["loss"] == pytest.approx(ended["val/loss"], rel=1e-5)
@@ -203,7 +203,7 @@ def test_a_sweep_is_a_folder_of_runs_and_a_bad_job_does_not_stop_it(
     statuses = [result(tmp_path / "sweep" / str(job))["status"] for job in range(4)]
     assert statuses == ["completed", "failed", "completed", "failed"]
     assert main(["evaluate", str(tmp_path / "sweep" / "0"), "-m", "split=val,test"]) == 0
-    assert (tmp_path / "sweep" / "0" / "evaluate-test.json").exists()
+    assert (tmp_path / "sweep" / "0" / "evaluate-best-test.json").exists()
 
 
 @pytest.mark.slow

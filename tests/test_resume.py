@@ -61,7 +61,7 @@ def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
 ) -> None:
     """Step 8 dies after the first of its two micro-batches; the run goes on from step 6 as if nothing had been."""
     calls = 0
-    original = LanguageModule._loss
+    original = LanguageModule._nll
 
     def dies(self: LanguageModule, windows: torch.Tensor):
         nonlocal calls
@@ -72,7 +72,7 @@ def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
 
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(LanguageModule, "_loss", dies)
+        patch.setattr(LanguageModule, "_nll", dies)
         with pytest.raises(Killed):
             train(*LONG, f"optimizer={optimizer}", run_dir=run_dir)
     assert result(run_dir)["status"] == "failed"
@@ -85,7 +85,7 @@ def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
 def test_a_signal_saves_between_two_steps_and_the_run_is_continued(unbroken: dict[str, Path], tmp_path: Path) -> None:
     """SIGTERM in the middle of a step: the step is finished and saved, the status says interrupted."""
     run_dir = tmp_path / "run"
-    original = LanguageModule._loss
+    original = LanguageModule._nll
 
     def signals(self: LanguageModule, windows: torch.Tensor):
         if self.training and self.trainer.global_step == 4:
@@ -93,7 +93,7 @@ def test_a_signal_saves_between_two_steps_and_the_run_is_continued(unbroken: dic
         return original(self, windows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageModule, "_loss", signals)
+        patch.setattr(LanguageModule, "_nll", signals)
         # Both micro-batches of the step send one: the second would end the program at once, so send only one.
         sent = []
         patch.setattr(os, "kill", lambda pid, number: sent or (sent.append(1), signal.raise_signal(number)))
@@ -138,6 +138,52 @@ def test_resume_last_finds_the_newest_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert main(["train", "resume=last", "trainer.max_steps=3"]) == 0
     assert result(tmp_path / "outputs" / "b" / "run")["steps"] == 3
     assert result(tmp_path / "outputs" / "a" / "run")["steps"] == 2
+
+
+def test_a_kill_during_a_validation_loses_nothing(
+    unbroken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints and validations fall on the same step: the one is not the other's loss, nor its repetition."""
+    together = [*LONG, "optimizer=adamw", "callbacks.checkpoint.every_n_steps=4"]
+    original = LanguageModule.validation_step
+
+    def dies(self: LanguageModule, *args):
+        if self.trainer.global_step == 8:
+            raise Killed
+        return original(self, *args)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModule, "validation_step", dies)
+        with pytest.raises(Killed):
+            train(*together, run_dir=run_dir)
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_run(run_dir, unbroken["adamw"])
+
+
+def test_settings_given_on_resume_hold_and_are_remembered(tmp_path: Path) -> None:
+    """A lower learning rate is used, not the checkpoint's; the next resume knows the new length and logger."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=2", "schedule=constant", "schedule.warmup_steps=0", run_dir=run_dir) == 0
+    changed = ["optimizer.lr=1e-5", "trainer.max_steps=4", "data.batch_size=2"]
+    assert main(["train", f"resume={run_dir}", *changed]) == 0
+    assert result(run_dir)["train/learning_rate"] == pytest.approx(1e-5)
+    assert result(run_dir)["tokens"] == (2 * 4 + 2 * 2) * 32
+    assert main(["train", f"resume={run_dir}", "trainer.max_steps=5"]) == 0
+    assert result(run_dir)["train/learning_rate"] == pytest.approx(1e-5)
+
+
+def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    """Other parameter groups or other text are found out before anything is rewound or overwritten."""
+    run_dir = tmp_path / "run with a 'quote"
+    quoted = str(run_dir).replace("'", "\\'")
+    assert main(["train", *TINY, "trainer.max_steps=3", f"hydra.run.dir='{quoted}'"]) == 0
+    before = {f: f.read_bytes() for f in run_dir.rglob("*") if f.is_file()}
+    for change in ("optimizer.decay_embeddings=true", "data.split_seed=5", "optimizer=muon", "logger=wandb"):
+        assert main(["train", f"resume={run_dir}", change, "trainer.max_steps=6"]) == 2, change
+    assert {f: f.read_bytes() for f in run_dir.rglob("*") if f.is_file()} == before
+    assert main(["train", f"resume={run_dir}", "trainer.max_steps=4"]) == 0
 
 
 def test_a_complete_run_says_so_and_keeps_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 
 
 class Interrupted(BaseException):
@@ -21,12 +22,13 @@ class Interrupted(BaseException):
         self.exit_status, self.run_dir = 128 + signal_number, run_dir
 
 
-class LastCheckpoint(L.Callback):
-    """Save between two optimizer steps, where nothing is half done.
+class LastCheckpoint(Checkpoint):
+    """Save between two optimizer steps, where nothing is half done; after the validation of a step that has one.
 
     Ctrl-C and SIGTERM let the step at hand finish, save, and raise :class:`Interrupted`; a second one
     stops at once. The last step also asks for a validation, which Lightning would leave out where the
-    steps are not a multiple of its interval.
+    steps are not a multiple of its interval. A Checkpoint by type, so that Lightning calls it after all
+    other callbacks: what they are to remember of this step is then known.
 
     Args:
         file: where to save.
@@ -50,10 +52,22 @@ class LastCheckpoint(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         step = trainer.global_step
         trainer.should_stop = trainer.should_stop or step >= trainer.max_steps
-        if self._received is not None or trainer.should_stop or step % self.every_n_steps == 0:
+        validates = trainer.should_stop or step % int(trainer.val_check_batch or 1) == 0
+        if not validates:
+            self._save(trainer, due=step % self.every_n_steps == 0)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._save(trainer, due=True)
+
+    def _save(self, trainer: L.Trainer, due: bool) -> None:
+        received = self._received is not None
+        if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received or due:
             trainer.save_checkpoint(self.file)
-        if self._received is not None:
-            raise Interrupted(self._received, self.file.parent.parent)
+        if received and not trainer.should_stop:
+            raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()

@@ -24,6 +24,7 @@ class Watch(ProgressBar):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._enabled = True
+        self._validated: dict[str, float] = {}
 
     def disable(self) -> None:
         """Lightning asks this of every rank but the first."""
@@ -54,6 +55,7 @@ class Watch(ProgressBar):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled or not trainer.global_step:
             return
+        self._validated = {key: float(value) for key, value in trainer.callback_metrics.items()}
         line = f"step {trainer.global_step:>6}/{trainer.max_steps}  {self._numbers(trainer)}"
         target = self._bar.console if self._bar is not None else self.console
         target.print(line, highlight=False, soft_wrap=True)
@@ -69,10 +71,9 @@ class Watch(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    @staticmethod
-    def _numbers(trainer: L.Trainer) -> str:
+    def _numbers(self, trainer: L.Trainer) -> str:
         telemetry = next((c for c in trainer.callbacks if isinstance(c, Telemetry)), None)  # type: ignore[attr-defined]
-        known = (telemetry.latest if telemetry else {}) | trainer.callback_metrics
+        known = (telemetry.latest if telemetry else {}) | self._validated
         shown = (
             ("loss", "train/loss", "{:.3f}"),
             ("bpb", "train/bpb", "{:.3f}"),
@@ -81,4 +82,4 @@ class Watch(ProgressBar):
             ("global", "balance/maxvio_global", "{:.2f}"),
             ("tokens/s", "perf/tokens_per_second", "{:,.0f}"),
         )
-        return "  ".join(f"{name} {form.format(float(known[key]))}" for name, key, form in shown if key in known)
+        return "  ".join(f"{name} {form.format(known[key])}" for name, key, form in shown if key in known)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.model.generate import Sampling, continue_sequence
 
 
@@ -35,6 +35,8 @@ class Samples(L.Callback):
         repetition_penalty: float = 1.0,
         seed: int = 0,
     ) -> None:
+        check_number("callbacks.samples.max_new_tokens", max_new_tokens, at_least=0, whole=True)
+        check_number("callbacks.samples.seed", seed, at_least=0, whole=True)
         self.file = Path(run_dir) / "samples.jsonl"
         self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []

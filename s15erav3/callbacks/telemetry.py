@@ -96,7 +96,10 @@ class Telemetry(L.Callback):
 
     def _read(self, module: LanguageModule, record: StepRecord) -> Metrics:
         """The one moment at which the device is waited for."""
-        parts = [torch.stack(self._losses).mean(0), record.grad_norm.reshape(1)]
+        losses = torch.stack(self._losses).mean(0)
+        if module.trainer.world_size > 1:
+            losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
+        parts = [losses, record.grad_norm.reshape(1)]
         self._losses.clear()
         moved = record.loads is not None and record.bias_change is not None
         if moved:

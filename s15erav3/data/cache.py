@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -27,6 +28,13 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose a writable place.") from error
 
 
+def _unwritable(target: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to {target.parent}: {error.strerror}; make room and make it writable, or choose another cache "
+        "folder with S15ERAV3_CACHE."
+    )
+
+
 @contextmanager
 def only_writer(target: Path) -> Iterator[None]:
     """Hold the lock of ``target`` among processes: of several jobs one makes it and the others find it.
@@ -38,8 +46,8 @@ def only_writer(target: Path) -> Iterator[None]:
     try:
         with FileLock(target.with_name(target.name + ".lock")):
             yield
-    except PermissionError as error:
-        raise UserError(f"cannot write to {target.parent}: {error.strerror}; make it writable.") from error
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
 @contextmanager
@@ -55,11 +63,15 @@ def write_atomically(target: Path) -> Iterator[Path]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise UserError(f"cannot write to {target.parent}: {error.strerror}; make it writable.") from error
+        raise _unwritable(target, error) from error
     made = scratch / target.name
     try:
         yield made
         if not (made.is_dir() and target.exists()):
             os.replace(made, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

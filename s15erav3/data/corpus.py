@@ -140,9 +140,12 @@ def parse_events(lines: Iterable[str], source: Path) -> Iterator[Event]:
     """
     block: list[str] = []
     for line in lines:
-        if _HEADER.match(line) and any(map(str.strip, block)):
-            yield _event(block, source)
-            block = []
+        if _OVER.match(line):
+            # Only an over makes the line before it a header: commentary, too, may end with "1st Inns".
+            written = [i for i, earlier in enumerate(block) if not earlier.isspace()]
+            if len(written) > 1 and _HEADER.match(block[written[-1]]):
+                yield _event(block[: written[-1]], source)
+                block = block[written[-1] :]
         block.append(line)
     if block:
         yield _event(block, source)
@@ -184,7 +187,7 @@ def _number(over: str) -> tuple[int, int]:
 
 
 def _innings(events: list[Event]) -> Document:
-    return Document("".join(e.text for e in events), tuple(_normal(e.body) for e in events))
+    return Document("".join(e.text for e in events), tuple(_normal(e.body) for e in events if e.body))
 
 
 def assign_splits(
@@ -220,8 +223,12 @@ def assign_splits(
     ties, member = np.unique(roots, return_inverse=True)
     tie_bytes = np.bincount(member, weights=sizes, minlength=len(ties)) if sizes else np.zeros(0)
     order = np.random.default_rng(seed).permutation(len(ties))
+    total = tie_bytes.sum()
+    # A tie far larger than a part would fill it alone, or both parts at once: such go to training.
+    largest = max(2 * total * max(val_fraction, test_fraction), float(np.median(tie_bytes)) if len(ties) else 0.0)
+    order = order[tie_bytes[order] <= largest]
     before = np.cumsum(tie_bytes[order]) - tie_bytes[order]  # bytes of the ties drawn earlier
-    share = before / max(1.0, tie_bytes.sum())
+    share = before / max(1.0, total)
 
     side = np.full(len(ties), 0, dtype=np.int8)
     side[order[share < val_fraction + test_fraction]] = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 from torch import Tensor
@@ -58,6 +58,13 @@ class CommentaryData(L.LightningDataModule):
         check_number("data.batch_size", batch_size, at_least=1, whole=True)
         check_number("data.eval_batch_size", eval_batch_size, at_least=1, whole=True)
         check_number("data.sequence_length", sequence_length, at_least=2, whole=True)
+        check_number("data.split_seed", split_seed, at_least=0, whole=True)
+        for key, value, choices in (
+            ("name", name, get_args(Source)),
+            ("document", document, get_args(DocumentBoundary)),
+        ):
+            if value not in choices:
+                raise UserError(f"data.{key}={value} is unknown; choose one of {', '.join(choices)}.")
         check_number("data.num_workers", num_workers, at_least=0, whole=True)
         check_number("data.val_fraction", val_fraction, above=0, below=1)
         check_number("data.test_fraction", test_fraction, above=0, below=1)

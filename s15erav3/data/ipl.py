@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def ipl_file(url: str = URL, timeout_seconds: float = 20.0) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=timeout_seconds) as response:
             data = response.read(BYTES + 1)
-    except OSError as error:
-        raise UserError(f"data=ipl could not download its corpus ({error}); {place}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"data=ipl could not download its corpus ({' '.join(str(error).split())}); {place}") from error
     if _sha256(data) != SHA256:
         raise UserError(
             f"data=ipl downloaded {len(data):,} bytes from {url} that are not the original corpus "

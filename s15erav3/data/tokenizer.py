@@ -16,7 +16,7 @@ import tiktoken
 from tiktoken_ext.openai_public import ENDOFTEXT
 
 from s15erav3.data.cache import cache_dir, write_atomically
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, check_number, nearest
 
 # GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
 # overs are then spelt the same way everywhere.
@@ -115,8 +115,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as HFTokenizer
 
-    if vocab_size < 258:
-        raise UserError(f"tokenizer.vocab_size={vocab_size} must be at least 258: 256 bytes, end of text, a merge.")
+    check_number("tokenizer.vocab_size", vocab_size, at_least=258, whole=True, hint=": 256 bytes, end of text, a merge")
     trained = HFTokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
@@ -135,6 +134,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     bytes_of = {char: bytes([byte]) for byte, char in _byte_characters().items()}
     by_id = sorted(trained.get_vocab().items(), key=lambda item: item[1])
     tokens = [b"".join(bytes_of[char] for char in token) for token, _ in by_id]
+    if len(tokens) < 257:
+        raise UserError("the corpus is too small for tokenizer=corpus_bpe: no two of its bytes repeat; give more text.")
     if len(tokens) < vocab_size - 1:
         raise UserError(
             f"tokenizer.vocab_size={vocab_size} is more than this corpus supports: its training part yields "
@@ -204,8 +205,10 @@ def _fill_tiktoken_cache(name: str) -> None:
     for address, package, inside in _EXTRAS[name]:
         target = Path(cache) / hashlib.sha1(address.encode()).hexdigest() if cache else None
         spec = importlib.util.find_spec(package)
-        if target is None or target.exists() or spec is None or spec.origin is None:
+        if target is None or spec is None or spec.origin is None:
             continue
         data = (Path(spec.origin).parent / inside).read_bytes()
-        with write_atomically(target) as temporary:
-            temporary.write_bytes(gzip.decompress(data) if inside.endswith(".gz") else data)
+        data = gzip.decompress(data) if inside.endswith(".gz") else data
+        if not target.exists() or target.read_bytes() != data:  # a damaged copy is replaced
+            with write_atomically(target) as temporary:
+                temporary.write_bytes(data)

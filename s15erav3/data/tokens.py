@@ -53,13 +53,13 @@ def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokeni
     """The byte-level BPE of the corpus' training part, trained once and cached."""
     key = _key("bpe-1", corpus.fingerprint(), plan, vocab_size)
     file = cache_dir() / "tokenizers" / f"{key}.json"
-    with only_writer(file):
-        if not file.exists():
-            splits = _splits(corpus, plan)
-            documents = zip(corpus.documents(), splits, strict=True)
-            tokenizer = train_bpe((d.text for d, s in documents if s == "train"), vocab_size)
-            with write_atomically(file) as temporary:
-                temporary.write_text(json.dumps(tokenizer.state()))
+    if not file.exists():
+        with only_writer(file):
+            if not file.exists():
+                documents = zip(corpus.documents(), _splits(corpus, plan), strict=True)
+                tokenizer = train_bpe((d.text for d, s in documents if s == "train"), vocab_size)
+                with write_atomically(file) as temporary:
+                    temporary.write_text(json.dumps(tokenizer.state()))
     return Tokenizer.from_state(json.loads(file.read_text()))
 
 
@@ -73,11 +73,12 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None) -> To
         plan: how to divide; ``None`` makes the single part ``all``, every document in file order.
     """
     folder = cache_dir() / "tokens" / _key("tokens-1", corpus.fingerprint(), plan, tokenizer.fingerprint)
-    with only_writer(folder):
-        if not folder.exists():
-            with write_atomically(folder) as temporary:
-                temporary.mkdir()
-                _encode(corpus, tokenizer, plan, temporary)
+    if not folder.exists():  # looked at without the lock, too: a complete cache may be read-only
+        with only_writer(folder):
+            if not folder.exists():
+                with write_atomically(folder) as temporary:
+                    temporary.mkdir()
+                    _encode(corpus, tokenizer, plan, temporary)
     return TokenFiles(folder)
 
 

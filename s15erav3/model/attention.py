@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s15erav3.model.config import ModelConfig
+from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import apply_rope
 
 
@@ -31,10 +32,10 @@ class LatentAttention(nn.Module):
             self.q_proj = nn.Linear(hidden, heads * config.qk_head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, eps=eps)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps=eps)
             self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden, self.kv_rank + self.rope_dim, bias=False)
-        self.kv_a_layernorm = nn.RMSNorm(self.kv_rank, eps=eps)
+        self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=eps)
         self.kv_b_proj = nn.Linear(self.kv_rank, heads * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(heads * self.v_dim, hidden, bias=False)
         self.q_low_rank = config.q_lora_rank is not None

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from s15erav3.balancing.base import Balancer, move_biases, stack_loads, sum_over_ranks
 from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
 from s15erav3.errors import check_number
-from s15erav3.model import Transformer, routers
+from s15erav3.model import Routing, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 
@@ -90,6 +90,12 @@ class LanguageModule(L.LightningModule):
         """The optimizer, over the net alone."""
         return self.make_optimizer(self.net)
 
+    def on_train_start(self) -> None:
+        """Let the configured settings of the optimizer hold, not those that a checkpoint brought along."""
+        optimizer: Any = self.optimizers()
+        for group, fresh in zip(optimizer.param_groups, self.make_optimizer(self.net).param_groups, strict=True):
+            group.update({key: value for key, value in fresh.items() if key != "params"})
+
     @property
     def progress(self) -> float:
         """Share of training done: by steps, or by time where a time limit is nearer."""
@@ -114,19 +120,23 @@ class LanguageModule(L.LightningModule):
         loads = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
-                part_nll, part_loads, auxiliary = self._loss(windows)
+                part_nll, routings = self._nll(windows)
                 loss = part_nll / batch[:, 1:].numel()
+                auxiliary = self.balancer.loss(routings) if routings else None
                 if auxiliary is not None:
                     loss = loss + auxiliary / len(micro_batches)
-                self.manual_backward(loss)
+                # Lightning runs all of this step under autocast, which is meant for the forward pass alone.
+                with torch.autocast(self.device.type, enabled=False):
+                    self.manual_backward(loss)
             nll += part_nll.detach()
-            if part_loads is not None:
-                loads = part_loads if loads is None else loads + part_loads
+            if routings:
+                loads = stack_loads(routings) if loads is None else loads + stack_loads(routings)
 
         limit = self.gradient_clip or float("inf")
-        grad_norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, enabled=False):
+            grad_norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         change = None
         if loads is not None:
@@ -147,14 +157,18 @@ class LanguageModule(L.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
-        nll, loads, _ = self._loss(batch)
+        nll, routings = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]])
-        if self.validation_loads is not None and loads is not None:
-            self.validation_loads.update(loads)
+        if self.validation_loads is not None:
+            self.validation_loads.update(stack_loads(routings))
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
-        self.log_dict(self.validation_results(), prog_bar=False)
+        results = self.validation_results()
+        self.log_dict(results, logger=False)  # for callbacks; to the loggers Lightning would name the step before
+        row = {key: value.item() for key, value in results.items()} | {"tokens": self.tokens_seen}
+        for logger in self.loggers:
+            logger.log_metrics(row, self.trainer.global_step)
         self.validation.reset()
         if self.validation_loads is not None:
             self.validation_loads.reset()
@@ -173,14 +187,12 @@ class LanguageModule(L.LightningModule):
             }
         return results
 
-    def _loss(self, windows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Summed nats, stacked loads and the balancer's term for windows (B, T + 1)."""
+    def _nll(self, windows: Tensor) -> tuple[Tensor, tuple[Routing, ...]]:
+        """Summed nats of the targets, and the routings, for windows (B, T + 1)."""
         out = self.net(windows[:, :-1])
         targets = windows[:, 1:].flatten()
         nll = chunked_cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets, self.loss_chunk)
-        if not out.routings:
-            return nll, None, None
-        return nll, stack_loads(out.routings), self.balancer.loss(out.routings)
+        return nll, out.routings
 
     def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
         """Under DDP only the last micro-batch of a step exchanges gradients."""

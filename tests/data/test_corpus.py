@@ -180,9 +180,6 @@ def test_events_of_several_lines(tmp_path: Path) -> None:
     assert document.contents == ("a to b, four, first line second line third line", "a to b, six")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UserError, reason="any line that ends in '1st Inns' is taken for a header, even without an over"
-)
 def test_commentary_that_ends_like_a_header(tmp_path: Path) -> None:
     """Prevents a whole corpus from being refused because one line of commentary ends in "the 1st Inns"."""
     said = "A to B, FOUR, all square\nThey need 12 more than in the 1st Inns"

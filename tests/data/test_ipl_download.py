@@ -138,7 +138,6 @@ def test_broken_server_is_told_with_a_way_out(server: Server, fresh_cache: Path,
     assert_told(lambda: ipl.ipl_file(server.url), fresh_cache)
 
 
-@pytest.mark.xfail(strict=True, reason="http.client.HTTPException, which is no OSError, comes through as a traceback")
 @pytest.mark.parametrize(
     "answer",
     [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],

@@ -124,11 +124,6 @@ def test_damaged_cache_is_not_used(name: str, fresh_cache: Path, monkeypatch: py
 @extras
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", PUBLIC)
-@pytest.mark.xfail(
-    strict=True,
-    raises=UserError,
-    reason="a damaged cache file keeps the extra's good one out, though offline it says to install that extra",
-)
 def test_damaged_cache_is_replaced_from_the_extra(
     name: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

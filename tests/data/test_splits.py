@@ -164,11 +164,6 @@ def test_one_repeat_everywhere_is_too_few_documents() -> None:
         split([Document(f"{i:3}", ("the same", str(i))) for i in range(50)])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UserError,
-    reason="a document larger than the parts, drawn first, fills both: '61 independent documents, too few'",
-)
 def test_one_large_document_does_not_depend_on_luck() -> None:
     """Prevents an error for some seeds only, from a corpus of 61 documents of which one is large."""
     documents = [Document("x" * 100, (str(i),)) for i in range(60)]
@@ -177,9 +172,6 @@ def test_one_large_document_does_not_depend_on_luck() -> None:
         assert set(split(documents, seed)) == {"train", "val", "test"}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UserError, reason="an event without commentary has the content '', which ties all such innings"
-)
 def test_events_without_commentary_tie_nothing(tmp_path: Path) -> None:
     """Prevents innings from being taken for repeats of each other because each has an event with no text."""
     file = tmp_path / "corpus.txt"

@@ -301,19 +301,7 @@ def test_unwritable_cache_is_named(
         assert str(tmp_path / "file" / "below") in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        errno.EACCES,
-        pytest.param(
-            errno.EROFS,
-            marks=pytest.mark.xfail(
-                strict=True, raises=OSError, reason="only_writer catches PermissionError and no other OSError"
-            ),
-        ),
-    ],
-    ids=errno.errorcode.get,
-)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
 def test_cache_that_became_unwritable_is_named(
     tmp_path: Path,
     sample: Corpus,
@@ -335,7 +323,6 @@ def test_cache_that_became_unwritable_is_named(
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="a full disk is told by a traceback")
 def test_full_disk_is_told_in_a_sentence(
     fresh_cache: Path, sample: Corpus, vocabulary: Tokenizer, plan: SplitPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
