@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
             assert row["tokens"] == line["tokens"]
             assert row["bias_L01/E03"] == pytest.approx(line["bias"][0][3])
     assert any("val/bpb" in row for row in history(tmp_path / "0"))
+
+
+def test_without_an_account_a_run_is_offline(tmp_path: Path) -> None:
+    """A new user has neither WANDB_MODE nor a key: every job of a sweep must run all the same, and ask nothing."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "XDG_CONFIG_HOME": str(tmp_path)}
+    sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "logger=wandb", "trainer.max_steps=2", "seed=1,2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "s15erav3", "train", "-m", *TINY, *sweep],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for job in (0, 1):
+        assert len(history(tmp_path / "sweep" / str(job))) >= 2
 
 
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def wandb_logger(
         tags=tags,
         id=run_id,
         resume="allow",
-        offline=_offline(),
+        mode=_mode(),
         **settings,
     )
     logger.experiment.define_metric("tokens")
@@ -48,12 +48,15 @@ def wandb_logger(
     return logger
 
 
-def _offline() -> bool:
-    """``WANDB_MODE`` decides; without it, whether an account is known to this machine."""
+def _mode() -> str:
+    """``WANDB_MODE``, else online if an account is known to this machine and offline if none is.
+
+    Given to ``wandb.init`` by name: asking for the account sets W&B up, and it no longer looks at the
+    environment variable by which Lightning would tell it.
+    """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE")
-    return mode == "offline" if mode else not wandb.login(prompt=False)
+    return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
 def finish_wandb(exit_code: int) -> None:
