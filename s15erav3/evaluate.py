@@ -19,6 +19,7 @@ from s15erav3.balancing.diagnostics import (
     max_violation,
     random_floor,
 )
+from s15erav3.data.corpus import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import UserError, check_number, nearest
 from s15erav3.restore import Trained, restore, with_checkpoint
@@ -80,7 +81,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
             hint = "split=all goes with data.path=FILE; the run's own text has train, val and test."
         raise UserError(f"split={cfg.split} is not there; {hint}")
     if cfg.data.path:
-        name = cfg.data.name or ("text" if own["name"] == "text" else "ipl")
+        name = cfg.data.name or ("ipl" if is_commentary(Path(cfg.data.path).expanduser()) else "text")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}
     length = cfg.data.sequence_length or trained.run["sequence_length"]
     check_number(

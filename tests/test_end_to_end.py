@@ -102,11 +102,13 @@ def test_evaluate_counts_every_byte_of_another_file(run_dir: Path, tmp_path: Pat
     """``data.path=FILE split=all`` scores the whole file, whatever it holds."""
     first = "MI 1st Inns\n0.1 overs\nAb to Cd, FOUR, caf\u00e9 \u2013 driven\n\n"
     text = first + "MI 1st Inns\n0.2 overs\nAb to Cd, SIX, high\n"
-    file = tmp_path / "other, file=1.txt"
-    file.write_text(text, encoding="utf-8")
-    output = tmp_path / "measured.json"
-    assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
-    assert json.loads(output.read_text())["bytes"] == len(text.encode())
+    prose = "No cricket at all.\n\nJust two paragraphs of prose, the model's first."
+    for content in (text, prose):
+        file = tmp_path / "other, file=1.txt"
+        file.write_text(content, encoding="utf-8")
+        output = tmp_path / "measured.json"
+        assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
+        assert json.loads(output.read_text())["bytes"] == len(content.encode())
 
 
 def test_sample_is_repeatable_and_greedy_at_zero(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -85,6 +86,14 @@ class Corpus:
                 yield _plain("".join(_lines(file)))
             else:
                 yield from (_plain(text) for text in _paragraphs(_lines(file)))
+
+
+def is_commentary(path: Path) -> bool:
+    """Whether a file begins as ball-by-ball commentary does, with an innings line and an over line."""
+    if not path.is_file():
+        return False
+    written = [line for line in itertools.islice(_lines(path), 10) if not line.isspace()]
+    return len(written) > 1 and bool(_HEADER.match(written[0]) and _OVER.match(written[1]))
 
 
 def _lines(file: Path) -> Iterator[str]:
