@@ -1,4 +1,4 @@
-"""For all tests: a cache of their own, the real corpus if it is there, and Hypothesis without deadlines."""
+"""For all tests: one thread, a cache of their own, the real corpus if it is there, Hypothesis without deadlines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("s15erav3", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("s15erav3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors on a busy machine: many small operators would wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
