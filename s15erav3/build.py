@@ -22,6 +22,7 @@ from s15erav3.errors import UserError, check_number
 from s15erav3.model import ConfigError, ModelConfig, Transformer
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
+from s15erav3.training.mtp import MultiTokenLoss
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         instantiate(cfg.balancing),
         optimizer=instantiate(optimizer),
         schedule=instantiate(cfg.schedule),
+        multi_token_loss=MultiTokenLoss(**plain(cfg.mtp), end_of_text=data.tokenizer.end_of_text),
         byte_lengths=torch.from_numpy(data.tokenizer.byte_lengths),
         micro_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip=cfg.trainer.gradient_clip_val,

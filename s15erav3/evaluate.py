@@ -97,7 +97,7 @@ def measure(trained: Trained, data: CommentaryData, part: Any) -> dict[str, Any]
     """Loss, bpb and balance over every token of ``part``, and the loads themselves."""
     net, config = trained.net, trained.net.config
     cost = BitsPerByte().to(trained.device)
-    layers = [i for i in range(config.num_layers) if config.is_moe_layer(i)]
+    layers = list(config.moe_layers[: config.num_moe_layers])
     counted = ExpertLoads(len(layers), config.n_routed_experts).to(trained.device)
     lengths = torch.from_numpy(data.tokenizer.byte_lengths).to(trained.device)
     for batch in data.evaluation_dataloader(part):

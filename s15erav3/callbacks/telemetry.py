@@ -82,7 +82,7 @@ class Telemetry(L.Callback):
         record = module.last_step
         assert record is not None
         self.throughput.add(batch[:, 1:].numel() * trainer.world_size)
-        self._losses.append(torch.stack((record.loss, record.bpb)))
+        self._losses.append(torch.stack([t for t in (record.loss, record.bpb, record.mtp_loss) if t is not None]))
         step = trainer.global_step
         if step % self.every_n_steps and step not in (1, trainer.max_steps):
             return
@@ -106,15 +106,12 @@ class Telemetry(L.Callback):
             biases = torch.stack([router.bias for router in module.routers])
             parts += [t.flatten() for t in (record.loads, biases, record.bias_change) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
-        metrics = {
-            "train/loss": host[0].item(),
-            "train/bpb": host[1].item(),
-            "train/grad_norm": host[2].item(),
-        }
+        names = ["train/loss", "train/bpb", *(["train/mtp_loss"] if len(losses) > 2 else []), "train/grad_norm"]
+        metrics = dict(zip(names, host.tolist(), strict=False))
         if moved:
             config = module.net.config
-            loads, biases, update = host[3:].view(3, len(module.routers), config.n_routed_experts)
-            layers = [i for i in range(config.num_layers) if config.is_moe_layer(i)]
+            loads, biases, update = host[len(names) :].view(3, len(module.routers), config.n_routed_experts)
+            layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
             metrics |= balance_metrics(config, loads)
             if self.per_expert:

@@ -1,6 +1,7 @@
 """The model: torch only, to be lifted out and used alone."""
 
-from s15erav3.model.config import ConfigError, ModelConfig
+from s15erav3.model.checks import ConfigError
+from s15erav3.model.config import ModelConfig
 from s15erav3.model.counts import Counts, count_parameters, training_flops_per_token
 from s15erav3.model.router import Router, Routing
 from s15erav3.model.transformer import Output, Transformer, routers

@@ -1,9 +1,11 @@
 """Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, section 2.1.1, equations 1-11).
 
-Shapes: B batch, T sequence, D hidden, H heads, R rotary width, C latent rank.
+Shapes: B batch, T new tokens, S remembered tokens, D hidden, H heads, R rotary width, C latent rank.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,20 @@ from torch import Tensor, nn
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import apply_rope
+
+
+class Memory(NamedTuple):
+    """What one layer remembers, and how T new tokens look at it (see :class:`~s15erav3.model.cache.Step`)."""
+
+    entries: Tensor
+    """Latent and rotated key of each remembered token, (B, S, C + R); written to in place."""
+    slots: Tensor
+    """Where the new tokens' entries go, (T,)."""
+    mask: Tensor | None
+    """True where a new token may look: (B or 1, 1, T, S), or (B, 1, T, T) at the beginning. ``None``: everywhere,
+    at the beginning at itself and those before it."""
+    beginning: bool
+    """Nothing is remembered yet: attend among the new tokens alone."""
 
 
 class LatentAttention(nn.Module):
@@ -26,26 +42,29 @@ class LatentAttention(nn.Module):
         self.num_heads = config.num_heads
         self.nope_dim, self.rope_dim = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.v_dim, self.kv_rank = config.v_head_dim, config.kv_lora_rank
-        hidden, heads, eps = config.hidden_size, config.num_heads, config.rms_norm_eps
+        self.scale = config.qk_head_dim**-0.5 * (config.rope_scaling.softmax_factor if config.rope_scaling else 1.0)
+        hidden, heads, bias = config.hidden_size, config.num_heads, config.attention_bias
 
+        # The two norms of latents keep the eps of DeepSeek's code, whatever rms_norm_eps is.
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, heads * config.qk_head_dim, bias=False)
         else:
-            self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps=eps)
+            self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=bias)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps=1e-6)
             self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.kv_rank + self.rope_dim, bias=False)
-        self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=eps)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.kv_rank + self.rope_dim, bias=bias)
+        self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=1e-6)
         self.kv_b_proj = nn.Linear(self.kv_rank, heads * (self.nope_dim + self.v_dim), bias=False)
-        self.o_proj = nn.Linear(heads * self.v_dim, hidden, bias=False)
+        self.o_proj = nn.Linear(heads * self.v_dim, hidden, bias=bias)
         self.q_low_rank = config.q_lora_rank is not None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Attend from each token to itself and those before it.
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None) -> Tensor:
+        """Attend from each token to itself and those before it, remembered ones included.
 
         Args:
             x: normalised hidden states, (B, T, D).
-            cos, sin: rotary angles of the T positions, (T, R / 2).
+            cos, sin: rotary angles of the T positions, (T, R / 2) or (B, 1, T, R / 2).
+            memory: takes up the new tokens; ``None`` remembers nothing.
 
         Returns:
             (B, T, D).
@@ -54,15 +73,44 @@ class LatentAttention(nn.Module):
         queries = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.q_low_rank else self.q_proj(x)
         q = queries.view(batch, length, self.num_heads, -1).transpose(1, 2)  # (B, H, T, nope + R)
         q_nope, q_rope = q.split((self.nope_dim, self.rope_dim), dim=-1)
+        q_rope = apply_rope(q_rope, cos, sin)
 
         latent, k_rope = self.kv_a_proj_with_mqa(x).split((self.kv_rank, self.rope_dim), dim=-1)
-        kv = self.kv_b_proj(self.kv_a_layernorm(latent))
-        kv = kv.view(batch, length, self.num_heads, -1).transpose(1, 2)  # (B, H, T, nope + v)
-        k_nope, v = kv.split((self.nope_dim, self.v_dim), dim=-1)
-        k_rope = apply_rope(k_rope, cos, sin).unsqueeze(1).expand(-1, self.num_heads, -1, -1)
+        latent, k_rope = self.kv_a_layernorm(latent), apply_rope(k_rope.unsqueeze(1), cos, sin)  # k: (B, 1, T, R)
 
-        q = torch.cat((q_nope, apply_rope(q_rope, cos, sin)), dim=-1)
-        k = torch.cat((k_nope, k_rope), dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # scale 1 / sqrt(nope + R), eq. 10
+        if memory is not None:
+            entry = torch.cat((latent, k_rope.squeeze(1)), dim=-1).to(memory.entries.dtype)
+            memory.entries.index_copy_(1, memory.slots, entry)
+        if memory is None or memory.beginning:
+            out = self._expanded(q_nope, q_rope, latent, k_rope, None if memory is None else memory.mask)
+        else:
+            out = self._absorbed(q_nope, q_rope, memory)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return projected
+
+    def _expanded(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, mask: Tensor | None) -> Tensor:
+        """Each head's own keys and values, made from the latents (eq. 5-11): (B, H, T, v)."""
+        kv = self.kv_b_proj(latent).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, nope + v)
+        k_nope, v = kv.split((self.nope_dim, self.v_dim), dim=-1)
+        q = torch.cat((q_nope, q_rope), dim=-1)
+        k = torch.cat((k_nope, k_rope.expand(-1, self.num_heads, -1, -1)), dim=-1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
+
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, memory: Memory) -> Tensor:
+        """The same from the latents themselves: (B, H, T, v).
+
+        As q . (W_UK c) = (W_UK^T q) . c and sum_s a_s (W_UV c_s) = W_UV (sum_s a_s c_s), the up-projections
+        move to the query and the result, and no head's keys or values are ever made (DeepSeek-V2,
+        arXiv 2405.04434, section 2.1.2).
+        """
+        up = self.kv_b_proj.weight.view(self.num_heads, self.nope_dim + self.v_dim, self.kv_rank)
+        w_uk, w_uv = up[:, : self.nope_dim], up[:, self.nope_dim :]  # (H, nope, C), (H, v, C)
+        entries = memory.entries.to(q_nope.dtype).unsqueeze(1)  # (B, 1, S, C + R): one key for all heads
+        q = torch.cat((q_nope @ w_uk, q_rope), dim=-1)  # (B, H, T, C + R)
+        scores = (q.flatten(1, 2) @ entries.squeeze(1).transpose(1, 2)).view(*q.shape[:3], -1) * self.scale
+        if memory.mask is not None:
+            scores = scores.masked_fill(~memory.mask, float("-inf"))
+        attention = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(q_nope.dtype)
+        context = attention.flatten(1, 2) @ entries.squeeze(1)[..., : self.kv_rank]  # (B, H * T, C)
+        out: Tensor = context.view(*q.shape[:3], -1) @ w_uv.transpose(1, 2)
+        return out

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A model that cannot be built; the message names the keys, their values and the remedy."""
+from s15erav3.model.checks import ConfigError, check_types, checked_keys
+from s15erav3.model.rope import Yarn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +39,16 @@ class ModelConfig:
     num_experts_per_tok: int = 0
     moe_intermediate_size: int | None = None
     first_k_dense_replace: int = 0
+    n_group: int = 1
+    topk_group: int = 1
+    scoring_func: str = "sigmoid"
     routed_scaling_factor: float = 1.0
     norm_topk_prob: bool = True
+    num_nextn_predict_layers: int = 0
     max_position_embeddings: int = 4096
     rope_theta: float = 10000.0
+    rope_scaling: Yarn | None = None
+    attention_bias: bool = False
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
@@ -57,15 +60,9 @@ class ModelConfig:
         Raises:
             ConfigError: a key is unknown or missing, or the values are inconsistent.
         """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                close = difflib.get_close_matches(key, fields, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise ConfigError(f"'{key}' is not a setting of the model{hint}")
-        missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
-        if missing:
-            raise ConfigError(f"the model lacks a value for {', '.join(missing)}")
+        values = checked_keys(cls, values, "the model")
+        if isinstance(values.get("rope_scaling"), Mapping):
+            values["rope_scaling"] = Yarn(**checked_keys(Yarn, values["rope_scaling"], "rope_scaling"))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,8 +75,14 @@ class ModelConfig:
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that route, in the order of their routings. Multi-token-prediction blocks come
+        last and go on counting, as in DeepSeek's checkpoints."""
+        return tuple(i for i in range(self.num_layers + self.num_nextn_predict_layers) if self.is_moe_layer(i))
+
+    @property
     def num_moe_layers(self) -> int:
-        """L in the shapes of routings and loads."""
+        """L of the main model alone, which is what evaluation runs."""
         return self.num_layers - self.first_k_dense_replace if self.n_routed_experts else 0
 
     def is_moe_layer(self, layer: int) -> bool:
@@ -94,7 +97,19 @@ class ModelConfig:
         return self.intermediate_size // max(1, self.num_experts_per_tok + self.n_shared_experts)
 
     def __post_init__(self) -> None:
-        self._check_types()
+        may_be_zero = {
+            "n_routed_experts",
+            "n_shared_experts",
+            "num_experts_per_tok",
+            "first_k_dense_replace",
+            "num_nextn_predict_layers",
+        }
+        check_types(self, may_be_zero)
+        if not isinstance(self.rope_scaling, Yarn | None):
+            raise ConfigError(
+                f"rope_scaling={self.rope_scaling} must be null or settings, as in "
+                "{factor: 4, original_max_position_embeddings: 256}"
+            )
         self._check_attention()
         if self.n_routed_experts:
             self._check_experts()
@@ -105,28 +120,6 @@ class ModelConfig:
                 f"first_k_dense_replace={self.first_k_dense_replace} must be 0 as well"
             )
 
-    def _check_types(self) -> None:
-        may_be_zero = {
-            "n_routed_experts",
-            "n_shared_experts",
-            "num_experts_per_tok",
-            "first_k_dense_replace",
-        }
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            kind = str(field.type)
-            if value is None and "None" in kind:
-                continue
-            if kind == "bool":
-                if not isinstance(value, bool):
-                    raise ConfigError(f"{name}={value!r} must be true or false")
-                continue
-            if isinstance(value, bool) or not isinstance(value, int if "int" in kind else (int, float)):
-                raise ConfigError(f"{name}={value!r} must be {'a whole' if 'int' in kind else 'a'} number")
-            if not math.isfinite(value) or value < 0 or (value == 0 and name not in may_be_zero):
-                bound = "0 or more" if name in may_be_zero else "greater than 0"
-                raise ConfigError(f"{name}={value} must be {bound}{'' if 'int' in kind else ' and finite'}")
-
     def _check_attention(self) -> None:
         # Rows of 16 bytes in bf16, which grouped GEMM on GPUs asks of every operand.
         for name in ("hidden_size", "intermediate_size"):
@@ -134,6 +127,8 @@ class ModelConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a multiple of 8")
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads}")
+        if self.rope_theta == 1:
+            raise ConfigError("rope_theta=1 turns all pairs alike; take a greater one, such as 10000")
         if self.qk_rope_head_dim % 2:
             raise ConfigError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even: it is rotated in pairs")
 
@@ -158,3 +153,20 @@ class ModelConfig:
             )
         if self.expert_size % 8:
             raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")
+        if self.scoring_func not in ("sigmoid", "softmax"):
+            raise ConfigError(f"scoring_func={self.scoring_func} must be sigmoid or softmax")
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        experts, groups, chosen = self.n_routed_experts, self.n_group, self.topk_group
+        if experts % groups:
+            raise ConfigError(f"n_routed_experts={experts} cannot be divided into n_group={groups} equal groups")
+        if chosen > groups:
+            raise ConfigError(f"topk_group={chosen} exceeds n_group={groups}: a token cannot choose more groups")
+        if groups > 1 and experts // groups < 2:
+            raise ConfigError(f"n_group={groups} leaves a single expert in a group; a group's score is of its best two")
+        if chosen * (experts // groups) < self.num_experts_per_tok:
+            raise ConfigError(
+                f"topk_group={chosen} groups of {experts // groups} experts hold fewer than num_experts_per_tok="
+                f"{self.num_experts_per_tok}; raise topk_group or lower n_group"
+            )

@@ -8,48 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s15erav3.model.attention import LatentAttention
+from s15erav3.model.block import Block
+from s15erav3.model.cache import Step
 from s15erav3.model.config import ModelConfig
-from s15erav3.model.experts import RoutedExperts, SwiGLU
-from s15erav3.model.moe import MoE
+from s15erav3.model.experts import RoutedExperts
+from s15erav3.model.mtp import PredictionBlock
 from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import rope_angles
 from s15erav3.model.router import Router, Routing
 
 
 class Output(NamedTuple):
-    """Final hidden states (B, T, D), normalised, and one routing per MoE layer in the order of ``routers()``."""
+    """What the model made of token ids (B, T)."""
 
     hidden: Tensor
+    """Final states, normalised, (B, T, D)."""
     routings: tuple[Routing, ...]
-
-
-class Block(nn.Module):
-    """Pre-norm residual block: attention, then a dense SwiGLU or a mixture of experts."""
-
-    def __init__(self, config: ModelConfig, moe: bool) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = LatentAttention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MoE(config) if moe else SwiGLU(config.hidden_size, config.intermediate_size)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Routing | None]:
-        """(B, T, D) -> (B, T, D) and the routing of an MoE layer."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        normed = self.post_attention_layernorm(x)
-        if isinstance(self.mlp, MoE):
-            out, routing = self.mlp(normed)
-            return x + out, routing
-        return x + self.mlp(normed), None
+    """One per MoE layer that ran, in the order of ``routers()``."""
+    ahead: tuple[Tensor, ...] = ()
+    """States of the multi-token-prediction blocks: the k-th (from 1), (B, T - k, D), predicts the token k + 1
+    further on."""
 
 
 class Transformer(nn.Module):
     """A DeepSeek-V3 style language model.
 
     Initialisation: every matrix, embeddings and router included, is normal with standard deviation
-    ``initializer_range``; norms are 1, biases of the routers 0. Parameters are made on the current
-    default device, so a model of any size can be built on ``torch.device("meta")``.
+    ``initializer_range``; norms are 1, biases 0. Parameters are made on the current default device, so a
+    model of any size can be built on ``torch.device("meta")``.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -59,6 +45,9 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, config.is_moe_layer(i)) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = nn.ModuleList(
+            PredictionBlock(config, config.num_layers + k) for k in range(config.num_nextn_predict_layers)
+        )
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.reset_parameters()
@@ -71,34 +60,70 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding | Router):
                 if module is not self.lm_head or not self.config.tie_word_embeddings:
                     nn.init.normal_(module.weight, std=std)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, RoutedExperts):
                 nn.init.normal_(module.gate_up_proj, std=std)
                 nn.init.normal_(module.down_proj, std=std)
 
-    def forward(self, ids: Tensor) -> Output:
-        """Read token ids (B, T), T at most ``max_position_embeddings``; see :class:`Output`."""
-        cos, sin = rope_angles(
-            torch.arange(ids.shape[1], device=ids.device),
-            self.config.qk_rope_head_dim,
-            self.config.rope_theta,
-        )
+    def forward(self, ids: Tensor, step: Step | None = None, *, look_ahead: bool = False) -> Output:
+        """Read token ids.
+
+        Args:
+            ids: (B, T).
+            step: continues what a cache remembers; ``None`` reads ids from their beginning, T at most
+                ``max_position_embeddings``.
+            look_ahead: also run the multi-token-prediction blocks, for training.
+        """
+        cos, sin = self._angles(ids, step)
         x = self.embed_tokens(ids)
         routings = []
-        for layer in self.layers:
-            x, routing = layer(x, cos, sin)
+        for i, layer in enumerate(self.layers):
+            x, routing = layer(x, cos, sin, step and step.memory(i))
             if routing is not None:
                 routings.append(routing)
-        return Output(self.norm(x), tuple(routings))
+        hidden, ahead = self.norm(x), []
+        if look_ahead:
+            state = hidden
+            for k in range(1, len(self.mtp) + 1):
+                state, routing = self.predict_ahead(k, state[:, : ids.shape[1] - k], ids[:, k:])
+                ahead.append(state)
+                if routing is not None:
+                    routings.append(routing)
+        return Output(hidden, tuple(routings), tuple(ahead))
+
+    def predict_ahead(
+        self, k: int, hidden: Tensor, ids: Tensor, step: Step | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        """Run multi-token-prediction block ``k`` (from 1).
+
+        Args:
+            hidden: states of block k - 1 (of the main model for k = 1) at positions i, (B, T, D).
+            ids: tokens at positions i + k, (B, T).
+            step: of a cache of this block's own.
+
+        Returns:
+            states that predict the tokens at i + k + 1, (B, T, D), and the routing of an MoE layer.
+        """
+        cos, sin = self._angles(ids, step)
+        out: tuple[Tensor, Routing | None] = self.mtp[k - 1](
+            self.embed_tokens(ids), hidden, cos, sin, step and step.memory(0)
+        )
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: (..., D) -> (..., V)."""
         return F.linear(hidden, self.lm_head.weight)
 
+    def _angles(self, ids: Tensor, step: Step | None) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(ids.shape[1], device=ids.device) if step is None else step.positions
+        config = self.config
+        return rope_angles(positions, config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
+
 
 def routers(model: nn.Module) -> list[Router]:
     """Every router inside ``model``, in the order in which forward returns their routings.
 
-    Found through ``modules()``: a router added anywhere, in a multi-token-prediction block for one, is
-    balanced like all others.
+    Found through ``modules()``: a router added anywhere is balanced like all others.
     """
     return [module for module in model.modules() if isinstance(module, Router)]

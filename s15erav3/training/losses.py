@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None = None
+) -> Tensor:
     """Sum over tokens of ``-log softmax(head @ hidden)[target]``, in nats.
 
     Logits exist for ``chunk`` tokens at a time; their gradient is taken at once, in the forward pass, so
@@ -24,6 +26,7 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: 
         head: (V, D).
         targets: int64, (N,).
         chunk: C, at least 1.
+        keep: tokens that count, bool, (N,); all by default.
 
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
@@ -34,13 +37,13 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: 
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        total: Tensor = _ChunkedCrossEntropy.apply(hidden, head, targets, chunk)  # type: ignore[no-untyped-call]
+        total: Tensor = _ChunkedCrossEntropy.apply(hidden, head, targets, chunk, keep)  # type: ignore[no-untyped-call]
         return total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None) -> Tensor:
         want_hidden, want_head = ctx.needs_input_grad[:2]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = hidden.new_zeros((), dtype=wide)
@@ -50,10 +53,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             log_probs = F.log_softmax((hidden[part] @ head.t()).to(wide), dim=-1)  # (C, V)
             index = targets[part].unsqueeze(-1)
-            total -= log_probs.gather(1, index).sum()
+            counted = log_probs.gather(1, index)
+            total -= (counted if keep is None else counted * keep[part].unsqueeze(-1)).sum()
             if grad_hidden is None and grad_head is None:
                 continue
             grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=wide))
+            if keep is not None:
+                grad.mul_(keep[part].unsqueeze(-1))
             grad = grad.to(hidden.dtype)  # softmax - onehot
             if grad_hidden is not None:
                 torch.mm(grad, head, out=grad_hidden[part])
@@ -72,6 +78,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (
             None if of_hidden is None else of_hidden * grad.to(of_hidden.dtype),
             None if of_head is None else of_head * grad.to(of_head.dtype),
+            None,
             None,
             None,
         )

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from s15erav3.balancing.base import Balancer, move_biases, stack_loads, sum_over_ranks
 from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
 from s15erav3.errors import check_number
-from s15erav3.model import Routing, Transformer, routers
+from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
+from s15erav3.training.mtp import MultiTokenLoss
 
 
 class StepRecord(NamedTuple):
@@ -28,6 +29,8 @@ class StepRecord(NamedTuple):
     """Nats per token, this rank's mean over the step."""
     bpb: Tensor
     """Bits per UTF-8 byte of the step's targets."""
+    mtp_loss: Tensor | None
+    """Nats per token of multi-token prediction, mean over its blocks; ``None`` without them."""
     grad_norm: Tensor
     """Before clipping."""
     learning_rate: float
@@ -49,6 +52,7 @@ class LanguageModule(L.LightningModule):
         balancer: the balancing strategy.
         optimizer: makes the optimizer for a model. Its groups carry ``initial_lr``.
         schedule: factor on the learning rate from (steps done, share of training done).
+        multi_token_loss: of the multi-token-prediction blocks, where the model has any.
         byte_lengths: UTF-8 bytes of each token, (V,).
         micro_batches: parts that a batch is divided into; their gradients are averaged.
         gradient_clip: largest norm of the gradient; 0 never clips.
@@ -64,6 +68,7 @@ class LanguageModule(L.LightningModule):
         *,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[int, float], float],
+        multi_token_loss: MultiTokenLoss,
         byte_lengths: Tensor,
         micro_batches: int = 1,
         gradient_clip: float = 1.0,
@@ -76,6 +81,7 @@ class LanguageModule(L.LightningModule):
         self.automatic_optimization = False
         self.net, self.balancer = net, balancer
         self.make_optimizer, self.schedule = optimizer, schedule
+        self.multi_token_loss, self.depth = multi_token_loss, net.config.num_nextn_predict_layers
         self.micro_batches, self.gradient_clip, self.loss_chunk = micro_batches, gradient_clip, loss_chunk
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
@@ -83,8 +89,8 @@ class LanguageModule(L.LightningModule):
         self.tokens_seen = 0
         self.last_step: StepRecord | None = None
         self.validation = BitsPerByte()
-        n_experts = net.config.n_routed_experts
-        self.validation_loads = ExpertLoads(len(self.routers), n_experts) if self.routers else None
+        layers = net.config.num_moe_layers  # without those of multi-token prediction, which validation leaves out
+        self.validation_loads = ExpertLoads(layers, net.config.n_routed_experts) if layers else None
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer, over the net alone."""
@@ -117,11 +123,19 @@ class LanguageModule(L.LightningModule):
 
         micro_batches = batch.chunk(self.micro_batches)
         nll = torch.zeros((), device=self.device)
+        mtp_loss = torch.zeros((), device=self.device) if self.depth else None
+        ahead_tokens = torch.stack([m.sum() for m in self.multi_token_loss.learned(batch, self.depth)] or [nll])
         loads = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
-                part_nll, routings = self._nll(windows)
+                part_nll, out = self._nll(windows, look_ahead=self.depth > 0)
+                routings = out.routings
                 loss = part_nll / batch[:, 1:].numel()
+                if mtp_loss is not None:
+                    head = self.net.lm_head.weight
+                    part_mtp = self.multi_token_loss(out.ahead, windows, head, ahead_tokens, self.loss_chunk)
+                    loss = loss + self.multi_token_loss.weight_at(progress) * part_mtp
+                    mtp_loss += part_mtp.detach()
                 auxiliary = self.balancer.loss(routings) if routings else None
                 if auxiliary is not None:
                     loss = loss + auxiliary / len(micro_batches)
@@ -149,6 +163,7 @@ class LanguageModule(L.LightningModule):
         self.last_step = StepRecord(
             loss=nll / batch[:, 1:].numel(),
             bpb=nll / target_bytes / math.log(2),
+            mtp_loss=mtp_loss,
             grad_norm=grad_norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,
@@ -157,10 +172,10 @@ class LanguageModule(L.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
-        nll, routings = self._nll(batch)
+        nll, out = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]])
         if self.validation_loads is not None:
-            self.validation_loads.update(stack_loads(routings))
+            self.validation_loads.update(stack_loads(out.routings))
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
@@ -187,12 +202,12 @@ class LanguageModule(L.LightningModule):
             }
         return results
 
-    def _nll(self, windows: Tensor) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Summed nats of the targets, and the routings, for windows (B, T + 1)."""
-        out = self.net(windows[:, :-1])
+    def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
+        """Summed nats of the targets, and what the net made of windows (B, T + 1)."""
+        out: Output = self.net(windows[:, :-1], look_ahead=look_ahead)
         targets = windows[:, 1:].flatten()
         nll = chunked_cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets, self.loss_chunk)
-        return nll, out.routings
+        return nll, out
 
     def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
         """Under DDP only the last micro-batch of a step exchanges gradients."""

@@ -1,0 +1,1 @@
+"""Hugging Face DeepseekV3, in and out."""

@@ -1,0 +1,148 @@
+"""Between :class:`ModelConfig` and the ``config.json`` of a Hugging Face DeepseekV3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s15erav3.errors import UserError
+from s15erav3.model import ConfigError, ModelConfig
+
+Json = dict[str, Any]
+
+SAME = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "n_shared_experts",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "first_k_dense_replace",
+    "n_group",
+    "topk_group",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "v_head_dim",
+    "max_position_embeddings",
+    "attention_bias",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "initializer_range",
+    "num_nextn_predict_layers",
+)
+"""Keys that mean the same under the same name."""
+
+FIXED: Json = {
+    "model_type": "deepseek_v3",
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "moe_layer_freq": 1,
+    "rope_interleave": True,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+}
+"""What our model cannot be otherwise; the last two are read by vLLM and SGLang, not by transformers."""
+
+YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+IGNORED = {
+    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache", "pretraining_tp"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "ep_size", "aux_loss_alpha", "seq_aux", "head_dim"),
+    *("qk_head_dim", "output_router_logits", "trained_sequence_length", "_name_or_path", "return_dict"),
+}
+"""Keys without a say in what the model computes."""
+
+
+def to_hub(config: ModelConfig) -> Json:
+    """The model's part of ``config.json``.
+
+    Raises:
+        UserError: there is no DeepseekV3 that computes the same.
+    """
+    if config.n_routed_experts and config.scoring_func != "sigmoid":
+        raise UserError(
+            f"a model with experts.scoring_func={config.scoring_func} cannot be exported: DeepseekV3 in transformers "
+            "knows only sigmoid, and would compute something else."
+        )
+    values = {key: getattr(config, key) for key in SAME}
+    if not config.n_routed_experts:  # every layer is before the first one with experts
+        values |= {
+            "first_k_dense_replace": config.num_layers + config.num_nextn_predict_layers,
+            "n_routed_experts": 1,
+            "num_experts_per_tok": 1,
+            "n_shared_experts": 1,
+        }
+    scaling = config.rope_scaling
+    return {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        **FIXED,
+        **values,
+        "moe_intermediate_size": config.expert_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling and {"type": "yarn", **{key: getattr(scaling, key) for key in YARN}},
+        "use_cache": True,
+    }
+
+
+def from_hub(values: Json, where: str) -> ModelConfig:
+    """The model that a ``config.json`` describes.
+
+    Args:
+        where: names the file in messages.
+
+    Raises:
+        UserError: it is of another architecture, lacks a key, or asks for what this model cannot do.
+    """
+    if values.get("model_type") != "deepseek_v3":
+        raise UserError(
+            f"{where} describes another architecture: model_type={values.get('model_type')}, and only deepseek_v3 can "
+            "be read; give a folder of a DeepseekV3."
+        )
+    known = {*SAME, *FIXED, *IGNORED, "moe_intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    known |= {"num_key_value_heads", "rope_theta", "rope_scaling", "rope_parameters"}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where} has {key}={value}, which this program does not support; only plain DeepseekV3.")
+        if key in FIXED and value != FIXED[key]:
+            raise UserError(f"{where} has {key}={value}, which is not supported: it must be {FIXED[key]}.")
+    settings = {key: values[key] for key in SAME if key in values}
+    for ours, theirs in (("num_layers", "num_hidden_layers"), ("num_heads", "num_attention_heads")):
+        if theirs not in values:
+            raise UserError(f"{where} lacks {theirs}.")
+        settings[ours] = values[theirs]
+    if values.get("num_key_value_heads", settings["num_heads"]) != settings["num_heads"]:
+        raise UserError(
+            f"{where} has num_key_value_heads={values['num_key_value_heads']}, which is not supported: it must be "
+            f"num_attention_heads={settings['num_heads']}."
+        )
+    settings["moe_intermediate_size"] = values.get("moe_intermediate_size")
+    if settings.get("first_k_dense_replace", 0) >= settings["num_layers"]:
+        none = ("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace")
+        settings |= dict.fromkeys(none, 0) | {"moe_intermediate_size": None, "n_group": 1, "topk_group": 1}
+    settings |= _rotary(values, where)
+    try:
+        return ModelConfig.from_dict(settings)
+    except ConfigError as error:
+        raise UserError(f"{where} describes a model that this program cannot build: {error}.") from error
+
+
+def _rotary(values: Json, where: str) -> Json:
+    """``rope_theta`` and ``rope_scaling`` from either place: as on the hub, or joined as transformers 5 saves them."""
+    joined = values.get("rope_parameters") or {}
+    scaling = {**(values.get("rope_scaling") or {}), **joined}
+    theta = scaling.pop("rope_theta", values.get("rope_theta", 10000.0))
+    kind = scaling.pop("rope_type", scaling.get("type", "default"))
+    scaling.pop("type", None)
+    if kind not in ("default", "yarn"):
+        raise UserError(f"{where} has the rotary scaling '{kind}', which is not supported; only yarn, or none.")
+    if scaling.pop("truncate", True) is not True or set(scaling) - set(YARN):
+        raise UserError(
+            f"{where} has a rotary scaling with {', '.join(sorted(scaling))}: only {', '.join(YARN)} are known."
+        )
+    return {"rope_theta": theta, "rope_scaling": scaling if kind == "yarn" else None}

@@ -1,0 +1,308 @@
+"""A tokenizer as Hugging Face's ``tokenizer.json``, and such a file as a tokenizer: the same ids both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as HFTokenizer
+
+from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
+from s15erav3.errors import UserError
+
+_TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+# What tiktoken's regular expressions (Rust's fancy-regex) and those of tokenizers (Oniguruma, as in Ruby) have in
+# common, but for "repeated" and "end". Sets of sets, as in [a-z&&[^b]], are in both, and not worth the trouble.
+_PROPERTY = r"\\[pP]\{\w+\}"
+_BRACKETS = rf"\[\^?(?:{_PROPERTY}|\\[sSdDnrt]|\\[^\w<>]|(?!&&|--|~~)[^\[\]\\])+\]"
+_ATOM = rf"(?:{_PROPERTY}|\\[sSdDnrtz]|\\[^\w<>]|{_BRACKETS}|[^\\\[\](){{}}|?*+^$])"
+_QUANTIFIER = r"(?:[?*+][?+]?|\{\d+,\d*\}\??|\{\d+\})"
+_PIECE = re.compile(
+    rf"(?P<repeated>{_ATOM}\{{\d+(?:,\d*)?\}})\+|(?P<end>\$)"
+    rf"|\((?:\?(?:i?:|>|=|!))?|\){_QUANTIFIER}?|\||{_ATOM}{_QUANTIFIER}?"
+)
+
+# Words of every kind, for a last look at whether both libraries cut them alike.
+_PROBE = (
+    "It's o'CLOCK, I'LL say 12345 x²: naïve e\u0301 你好 👩\u200d🚀!?\r\n\r\n  (a_b)\t=  [7];\u00a0\u3000 \n end.\n "
+)
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``transformers.AutoTokenizer`` loads.
+
+    The loaded tokenizer gives the ids of :meth:`Tokenizer.encode` after one end-of-text token, with which our models
+    begin every prompt; ``add_special_tokens=False`` leaves it out. Names of special tokens in a text are text. Its
+    length is ``tokenizer.n_vocab``: ids that the encoding leaves unused (cl100k_base and o200k_base have some between
+    their special tokens) are special tokens ``<|unused_ID|>``, since tokenizers numbers added tokens without gaps.
+
+    Args:
+        tokenizer: any whose ordinary ids come first, without a gap, and whose pattern matches every character: as all
+            that this package makes and reads.
+        folder: made if it is not there; files of the two names are replaced.
+        max_length: tokens that the model can take, ``model_max_length``.
+
+    Raises:
+        UserError: the ids or the pattern are of a kind that ``tokenizer.json`` cannot express.
+    """
+    encoding = tokenizer.encoding
+    ranks, special = encoding._mergeable_ranks, encoding._special_tokens
+    spelled = _spelled(ranks)
+    # tiktoken looks for a whole word before it merges, hence ignore_merges.
+    built = HFTokenizer(
+        models.BPE(
+            vocab={spelled[token]: rank for token, rank in ranks.items()},
+            merges=[(spelled[left], spelled[right]) for left, right in _merges(ranks)],
+            ignore_merges=True,
+        )
+    )
+    regex = _to_oniguruma(encoding._pat_str, f"tokenizer {tokenizer.name}")
+    built.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(regex), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    built.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    names = {i: name for name, i in special.items()}
+    built.add_special_tokens(
+        [
+            AddedToken(names.get(i, _unused(i)), special=True, normalized=False)
+            for i in range(len(ranks), encoding.n_vocab)
+        ]
+    )
+    if set(ranks.values()) != set(range(len(ranks))) or {n: built.token_to_id(n) for n in special} != special:
+        raise UserError(
+            f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}: its {len(ranks)} ordinary tokens must have "
+            f"the ids 0 to {len(ranks) - 1}, and its special tokens later ids and names of their own; renumber them."
+        )
+    built.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single=f"{ENDOFTEXT} $A",
+        pair=f"{ENDOFTEXT} $A {ENDOFTEXT} $B",
+        special_tokens=[(ENDOFTEXT, encoding.eot_token)],
+    )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": ENDOFTEXT,
+        "eos_token": ENDOFTEXT,
+        "pad_token": ENDOFTEXT,
+        "padding_side": "left",  # generation continues the right end
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],  # DeepseekV3 refuses token_type_ids
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        # What read_tokenizer cannot see in tokenizer.json; transformers hands on keys that it does not know.
+        "encoding": tokenizer.name,
+        "pattern": encoding._pat_str,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    built.save(str(folder / _TOKENIZER))
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The byte-level BPE of a folder with ``tokenizer.json``, with the ids that transformers gives ordinary text.
+
+    What :func:`write_tokenizer` wrote comes back with its fingerprint; its name too, except that public ones get a
+    ``hf_`` in front: :meth:`Tokenizer.state` trusts these names, and a file may not hold what its name says.
+
+    Args:
+        folder: also read are ``eos_token`` and our own keys of its ``tokenizer_config.json``, if there is one. The
+            token that ends a text is called ``<|endoftext|>`` in the result, whatever its name, and changes names with
+            another token of that name. Which tokens the file would put around a text is not kept.
+
+    Raises:
+        UserError: there is no such file, or tiktoken cannot express it exactly.
+    """
+    file = folder / _TOKENIZER
+    if not file.is_file():
+        raise UserError(f"{folder} has no {_TOKENIZER}, which a tokenizer is read from; name a folder that has one.")
+    try:
+        loaded = HFTokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(
+            f"{file} is not a file of the tokenizers library ({error}); fetch it again, or name another folder."
+        ) from error
+    data = json.loads(loaded.to_str())  # of any age on disk, here with every key and in today's form
+    config = _read_config(folder / _CONFIG)
+
+    model, added = data["model"], data["added_tokens"]
+    if model["type"] != "BPE" or _kind(data["decoder"]) != "ByteLevel":
+        raise _unlike(file, f"has a {model['type']} model and a decoder of type {_kind(data['decoder'])}")
+    if model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
+        raise _unlike(file, "drops merges at random or marks parts of words")
+    if data["normalizer"] is not None:
+        raise _unlike(file, f"changes text by a normalizer of type {_kind(data['normalizer'])}")
+    if ordinary := [token["content"] for token in added if not token["special"]]:
+        raise _unlike(file, f"looks for the added token {ordinary[0]!r} before it cuts words")
+
+    special = {token["content"]: token["id"] for token in added}
+    ranks = _read_ranks(file, model, special)
+    special = {name: i for name, i in special.items() if name != _unused(i)}
+    name = str(config.get("encoding") or f"hf_{folder.resolve().name}")
+    try:
+        tokenizer = Tokenizer(
+            tiktoken.Encoding(
+                f"hf_{name}" if name in PUBLIC else name,
+                pat_str=_read_pattern(file, data["pre_tokenizer"], config.get("pattern")),
+                mergeable_ranks=ranks,
+                special_tokens=_with_end_of_text(folder, special, config.get("eos_token") or ENDOFTEXT),
+            )
+        )
+    except ValueError as error:
+        raise _unlike(file, f"has a pattern that tiktoken does not take ({error})") from error
+    loaded.no_truncation()
+    loaded.no_padding()
+    loaded.encode_special_tokens = True
+    if loaded.encode(_PROBE, add_special_tokens=False).ids != tokenizer.encode(_PROBE):
+        raise _unlike(file, "cuts words by a pattern that can match nothing at all")
+    return tokenizer
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The pair that each token is merged from, in the order of ranks, without tokens that no merging arrives at.
+
+    tiktoken merges the neighbours whose union has the lowest rank; tokenizers goes by a list of pairs. One pair a token
+    makes both the same: until something crosses the ends of a piece of text, what happens inside depends on nothing
+    outside, so its last two parts are the same wherever it occurs, and the same as when it stands alone.
+    """
+    merges = []
+    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            unions = [ranks.get(left + right, math.inf) for left, right in pairwise(parts)]
+            i = unions.index(min(unions))
+            if unions[i] == math.inf:
+                break
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        if len(parts) == 2:
+            merges.append((parts[0], parts[1]))
+    return merges
+
+
+def _spelled(ranks: dict[bytes, int]) -> dict[bytes, str]:
+    """Each token in the characters that stand for its bytes."""
+    characters = _byte_characters()
+    return {token: "".join(characters[byte] for byte in token) for token in ranks}
+
+
+def _unused(i: int) -> str:
+    return f"<|unused_{i}|>"
+
+
+def _to_oniguruma(pattern: str, whose: str) -> str:
+    """tiktoken's pattern for tokenizers: there ``{1,3}+`` repeats and ``$`` is the end of every line."""
+    return _translate(pattern, whose, "(?>", ")", r"\z")
+
+
+def _to_tiktoken(regex: str, whose: str) -> str:
+    """A pattern of tokenizers for tiktoken: there ``{1,3}+`` is possessive and ``$`` is the end of the text."""
+    pattern = _translate(regex, whose, "(?:", ")+", r"(?=\n|\z)")
+    # What no match covers is a word for tokenizers, and lost with tiktoken.
+    return rf"{pattern}|(?:(?!{pattern})[\s\S])+"
+
+
+def _translate(pattern: str, whose: str, opening: str, closing: str, end: str) -> str:
+    translated, at = "", 0
+    while at < len(pattern):
+        piece = _PIECE.match(pattern, at)
+        if piece is None:
+            raise UserError(
+                f"{whose} cuts words by a pattern with {pattern[at : at + 20]!r} in it, which tiktoken and tokenizers "
+                "may read in two ways; take a tokenizer with a plainer pattern."
+            )
+        repeated = piece["repeated"]
+        translated += f"{opening}{repeated}{closing}" if repeated else end if piece["end"] else piece[0]
+        at = piece.end()
+    return translated
+
+
+def _unlike(file: Path, found: str) -> UserError:
+    return UserError(
+        f"{file} {found}, which tiktoken cannot do; name a folder with a byte-level BPE that has one pattern for words, "
+        "no normalizer, and ids in the order of its merges, with the special ones last."
+    )
+
+
+def _kind(part: dict[str, Any] | None) -> str:
+    return "none" if part is None else str(part["type"])
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not JSON ({error}); fetch it again, or remove it.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} holds no JSON object but a {type(config).__name__}; fetch it again, or remove it.")
+    return config
+
+
+def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> dict[bytes, int]:
+    """Bytes and id of each ordinary token, if merging by id is what the model's merges do."""
+    ids = {token: i for token, i in model["vocab"].items() if token not in special}
+    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    try:
+        ranks = {bytes(byte_of[c] for c in token): i for token, i in sorted(ids.items(), key=lambda item: item[1])}
+    except KeyError as error:
+        raise _unlike(file, f"has a token with {error} in it, no character of byte-level BPE") from error
+    if list(ranks.values()) != list(range(len(ranks))):
+        missing = min(set(range(len(ranks))) - set(ranks.values()))
+        raise _unlike(file, f"has ordinary tokens beyond the id {missing}, which is none")
+    if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
+        raise _unlike(file, f"leaves out some of the 256 bytes")
+
+    spelled = _spelled(ranks)
+    needed = {(spelled[left], spelled[right]) for left, right in _merges(ranks)}
+    learned = [(left, right) for left, right in model["merges"]]
+    last = 0
+    for left, right in learned:
+        if ids.get(left + right, -1) < last:
+            raise _unlike(file, f"merges {left!r} and {right!r} in another place than the id of their union says")
+        last = ids[left + right]
+    # More pairs than needed are no harm: they never meet.
+    if lacking := needed - set(learned):
+        raise _unlike(file, "has a token that is {!r} and {!r}, and does not merge them".format(*min(lacking)))
+    if not model["ignore_merges"] and len(needed) < len(ranks) - 256:
+        raise _unlike(file, "never arrives at some tokens by merging, and does not look for them as whole words")
+    return ranks
+
+
+def _read_pattern(file: Path, cutting: dict[str, Any] | None, written: object) -> str:
+    """The pattern of a pre-tokenizer, or the one it was ``written`` from, if that is so."""
+    match cutting:
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
+            return str(r50k_pat_str)
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ],
+        }:
+            if isinstance(written, str) and _to_oniguruma(written, str(file)) == regex:
+                return written
+            return _to_tiktoken(regex, str(file))
+    raise _unlike(file, f"cuts words by the pre-tokenizer {json.dumps(cutting, ensure_ascii=False)[:200]}")
+
+
+def _with_end_of_text(folder: Path, special: dict[str, int], named: object) -> dict[str, int]:
+    """The special tokens, with tiktoken's name for the one that ends a text."""
+    eos = str(named.get("content") if isinstance(named, dict) else named)
+    if eos not in special:
+        raise UserError(
+            f"{folder} names no end-of-text token: eos_token of {_CONFIG} is {eos!r}, and the special tokens of "
+            f"{_TOKENIZER} are {', '.join(sorted(special)[:8]) or 'none'}; set eos_token to the one that ends a text."
+        )
+    renamed = {eos: ENDOFTEXT, ENDOFTEXT: eos}
+    return {renamed.get(name, name): i for name, i in special.items()}

@@ -1,0 +1,34 @@
+"""One layer of the decoder."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from s15erav3.model.attention import LatentAttention, Memory
+from s15erav3.model.config import ModelConfig
+from s15erav3.model.experts import SwiGLU
+from s15erav3.model.moe import MoE
+from s15erav3.model.norm import RMSNorm
+from s15erav3.model.router import Routing
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then a dense SwiGLU or a mixture of experts."""
+
+    def __init__(self, config: ModelConfig, moe: bool) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = LatentAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = MoE(config) if moe else SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        """(B, T, D) -> (B, T, D) and the routing of an MoE layer."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, memory)
+        normed = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MoE):
+            out, routing = self.mlp(normed)
+            return x + out, routing
+        return x + self.mlp(normed), None

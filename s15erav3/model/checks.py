@@ -1,0 +1,47 @@
+"""What every part of a model's config is checked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Set
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A model that cannot be built; the message names the keys, their values and the remedy."""
+
+
+def checked_keys(cls: type, values: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """``values`` with every key known and none missing that has no default."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"'{key}' is not a setting of {whose}{hint}")
+    missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(f"{whose} lacks a value for {', '.join(missing)}")
+    return dict(values)
+
+
+def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
+    """Refuse a field of the wrong type, or a number that is negative, infinite or, mostly, 0."""
+    for field in dataclasses.fields(config):
+        name, value, kind = prefix + field.name, getattr(config, field.name), str(field.type)
+        if value is None and "None" in kind:
+            continue
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name}={value!r} must be true or false")
+            continue
+        if "int" not in kind and "float" not in kind:
+            continue  # checked where it is made, or against its choices
+        if isinstance(value, bool) or not isinstance(value, int if "int" in kind else (int, float)):
+            raise ConfigError(f"{name}={value!r} must be {'a whole' if 'int' in kind else 'a'} number")
+        zero_allowed = field.name in may_be_zero
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
+            bound = "0 or more" if zero_allowed else "greater than 0"
+            raise ConfigError(f"{name}={value} must be {bound}{'' if 'int' in kind else ' and finite'}")

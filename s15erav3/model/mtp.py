@@ -1,0 +1,52 @@
+"""Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2, equations 21-25).
+
+Shapes: B batch, T sequence, D hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s15erav3.model.attention import Memory
+from s15erav3.model.block import Block
+from s15erav3.model.config import ModelConfig
+from s15erav3.model.norm import RMSNorm
+from s15erav3.model.router import Routing
+
+
+class PredictionBlock(nn.Module):
+    """Module k of the chain, which looks one token further ahead than module k - 1 (the main model is module 0):
+
+        h^k_i = RMSNorm(Block(M_k [RMSNorm(Emb(t_{i+k})); RMSNorm(h^{k-1}_i)])),    p(t_{i+k+1}) = Head(h^k_i).
+
+    Embedding and head are the main model's, given from outside. Halves of the projection M_k
+    (``eh_proj``) are in the order of DeepSeek's published weights, embedding first; the state handed on to
+    module k + 1 is the one that the head reads, normalised, as in the implementations that load them.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.enorm = RMSNorm(hidden, eps=eps)
+        self.hnorm = RMSNorm(hidden, eps=eps)
+        self.eh_proj = nn.Linear(2 * hidden, hidden, bias=False)
+        self.block = Block(config, config.is_moe_layer(layer))
+        self.norm = RMSNorm(hidden, eps=eps)
+
+    def forward(
+        self, embedded: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        """One step down the chain.
+
+        Args:
+            embedded: embeddings of the tokens k further on, (B, T, D).
+            hidden: normalised states of module k - 1, (B, T, D).
+            cos, sin, memory: as in :class:`~s15erav3.model.attention.LatentAttention`.
+
+        Returns:
+            normalised states of module k, (B, T, D), and the routing of an MoE layer.
+        """
+        joined = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
+        out, routing = self.block(joined, cos, sin, memory)
+        return self.norm(out), routing

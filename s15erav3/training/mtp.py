@@ -1,0 +1,65 @@
+"""The loss of multi-token prediction (DeepSeek-V3, arXiv 2412.19437, equations 24 and 25)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from s15erav3.errors import check_number
+from s15erav3.training.losses import chunked_cross_entropy
+
+
+class MultiTokenLoss:
+    """``weight / D * sum_k L_k``, where L_k is the mean cost in nats of the tokens that block k predicts.
+
+    A prediction across the end of a document is no prediction but a guess at the next document, so block k
+    learns nothing at position i if one of the tokens t_{i+1} ... t_{i+k} ends a document.
+
+    Args:
+        weight: lambda at first (DeepSeek-V3: 0.3).
+        final_weight: lambda later (DeepSeek-V3: 0.1).
+        final_from: share of training from which on ``final_weight`` holds (DeepSeek-V3: 10 of 14.8 T tokens).
+        end_of_text: id of the token that ends documents.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(self, weight: float, final_weight: float, final_from: float, *, end_of_text: int) -> None:
+        check_number("mtp.weight", weight, at_least=0)
+        check_number("mtp.final_weight", final_weight, at_least=0)
+        check_number("mtp.final_from", final_from, at_least=0, at_most=1)
+        self.weight, self.final_weight, self.final_from = weight, final_weight, final_from
+        self.end_of_text = end_of_text
+
+    def weight_at(self, progress: float) -> float:
+        """Lambda when the share ``progress`` of training is done."""
+        return self.final_weight if progress >= self.final_from else self.weight
+
+    def learned(self, windows: Tensor, depth: int) -> list[Tensor]:
+        """Where each block k = 1 ... ``depth`` learns from windows (B, T + 1): bool, (B, T - k)."""
+        ends = windows[:, :-1] == self.end_of_text  # among the inputs t_0 ... t_{T-1}
+        inside = torch.ones_like(ends)
+        masks = []
+        for k in range(1, depth + 1):
+            inside = inside[:, :-1] & ~ends[:, k:]
+            masks.append(inside)
+        return masks
+
+    def __call__(self, ahead: tuple[Tensor, ...], windows: Tensor, head: Tensor, tokens: Tensor, chunk: int) -> Tensor:
+        """Mean over the blocks of their loss, without the weight, in nats per token.
+
+        Args:
+            ahead: states of the D blocks, the k-th (B, T - k, D).
+            windows: (B, T + 1).
+            head: (V, D).
+            tokens: how many tokens each block learns from in the whole optimizer step, of which these windows may
+                be a part, (D,).
+            chunk: tokens whose logits exist at one time.
+        """
+        losses = []
+        for k, (states, learned) in enumerate(zip(ahead, self.learned(windows, len(ahead)), strict=True), start=1):
+            targets = windows[:, k + 1 :].flatten()
+            nll = chunked_cross_entropy(states.flatten(0, 1), head, targets, chunk, keep=learned.flatten())
+            losses.append(nll / tokens[k - 1].clamp(min=1))
+        return torch.stack(losses).mean()
