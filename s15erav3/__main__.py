@@ -12,6 +12,7 @@ VERBS = {
     "train": "train a model, sweep over settings (-m), or resume a run",
     "evaluate": "measure a checkpoint: loss, bits per byte, expert balance",
     "sample": "continue a prompt with a checkpoint",
+    "export": "turn a checkpoint into a Hugging Face folder",
 }
 USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
     f"  {verb:10} {does}\n" for verb, does in VERBS.items()

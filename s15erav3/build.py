@@ -17,9 +17,10 @@ from s15erav3.callbacks.last_checkpoint import LastCheckpoint
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.checkpoint import WholeFileIO
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.device import choose_accelerator, choose_precision
+from s15erav3.data.tokenizer import Tokenizer
+from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import ConfigError, ModelConfig, Transformer
+from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
@@ -32,8 +33,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in container.items()}
 
 
-def build_data(cfg: DictConfig) -> CommentaryData:
-    """The data module, tokenized. ``data.batch_size`` windows make one micro-batch."""
+def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> CommentaryData:
+    """The data module, tokenized, by ``tokenizer`` or the group of that name. ``data.batch_size`` windows make one
+    micro-batch."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
         cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
@@ -48,10 +50,16 @@ def build_data(cfg: DictConfig) -> CommentaryData:
             f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
             f"{cfg.model.max_position_embeddings}; lower the one or raise the other."
         )
+    check_number("model.num_nextn_predict_layers", cfg.model.num_nextn_predict_layers, at_least=0, whole=True)
+    if settings["sequence_length"] <= cfg.model.num_nextn_predict_layers:
+        raise UserError(
+            f"data.sequence_length={settings['sequence_length']} leaves nothing to predict ahead for model."
+            f"num_nextn_predict_layers={cfg.model.num_nextn_predict_layers}; raise the one or lower the other."
+        )
     settings["batch_size"] *= micro_batches
     settings["vocab_size"] = cfg.tokenizer.vocab_size
     del settings["max_epochs"]  # the Trainer's
-    return CommentaryData(tokenizer=cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
+    return CommentaryData(tokenizer=tokenizer or cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
 
 
 def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
@@ -68,7 +76,9 @@ def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
 
 def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> LanguageModule:
     """Net, balancing, optimizer and schedule in their LightningModule."""
-    net = Transformer(model_config(cfg, data.tokenizer.n_vocab))
+    config = model_config(cfg, data.tokenizer.n_vocab)
+    refuse_if_too_large(count_parameters(config).total, device)
+    net = Transformer(config)
     if cfg.compile:
         net.compile()
     optimizer = OmegaConf.merge(cfg.optimizer)

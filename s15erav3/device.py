@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from s15erav3.errors import UserError, nearest
@@ -37,3 +39,20 @@ def choose_precision(wanted: str, device: str) -> str:
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if device == "cuda" and has_fast_bf16(device) else "32-true"
+
+
+def refuse_if_too_large(parameters: int, device: str) -> None:
+    """Stop before the memory is full: weights, gradients and two moments of the optimizer take 16 bytes each.
+
+    Raises:
+        UserError: that is more than the whole device has.
+    """
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 16 * parameters > memory:
+        raise UserError(
+            f"the model's {parameters:,} parameters take {16 * parameters / 1e9:,.0f} GB to train and this machine has "
+            f"{memory / 1e9:,.0f} GB; take a smaller model or fewer experts."
+        )

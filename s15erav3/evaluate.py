@@ -49,8 +49,9 @@ def evaluate(cfg: DictConfig) -> float:
     data = held_out(cfg, trained)
     result = measure(trained, data, cfg.split)
     output = Path(cfg.output).expanduser() if cfg.output else default_output(cfg, trained)
-    text = {"checkpoint": str(trained.file), "step": trained.payload["global_step"], "data": str(data.corpus().path)}
-    record = text | {"split": cfg.split} | result
+    saved = trained.saved
+    text = {"checkpoint": str(saved.file), "step": saved.step, "data": str(data.corpus().path), "split": cfg.split}
+    record = text | {"sequence_length": data.length} | result
     try:
         runs.replace_text(output, json.dumps(record, indent=2) + "\n")
     except OSError as error:
@@ -61,8 +62,8 @@ def evaluate(cfg: DictConfig) -> float:
 
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
     """A file of its own for each checkpoint, split and text, in the run's folder or beside a lone checkpoint."""
-    folder = trained.file.parent
-    named = [trained.file.stem, cfg.split, *([Path(cfg.data.path).stem] if cfg.data.path else [])]
+    folder = trained.saved.file.parent
+    named = [trained.saved.file.stem, cfg.split, *([Path(cfg.data.path).stem] if cfg.data.path else [])]
     return (folder.parent if folder.name == "checkpoints" else folder) / f"evaluate-{'-'.join(named)}.json"
 
 
@@ -72,7 +73,9 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     Raises:
         UserError: the split does not go with the text.
     """
-    own = {k: v for k, v in trained.run["config"]["data"].items() if k != "max_epochs"}
+    own = {k: v for k, v in trained.saved.config.get("data", {}).items() if k != "max_epochs"}
+    if not own and not cfg.data.path:
+        raise UserError(f"{trained.saved.file} brings no text along; give data.path=FILE split=all.")
     settings: dict[str, Any] = dict(own) | {"batch_size": 1, "eval_batch_size": cfg.eval_batch_size}
     parts = ("all",) if cfg.data.path else OWN_PARTS
     if cfg.split not in parts:
@@ -83,7 +86,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     if cfg.data.path:
         name = cfg.data.name or ("ipl" if is_commentary(Path(cfg.data.path).expanduser()) else "text")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}
-    length = cfg.data.sequence_length or trained.run["sequence_length"]
+    length = cfg.data.sequence_length or trained.sequence_length
     check_number(
         "data.sequence_length", length, at_least=2, whole=True, at_most=trained.net.config.max_position_embeddings
     )

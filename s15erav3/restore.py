@@ -1,7 +1,8 @@
-"""A trained model, ready to be used outside training: what ``evaluate`` and ``sample`` begin with."""
+"""A trained model, ready to be used outside training: what ``evaluate``, ``sample`` and ``export`` begin with."""
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,57 +10,116 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from s15erav3.checkpoint import Payload, find_checkpoint, load_checkpoint, load_model
+from s15erav3.checkpoint import find_checkpoint, load_checkpoint, load_model
 from s15erav3.cli import quote
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
+from s15erav3.interop.hf_folder import is_hub_folder, read_folder
 from s15erav3.model import Transformer
+from s15erav3.model.rope import Yarn
 
 
-class Trained(NamedTuple):
-    """A net in evaluation mode with all that its checkpoint knows."""
+class Saved(NamedTuple):
+    """A net as it was saved, on the CPU."""
 
     net: Transformer
     tokenizer: Tokenizer
-    payload: Payload
     file: Path
+    """The checkpoint, or the Hugging Face folder."""
+    step: int
+    sequence_length: int
+    """Tokens of the windows that it was trained on."""
+    config: dict[str, Any]
+    """Of the run; empty for a Hugging Face folder."""
+
+
+class Trained(NamedTuple):
+    """A net in evaluation mode on its device."""
+
+    net: Transformer
+    saved: Saved
     device: torch.device
     precision: str
+    sequence_length: int
+    """Tokens that it can make sense of at once: those of training, times the extension of the context."""
 
     @property
-    def run(self) -> dict[str, Any]:
-        """Description of the run: ``config``, ``model``, ``tokenizer``, ``sequence_length``."""
-        run: dict[str, Any] = self.payload["run"]
-        return run
+    def tokenizer(self) -> Tokenizer:
+        """The net's own."""
+        return self.saved.tokenizer
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision's context."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
 
-def restore(cfg: DictConfig) -> Trained:
-    """Load ``cfg.checkpoint`` onto the device and precision of ``cfg.trainer``.
+def load(place: str) -> Saved:
+    """Read a checkpoint, the best checkpoint of a run's folder, or a Hugging Face folder.
 
     Raises:
-        UserError: the checkpoint or the device is unusable.
+        UserError: there is none, or it is unusable.
     """
-    device = choose_accelerator(cfg.trainer.accelerator)
-    precision = choose_precision(cfg.trainer.precision, device)
-    file = find_checkpoint(str(cfg.checkpoint))
+    folder = Path(place).expanduser()
+    if is_hub_folder(folder):
+        net, tokenizer, length = read_folder(folder)
+        return Saved(net, tokenizer, folder, 0, length, {})
+    file = find_checkpoint(place)
     payload = load_checkpoint(file)
     net, tokenizer = load_model(payload, file)
-    return Trained(net.to(device).eval(), tokenizer, payload, file, torch.device(device), precision)
+    run = payload["run"]
+    return Saved(net, tokenizer, file, payload["global_step"], run["sequence_length"], run["config"])
 
 
-def with_checkpoint(verb: str, arguments: list[str]) -> list[str]:
-    """Turn the leading ``CKPT`` of ``s15erav3 VERB CKPT ...`` into the setting ``checkpoint=CKPT``.
+def restore(cfg: DictConfig) -> Trained:
+    """Load ``cfg.checkpoint`` onto the device and precision of ``cfg.trainer``, its context extended.
 
     Raises:
-        UserError: no checkpoint is given.
+        UserError: the checkpoint, the device or a setting is unusable.
     """
-    if any(a.startswith("checkpoint=") for a in arguments) or any(a in ("-h", "--help") for a in arguments):
+    check_number("context_extension", cfg.context_extension, at_least=1)
+    device = choose_accelerator(cfg.trainer.accelerator)
+    precision = choose_precision(cfg.trainer.precision, device)
+    saved = load(str(cfg.checkpoint))
+    net = extended(saved.net, cfg.context_extension, saved.sequence_length)
+    length = int(saved.sequence_length * cfg.context_extension)
+    return Trained(net.to(device).eval(), saved, torch.device(device), precision, length)
+
+
+def extended(net: Transformer, factor: float, trained_length: int) -> Transformer:
+    """The same weights reading sequences ``factor`` times longer than ``trained_length``, by YaRN without training."""
+    if factor == 1:
+        return net
+    config = net.config
+    yarn = config.rope_scaling or Yarn(factor=1, original_max_position_embeddings=trained_length)
+    config = dataclasses.replace(
+        config,
+        rope_scaling=dataclasses.replace(yarn, factor=yarn.factor * factor),
+        max_position_embeddings=max(config.max_position_embeddings, int(trained_length * factor)),
+    )
+    with torch.device("meta"):
+        longer = Transformer(config)
+    longer.load_state_dict(net.state_dict(), assign=True)
+    return longer
+
+
+def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
+    """Turn the leading ``CKPT`` of ``s15erav3 VERB CKPT ...`` into the setting ``checkpoint=CKPT``.
+
+    Args:
+        more: settings that further leading arguments give.
+
+    Raises:
+        UserError: one of them is not given.
+    """
+    settings, rest = [], list(arguments)
+    if any(a in ("-h", "--help") for a in arguments):
         return arguments
-    if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not Path(arguments[0]).exists()):
-        raise UserError(f"{verb} needs a checkpoint first: s15erav3 {verb} RUN_DIR_OR_CKPT [SETTING=VALUE ...]")
-    return [f"checkpoint={quote(arguments[0])}", *arguments[1:]]
+    for name in ("checkpoint", *more):
+        if any(a.startswith(f"{name}=") for a in arguments):
+            continue
+        if not rest or rest[0].startswith("-") or ("=" in rest[0] and not Path(rest[0]).exists()):
+            usage = " ".join(["RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
+            raise UserError(f"{verb} needs a {name} first: s15erav3 {verb} {usage} [SETTING=VALUE ...]")
+        settings.append(f"{name}={quote(rest.pop(0))}")
+    return [*settings, *rest]

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from omegaconf import DictConfig, ListConfig
 
 from s15erav3 import cli
+from s15erav3.data.stream import TextStream
 from s15erav3.errors import UserError, check_number
-from s15erav3.model.generate import Sampling, continue_sequence
+from s15erav3.model import ModelConfig
+from s15erav3.model.generate import Emit, Generated, generate
+from s15erav3.model.sampling import Sampling
+from s15erav3.model.speculate import generate_speculatively
 from s15erav3.restore import Trained, restore, with_checkpoint
+from s15erav3.screen import say
+
+
+class Request(NamedTuple):
+    """What is asked for, once for all sequences."""
+
+    prompts: list[str]
+    sampling: Sampling
+    max_new_tokens: int
+    samples: int
+    stop: list[str]
+    seed: int
+    speculative: bool
+    compiled: bool
 
 
 def main(arguments: list[str]) -> int:
@@ -19,7 +39,9 @@ def main(arguments: list[str]) -> int:
 
 
 def sample(cfg: DictConfig) -> list[str]:
-    """Continue every prompt and print prompt and continuation to standard output.
+    """Continue every prompt; texts go to standard output, figures to standard error.
+
+    A single text appears as it is written, several one after another when all are done.
 
     Returns:
         the continuations, without the prompts.
@@ -27,34 +49,144 @@ def sample(cfg: DictConfig) -> list[str]:
     Raises:
         UserError: the checkpoint or a setting is unusable.
     """
-    check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
-    check_number("seed", cfg.seed, at_least=0, whole=True)
-    try:
-        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.repetition_penalty)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{error}.") from error
+    request = asked(cfg)
     trained = restore(cfg)
-    prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
-    texts = []
-    for prompt in prompts:
-        text = continuation(trained, str(prompt), sampling, cfg.max_new_tokens, cfg.seed)
-        sys.stdout.write(f"{prompt}{text}\n" + ("\n" if len(prompts) > 1 else ""))
-        sys.stdout.flush()
-        texts.append(text)
+    if request.speculative and not trained.net.config.num_nextn_predict_layers:
+        raise UserError(
+            f"speculative=true needs multi-token-prediction blocks, and {trained.saved.file} has none; train with "
+            "model.num_nextn_predict_layers=1, or leave speculative out."
+        )
+    if request.speculative:
+        return speculate(trained, request)
+    sequences = [prompt for prompt in request.prompts for _ in range(request.samples)]
+    alone = len(sequences) == 1
+    texts, took = write(trained, request, show if alone else None)
+    for i, (prompt, text) in enumerate(zip(sequences, texts, strict=True)):
+        show(f"{'' if i == 0 else chr(10)}{'' if alone else prompt + text}\n")
+    report(trained.net.config, took)
     return texts
 
 
-def continuation(trained: Trained, prompt: str, sampling: Sampling, max_new_tokens: int, seed: int) -> str:
-    """The text that follows ``prompt``, up to the end of the document."""
-    tokenizer = trained.tokenizer
-    with trained.autocast():
-        ids = continue_sequence(
-            trained.net,
-            [tokenizer.end_of_text, *tokenizer.encode(prompt)],
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            seed=seed,
-            context=trained.run["sequence_length"],
-            stop=tokenizer.end_of_text,
+def asked(cfg: DictConfig) -> Request:
+    """The settings, checked.
+
+    Raises:
+        UserError: one of them is unusable.
+    """
+    check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
+    check_number("samples", cfg.samples, at_least=1, whole=True)
+    check_number("seed", cfg.seed, at_least=0, whole=True)
+    try:
+        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{error}.") from error
+    prompts, stop = _texts(cfg.prompt), _texts(cfg.stop)
+    if not prompts:
+        raise UserError("prompt=[] holds no text; give one, or an empty one: prompt=''.")
+    if cfg.speculative and (sampling.temperature != 0 or sampling.repetition_penalty != 1):
+        raise UserError(
+            f"speculative=true takes the likeliest tokens, so temperature={sampling.temperature} must be 0 and "
+            f"repetition_penalty={sampling.repetition_penalty} must be 1."
         )
-        return tokenizer.decode(list(ids))
+    if cfg.speculative and (cfg.compile or cfg.samples > 1):
+        raise UserError(
+            "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
+        )
+    return Request(
+        prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, bool(cfg.speculative), bool(cfg.compile)
+    )
+
+
+def write(trained: Trained, request: Request, shown: Callable[[str], None] | None) -> tuple[list[str], Generated]:
+    """Continue all prompts together; a single text is handed to ``shown`` piece by piece, its prompt first."""
+    tokenizer = trained.tokenizer
+    streams = [TextStream(tokenizer, request.stop) for _ in request.prompts for _ in range(request.samples)]
+    if shown is not None:
+        shown(request.prompts[0])
+    with trained.autocast():
+        took = generate(
+            trained.net,
+            [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in request.prompts],
+            into(streams, shown),
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            seed=request.seed,
+            context=trained.sequence_length,
+            stop=tokenizer.end_of_text,
+            samples=request.samples,
+            compiled=request.compiled,
+        )
+    return [finish(stream, shown) for stream in streams], took
+
+
+def speculate(trained: Trained, request: Request) -> list[str]:
+    """Continue each prompt by speculation, then once more without it, to tell what it gains."""
+    texts, tokenizer = [], trained.tokenizer
+    for i, prompt in enumerate(request.prompts):
+        show(f"{chr(10) if i else ''}{prompt}")
+        stream = TextStream(tokenizer, request.stop)
+        with trained.autocast():
+            took = generate_speculatively(
+                trained.net,
+                [tokenizer.end_of_text, *tokenizer.encode(prompt)],
+                into([stream], show),
+                max_new_tokens=request.max_new_tokens,
+                context=trained.sequence_length,
+                stop=tokenizer.end_of_text,
+            )
+        texts.append(finish(stream, show))
+        show("\n")
+        report(trained.net.config, took)
+        (text,), plain = write(trained, request._replace(prompts=[prompt]), None)
+        same = "the same text" if text == texts[-1] else "another text, as the two round differently,"
+        share, rate = took.accepted / max(1, took.drafted), took.tokens / max(1, took.steps + 1)
+        say(
+            f"speculation: {took.accepted} of {took.drafted} drafts accepted ({share:.0%}), {rate:.2f} tokens a step; "
+            f"plain decoding gave {same} in {plain.seconds:.2f} s: {plain.seconds / took.seconds:.2f} times faster"
+        )
+    return texts
+
+
+def into(streams: list[TextStream], shown: Callable[[str], None] | None) -> Emit:
+    """Give each token to its stream, and new text to ``shown``."""
+
+    def emit(sequence: int, token: int) -> bool:
+        stream = streams[sequence]
+        text = stream.add(token)
+        if shown is not None:
+            shown(text)
+        return not stream.ended
+
+    return emit
+
+
+def finish(stream: TextStream, shown: Callable[[str], None] | None) -> str:
+    """The whole text of a stream to which no token follows."""
+    rest = stream.close()
+    if shown is not None:
+        shown(rest)
+    return stream.text
+
+
+def show(text: str) -> None:
+    """Write to standard output at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def report(config: ModelConfig, took: Generated) -> None:
+    """Speed and memory."""
+    cached = took.cache_bytes_per_token
+    entry = config.kv_lora_rank + config.qk_rope_head_dim
+    ordinary = cached // entry * config.num_heads * (config.qk_head_dim + config.v_head_dim)
+    say(
+        f"{took.tokens:,} tokens in {took.seconds:.2f} s: {took.tokens / max(took.seconds, 1e-9):,.0f} tokens/s after "
+        f"{took.prompt_seconds:.2f} s for the prompt; cache {cached:,} bytes per token, where ordinary multi-head "
+        f"attention needs {ordinary:,}"
+    )
+
+
+def _texts(value: object) -> list[str]:
+    if value is None:
+        return []
+    return [str(text) for text in value] if isinstance(value, ListConfig) else [str(value)]

@@ -23,10 +23,12 @@ from s15erav3.callbacks.samples import Samples
 from s15erav3.callbacks.telemetry import Diverged, Telemetry
 from s15erav3.checkpoint import Payload, load_weights
 from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import UserError
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.model import count_parameters
+from s15erav3.pretrained import adopt
 from s15erav3.training.module import LanguageModule
 
 
@@ -160,10 +162,20 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
                 f"settings ({group}.key=value), or start a new run."
             )
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = build_data(cfg)
+    origin, tokenizer = None, None
+    if cfg.init_from and resumed is None:
+        origin = adopt(cfg)
+        tokenizer = origin.tokenizer
+        if runs.is_first_rank():
+            OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # with what was adopted, for resuming
+    elif cfg.init_from and resumed is not None:
+        tokenizer = Tokenizer.from_state(resumed.payload["run"]["tokenizer"])
+    data = build_data(cfg, tokenizer)
     module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
     if resumed is not None:
         load_weights(module.net, resumed.payload, resumed.file)
+    elif origin is not None:
+        module.net.load_state_dict(origin.net.state_dict())
     description = {
         "config": plain(cfg),
         "model": module.net.config.to_dict(),

@@ -10,7 +10,8 @@ import lightning as L
 import torch
 
 from s15erav3.errors import UserError, check_number
-from s15erav3.model.generate import Sampling, continue_sequence
+from s15erav3.model.generate import generate
+from s15erav3.model.sampling import Sampling
 
 
 class Samples(L.Callback):
@@ -20,7 +21,7 @@ class Samples(L.Callback):
         run_dir: folder of ``samples.jsonl``.
         prompts: texts to continue.
         max_new_tokens: at most so many tokens each; 0 draws nothing.
-        temperature, top_k, top_p, repetition_penalty: see :class:`Sampling`.
+        temperature, top_k, top_p, min_p, repetition_penalty: see :class:`Sampling`.
         seed: of the draws, the same at every validation.
     """
 
@@ -32,6 +33,7 @@ class Samples(L.Callback):
         temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 0.95,
+        min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -41,29 +43,37 @@ class Samples(L.Callback):
         self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
         try:
-            self.sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+            self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         except ValueError as error:
             raise UserError(f"callbacks.samples: {error}.") from error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not self.max_new_tokens:
+        if not trainer.is_global_zero or not self.max_new_tokens or not self.prompts:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         net: Any = pl_module.net
-        self.latest = []
+        tokenizer = data.tokenizer
+        tokens: list[list[int]] = [[] for _ in self.prompts]
+
+        def emit(sequence: int, token: int) -> bool:
+            tokens[sequence].append(token)
+            return True
+
         with torch.autocast(pl_module.device.type, torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
-            for prompt in self.prompts:
-                new = continue_sequence(
-                    net,
-                    [data.tokenizer.end_of_text, *data.tokenizer.encode(prompt)],
-                    max_new_tokens=self.max_new_tokens,
-                    sampling=self.sampling,
-                    seed=self.seed,
-                    context=data.length,
-                    stop=data.tokenizer.end_of_text,
-                )
-                text = data.tokenizer.decode(list(new))
-                self.latest.append({"step": trainer.global_step, "prompt": prompt, "text": text})
+            generate(
+                net,
+                [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in self.prompts],
+                emit,
+                max_new_tokens=self.max_new_tokens,
+                sampling=self.sampling,
+                seed=self.seed,
+                context=data.length,
+                stop=tokenizer.end_of_text,
+            )
+        self.latest = [
+            {"step": trainer.global_step, "prompt": prompt, "text": tokenizer.decode(ids)}
+            for prompt, ids in zip(self.prompts, tokens, strict=True)
+        ]
         with self.file.open("a") as file:
             file.writelines(json.dumps(sample) + "\n" for sample in self.latest)
         for logger in trainer.loggers:

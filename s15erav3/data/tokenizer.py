@@ -69,6 +69,10 @@ class Tokenizer:
         """Ids of ``text``; names of special tokens inside it are ordinary text."""
         return self.encoding.encode_ordinary(text)
 
+    def bytes_of(self, token: int) -> bytes:
+        """What ``token`` stands for; nothing for special tokens and unused ids."""
+        return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
+
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``, without what is not text: special tokens, and bytes that end in mid-character."""
         kept = [i for i in ids if self.byte_lengths[i]]

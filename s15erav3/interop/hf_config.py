@@ -35,6 +35,12 @@ SAME = (
 )
 """Keys that mean the same under the same name."""
 
+FLOATS = ("routed_scaling_factor", "rms_norm_eps", "initializer_range")
+"""Of these: transformers refuses 1 where it wants 1.0."""
+
+OPTIONAL = {"attention_bias", "initializer_range", "num_nextn_predict_layers"}
+"""Of these: what a file may lack. Others have defaults in transformers that are not ours."""
+
 FIXED: Json = {
     "model_type": "deepseek_v3",
     "hidden_act": "silu",
@@ -68,6 +74,7 @@ def to_hub(config: ModelConfig) -> Json:
             "knows only sigmoid, and would compute something else."
         )
     values = {key: getattr(config, key) for key in SAME}
+    values |= {key: float(values[key]) for key in FLOATS}
     if not config.n_routed_experts:  # every layer is before the first one with experts
         values |= {
             "first_k_dense_replace": config.num_layers + config.num_nextn_predict_layers,
@@ -111,11 +118,11 @@ def from_hub(values: Json, where: str) -> ModelConfig:
             raise UserError(f"{where} has {key}={value}, which this program does not support; only plain DeepseekV3.")
         if key in FIXED and value != FIXED[key]:
             raise UserError(f"{where} has {key}={value}, which is not supported: it must be {FIXED[key]}.")
+    for key in (*SAME, "num_hidden_layers", "num_attention_heads"):
+        if key not in values and key not in OPTIONAL:
+            raise UserError(f"{where} lacks {key}.")
     settings = {key: values[key] for key in SAME if key in values}
-    for ours, theirs in (("num_layers", "num_hidden_layers"), ("num_heads", "num_attention_heads")):
-        if theirs not in values:
-            raise UserError(f"{where} lacks {theirs}.")
-        settings[ours] = values[theirs]
+    settings |= {"num_layers": values["num_hidden_layers"], "num_heads": values["num_attention_heads"]}
     if values.get("num_key_value_heads", settings["num_heads"]) != settings["num_heads"]:
         raise UserError(
             f"{where} has num_key_value_heads={values['num_key_value_heads']}, which is not supported: it must be "
@@ -145,4 +152,5 @@ def _rotary(values: Json, where: str) -> Json:
         raise UserError(
             f"{where} has a rotary scaling with {', '.join(sorted(scaling))}: only {', '.join(YARN)} are known."
         )
-    return {"rope_theta": theta, "rope_scaling": scaling if kind == "yarn" else None}
+    # Where nothing is said, DeepSeek's code and transformers leave the softmax alone; our default is DeepSeek-V3's own.
+    return {"rope_theta": theta, "rope_scaling": {"mscale_all_dim": 0.0, **scaling} if kind == "yarn" else None}

@@ -51,7 +51,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         max_length: tokens that the model can take, ``model_max_length``.
 
     Raises:
-        UserError: the ids or the pattern are of a kind that ``tokenizer.json`` cannot express.
+        UserError: the ids or the pattern are of a kind that ``tokenizer.json`` cannot express, or the folder is not
+            writable.
     """
     encoding = tokenizer.encoding
     ranks, special = encoding._mergeable_ranks, encoding._special_tokens
@@ -103,9 +104,12 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         "encoding": tokenizer.name,
         "pattern": encoding._pat_str,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    built.save(str(folder / _TOKENIZER))
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _TOKENIZER).write_text(built.to_str(pretty=True), encoding="utf-8")
+        (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose a writable folder with room.") from error
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -227,8 +231,8 @@ def _translate(pattern: str, whose: str, opening: str, closing: str, end: str) -
 
 def _unlike(file: Path, found: str) -> UserError:
     return UserError(
-        f"{file} {found}, which tiktoken cannot do; name a folder with a byte-level BPE that has one pattern for words, "
-        "no normalizer, and ids in the order of its merges, with the special ones last."
+        f"{file} {found}, which tiktoken cannot do; name a folder with a byte-level BPE that has one pattern for "
+        "words, no normalizer, and ids in the order of its merges, with the special ones last."
     )
 
 
@@ -260,7 +264,7 @@ def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> d
         missing = min(set(range(len(ranks))) - set(ranks.values()))
         raise _unlike(file, f"has ordinary tokens beyond the id {missing}, which is none")
     if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
-        raise _unlike(file, f"leaves out some of the 256 bytes")
+        raise _unlike(file, "leaves out some of the 256 bytes")
 
     spelled = _spelled(ranks)
     needed = {(spelled[left], spelled[right]) for left, right in _merges(ranks)}

@@ -36,7 +36,8 @@ class LatentCache:
 
     Keys carry their rotation, so the order of slots does not matter, and a sequence may be longer than S:
     attention then slides over its last ``window`` tokens. To forget the newest tokens, as after a wrong
-    draft, lower ``length``: what lies behind it is masked and will be overwritten.
+    draft, lower ``length``: what lies behind it is masked and will be overwritten. Once the ring is full, n
+    tokens that are fed together or forgotten have cost n older ones: all are still there if S >= ``window`` + n.
 
     Args:
         config: gives C and R.
@@ -67,7 +68,7 @@ class LatentCache:
         self.holds = torch.full((capacity,), -1, device=device)  # which token lies in each slot
         self.padding = padding if padding is not None and bool(padding.any()) else None
         self.capacity, self.window, self.static = capacity, window or capacity, static
-        self.length = 0
+        self.length = self.newest = 0  # of all that was ever remembered, forgotten tokens included
 
     @property
     def bytes_per_token(self) -> int:
@@ -87,6 +88,7 @@ class LatentCache:
         slots = tokens % self.capacity
         self.holds[slots] = tokens
         self.length += count
+        self.newest = max(self.newest, self.length)
         shown = self.capacity if self.static else min(self.length, self.capacity)
         positions = tokens
         if self.padding is not None:
@@ -96,7 +98,9 @@ class LatentCache:
 
     def _mask(self, tokens: Tensor, seen: Tensor, beginning: bool) -> Tensor | None:
         """Where tokens (T,) may look among those that lie in the slots shown, ``seen``: (B or 1, 1, T, S)."""
-        simple = beginning or (len(tokens) == 1 and not self.static and self.window >= min(self.length, self.capacity))
+        forgotten = self.newest > max(self.length, self.capacity)  # may lie in slots that are shown
+        all_seen = not self.static and not forgotten and self.window >= min(self.length, self.capacity)
+        simple = beginning or (len(tokens) == 1 and all_seen)
         if self.padding is None and simple and (not beginning or len(tokens) <= self.window):
             return None
         distance = tokens[:, None] - seen  # (T, S)

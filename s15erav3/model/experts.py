@@ -54,18 +54,50 @@ class RoutedExperts(nn.Module):
         Returns:
             (N, D) in x's dtype.
         """
-        order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
-        slot = torch.empty_like(order)
-        slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
-        ends = routing.load.cumsum(0).to(torch.int32)
+        return apply_experts(x, routing, self.gate_up_proj, self.down_proj)
 
-        k = routing.experts.shape[1]
-        rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
-        gate, up = grouped_linear(rows, self.gate_up_proj, ends).chunk(2, dim=-1)
-        out = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
-        back: Tensor = _Permute.apply(out, slot, order)  # type: ignore[no-untyped-call]
-        weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
-        return weighted.sum(dim=1).to(x.dtype)
+
+def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
+    """What :class:`RoutedExperts` does, with weights (E, 2 F, D) and (E, D, F) given from outside."""
+    order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
+    slot = torch.empty_like(order)
+    slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
+    ends = routing.load.cumsum(0).to(torch.int32)
+
+    k = routing.experts.shape[1]
+    rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
+    gate, up = grouped_linear(rows, gate_up, ends).chunk(2, dim=-1)
+    out = grouped_linear(F.silu(gate) * up, down, ends)
+    back: Tensor = _Permute.apply(out, slot, order)  # type: ignore[no-untyped-call]
+    weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
+    return weighted.sum(dim=1).to(x.dtype)
+
+
+def apply_to_few(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The same for a handful of tokens on a CPU, without gradients: chosen experts alone, one after another.
+
+    Args:
+        x: (N, D).
+        experts, weights: of a routing of these tokens, (N, K).
+        gate_up, down: (E, 2 F, D), (E, D, F), in x's dtype.
+
+    Returns:
+        (N, D).
+    """
+    k = experts.shape[1]
+    chosen, order = experts.flatten().sort(stable=True)
+    rows, scale = x[order // k], weights.flatten()[order].to(x.dtype).unsqueeze(-1)
+    out = torch.empty_like(rows)
+    ids, start = chosen.tolist(), 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or ids[end] != ids[start]:
+            expert, part = ids[start], slice(start, end)
+            gate, up = F.linear(rows[part], gate_up[expert]).chunk(2, dim=-1)
+            torch.mm(F.silu(gate) * up, down[expert].t(), out=out[part])
+            start = end
+    back = torch.empty_like(out)
+    back[order] = out * scale
+    return back.view(-1, k, x.shape[-1]).sum(dim=1)
 
 
 class _Scatter(torch.autograd.Function):

@@ -1,107 +1,131 @@
-"""Continuing token sequences, one token at a time."""
+"""Continuing token sequences together, one token each at a time.
+
+Shapes: B sequences, T tokens of the longest prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from s15erav3.model.cache import LatentCache
+from s15erav3.model.decode import Decoder
+from s15erav3.model.sampling import Sampling
 from s15erav3.model.transformer import Transformer
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn.
-
-    Args:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: the fewest tokens that hold this probability (nucleus, arXiv 1904.09751); 1 for all.
-        repetition_penalty: divides positive and multiplies negative logits of tokens already seen
-            (arXiv 1909.05858); 1 for none.
-
-    Raises:
-        ValueError: a value is out of range; the message names it.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.95
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        for good, said in (
-            (self.temperature >= 0, f"temperature={self.temperature} must be 0 or more"),
-            (
-                isinstance(self.top_k, int) and self.top_k >= 0,
-                f"top_k={self.top_k} must be a whole number, 0 (all tokens) or more",
-            ),
-            (0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
-            (self.repetition_penalty > 0, f"repetition_penalty={self.repetition_penalty} must be above 0"),
-        ):
-            if not good:
-                raise ValueError(said)
-
-    def draw(self, logits: Tensor, seen: Tensor, generator: torch.Generator) -> int:
-        """The next token.
-
-        Args:
-            logits: (V,).
-            seen: ids of prompt and continuation so far, (T,).
-            generator: source of randomness, on the CPU.
-        """
-        logits = logits.detach().to("cpu", torch.float32, copy=True)
-        if self.repetition_penalty != 1:
-            ids = torch.unique(seen.cpu())
-            logits[ids] = torch.where(
-                logits[ids] > 0, logits[ids] / self.repetition_penalty, logits[ids] * self.repetition_penalty
-            )
-        if self.temperature == 0:
-            return int(logits.argmax())
-        probabilities, ids = torch.softmax(logits / self.temperature, dim=-1).sort(descending=True, stable=True)
-        if self.top_k:
-            probabilities[self.top_k :] = 0
-        # Keep a token while those before it hold less than top_p: the likeliest always stays.
-        probabilities[probabilities.cumsum(0) - probabilities >= self.top_p] = 0
-        return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
+Emit = Callable[[int, int], bool]
+"""Told (sequence, token) as soon as it is drawn; returns whether the sequence goes on."""
 
 
-@torch.no_grad()
-def continue_sequence(
+class Generated(NamedTuple):
+    """What it took."""
+
+    tokens: int
+    """Drawn, over all sequences."""
+    steps: int
+    """Forward passes of the main model after the one over the prompts."""
+    prompt_seconds: float
+    seconds: float
+    """After the prompts were read."""
+    cache_bytes_per_token: int
+    drafted: int = 0
+    """Tokens that multi-token-prediction blocks proposed."""
+    accepted: int = 0
+    """Of these, those that the main model would have chosen."""
+
+
+@contextmanager
+def at_rest(model: Transformer) -> Iterator[torch.device]:
+    """The model in evaluation mode and without gradients; then as it was. Nothing global is touched, so samples
+    drawn between two training steps change neither of them."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model.embed_tokens.weight.device
+    finally:
+        model.train(training)
+
+
+def compute_dtype(model: Transformer) -> torch.dtype:
+    """Autocast's where it is on, else that of the weights."""
+    weight = model.embed_tokens.weight
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    return torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
+
+
+def generate(
     model: Transformer,
-    ids: list[int],
+    prompts: Sequence[Sequence[int]],
+    emit: Emit,
     *,
     max_new_tokens: int,
     sampling: Sampling,
     seed: int,
     context: int,
     stop: int | None = None,
-) -> Iterator[int]:
-    """Yield the tokens that follow ``ids``, up to ``max_new_tokens`` or the token ``stop``.
+    samples: int = 1,
+    compiled: bool = False,
+) -> Generated:
+    """Continue every prompt ``samples`` times: sequence p * samples + s is sample s of prompt p.
 
-    The model reads the last ``context`` tokens anew for every token (there is no cache yet). It is put
-    into evaluation mode meanwhile; nothing global is touched, so drawing samples between two training
-    steps changes neither of them.
+    Prompts are read once and together, shorter ones padded at the left; what a sequence becomes depends on
+    its prompt, ``seed`` and s alone (up to rounding), not on its neighbours.
+
+    Args:
+        emit: see :data:`Emit`; ``stop`` itself is not told.
+        context: tokens that one token sees; of a longer prompt the last ones are read.
+        stop: token that ends a sequence.
+        compiled: compile the step of one token; its shapes and its memory then stay the same from step to step.
 
     Raises:
-        ValueError: ``ids`` is empty.
+        ValueError: a prompt is empty, or there is none.
     """
-    if not ids:
+    if not prompts or not all(prompts):
         raise ValueError("a sequence needs at least one token to continue")
-    generator = torch.Generator().manual_seed(seed)
-    device = model.embed_tokens.weight.device
-    sequence = torch.tensor(ids, device=device)
-    training = model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            hidden = model(sequence[-context:].unsqueeze(0)).hidden[0, -1]
-            token = sampling.draw(model.logits(hidden), sequence, generator)
-            if token == stop:
-                return
-            yield token
-            sequence = torch.cat((sequence, sequence.new_tensor([token])))
-    finally:
-        model.train(training)
+    prompts = [prompt[-context:] for prompt in prompts]
+    longest = max(map(len, prompts))
+    with at_rest(model) as device:
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+        ids = torch.tensor([[prompt[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        capacity = min(context, longest + max_new_tokens)
+        dtype = compute_dtype(model)
+        cache = LatentCache(
+            model.config, len(prompts), capacity, device=device, dtype=dtype, padding=padding, static=compiled
+        )
+        began = time.perf_counter()
+        hidden = model(ids, cache.advance(longest)).hidden[:, -1].repeat_interleave(samples, dim=0)
+        cache.repeat(samples)
+        generators = [torch.Generator().manual_seed(seed + s) for _ in prompts for s in range(samples)]
+        seen = _seen(prompts, samples, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
+        going, drawn, steps = [True] * len(generators), 0, 0
+        decoder = Decoder(model, dtype)
+        one_step = torch.compile(decoder.__call__, fullgraph=True, dynamic=False) if compiled else decoder
+        read = time.perf_counter()
+        while True:
+            tokens = sampling.draw(decoder.logits(hidden), seen, generators)
+            if seen is not None:
+                seen.scatter_(1, tokens[:, None], True)
+            for sequence, token in enumerate(tokens.tolist()):
+                if going[sequence] and token != stop:
+                    drawn += 1
+                    going[sequence] = emit(sequence, token)
+                else:
+                    going[sequence] = False
+            steps += 1
+            if steps == max_new_tokens or not any(going):
+                break
+            hidden = one_step(tokens[:, None], cache.advance(1))[:, -1]
+        return Generated(drawn, steps - 1, read - began, time.perf_counter() - read, cache.bytes_per_token)
+
+
+def _seen(prompts: Sequence[Sequence[int]], samples: int, vocabulary: int, device: torch.device) -> Tensor:
+    seen = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=device)
+    for row, prompt in zip(seen, prompts, strict=True):
+        row[torch.tensor(prompt, device=device)] = True
+    return seen.repeat_interleave(samples, dim=0)

@@ -59,13 +59,17 @@ class Router(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Routing:
-        """Route N tokens.
+        """Route N tokens (N, D)."""
+        scores, experts, weights = self.choose(x)
+        chosen = experts.flatten()
+        load = torch.zeros_like(self.bias, dtype=torch.int64)
+        load = load.scatter_add(0, chosen, torch.ones_like(chosen))  # bincount would sync on a GPU
+        return Routing(scores, experts, weights, load)
 
-        Args:
-            x: (N, D).
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, experts and weights of a :class:`Routing` for tokens (N, D).
 
-        Returns:
-            the routing. Scores are computed in fp32 even under autocast (in fp64 for an fp64 model).
+        Scores are computed in fp32 even under autocast (in fp64 for an fp64 model).
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
@@ -75,10 +79,7 @@ class Router(nn.Module):
         weights = scores.gather(1, experts)
         if self.normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        chosen = experts.flatten()
-        load = torch.zeros_like(self.bias, dtype=torch.int64)
-        load = load.scatter_add(0, chosen, torch.ones_like(chosen))  # bincount would sync on a GPU
-        return Routing(scores, experts, weights * self.scaling, load)
+        return scores, experts, weights * self.scaling
 
     def _limited(self, preference: Tensor) -> Tensor:
         """Preference (N, E) with -inf in the groups that a token cannot use; 0 would beat a negative bias."""

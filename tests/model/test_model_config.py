@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from s15erav3.model import ConfigError, ModelConfig
-from tests.model.reference import tiny_config
+from s15erav3.model.rope import Yarn
+from tests.model.reference import DENSE, tiny_config
 
-DENSE = {"n_routed_experts": 0, "n_shared_experts": 0, "num_experts_per_tok": 0, "first_k_dense_replace": 0}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,36 @@ DENSE = {"n_routed_experts": 0, "n_shared_experts": 0, "num_experts_per_tok": 0,
         ({"rope_theta": None}, ["rope_theta=None", "number"]),
         ({"tie_word_embeddings": 1}, ["tie_word_embeddings=1", "true or false"]),
         ({"norm_topk_prob": "yes"}, ["norm_topk_prob='yes'", "true or false"]),
+        ({"rope_theta": 1.0}, ["rope_theta=1", "10000"]),
+        ({"attention_bias": 1}, ["attention_bias=1", "true or false"]),
+        ({"n_group": 0}, ["n_group=0", "greater than 0"]),
+        ({"n_group": 2.0}, ["n_group=2.0", "whole number"]),
+        ({"topk_group": 0}, ["topk_group=0", "greater than 0"]),
+        ({"n_group": 4}, ["n_routed_experts=6", "n_group=4", "equal groups"]),
+        ({"n_group": 2, "topk_group": 3}, ["topk_group=3", "n_group=2", "exceeds"]),
+        ({"n_group": 6, "topk_group": 6}, ["n_group=6", "single expert", "best two"]),
+        (
+            {"n_group": 3, "num_experts_per_tok": 3, "moe_intermediate_size": 8},
+            ["topk_group=1", "groups of 2", "num_experts_per_tok=3", "raise topk_group"],
+        ),
+        ({"scoring_func": "relu"}, ["scoring_func=relu", "sigmoid or softmax"]),
+        ({"scoring_func": None}, ["scoring_func=None", "sigmoid or softmax"]),
+        ({"num_nextn_predict_layers": -1}, ["num_nextn_predict_layers=-1", "0 or more"]),
+        ({"num_nextn_predict_layers": True}, ["num_nextn_predict_layers=True", "whole number"]),
+        ({"rope_scaling": 4}, ["rope_scaling=4", "null or settings", "original_max_position_embeddings"]),
+        ({"rope_scaling": {"factor": 4.0}}, ["rope_scaling lacks", "original_max_position_embeddings"]),
+        ({"rope_scaling": {**YARN, "fctor": 4.0}}, ["'fctor' is not a setting of rope_scaling", "'factor'"]),
+        ({"rope_scaling": {**YARN, "factor": 0.5}}, ["rope_scaling.factor=0.5", "1 or more"]),
+        ({"rope_scaling": {**YARN, "factor": float("nan")}}, ["rope_scaling.factor=nan", "finite"]),
+        ({"rope_scaling": {**YARN, "factor": "4"}}, ["rope_scaling.factor='4'", "number"]),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 16.0}},
+            ["rope_scaling.original_max_position_embeddings=16.0", "whole number"],
+        ),
+        ({"rope_scaling": {**YARN, "mscale": 0.0}}, ["rope_scaling.mscale=0.0", "greater than 0"]),
+        ({"rope_scaling": {**YARN, "mscale_all_dim": -1.0}}, ["rope_scaling.mscale_all_dim=-1.0", "0 or more"]),
+        ({"rope_scaling": {**YARN, "beta_slow": 0}}, ["rope_scaling.beta_slow=0", "greater than 0"]),
+        ({"rope_scaling": {**YARN, "beta_fast": 1.0}}, ["rope_scaling.beta_fast=1.0", "greater than beta_slow=1.0"]),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_key_and_value(values: dict[str, Any], said: list[str]) -> None:
@@ -100,11 +132,44 @@ def test_missing_keys_are_all_named() -> None:
 
 
 def test_plain_values_make_the_round_trip() -> None:
-    """A checkpoint stores ``to_dict()``: whatever it loses is lost on resuming."""
-    for config in (tiny_config(), tiny_config(**DENSE), tiny_config(q_lora_rank=8, moe_intermediate_size=24)):
+    """A checkpoint stores ``to_dict()`` as JSON: whatever it loses is lost on resuming."""
+    for config in (
+        tiny_config(),
+        tiny_config(**DENSE),
+        tiny_config(q_lora_rank=8, moe_intermediate_size=24),
+        tiny_config(n_group=3, topk_group=2, scoring_func="softmax", attention_bias=True, num_nextn_predict_layers=2),
+        tiny_config(rope_scaling={**YARN, "mscale": 0.7, "mscale_all_dim": 0.0}),
+    ):
         assert ModelConfig.from_dict(config.to_dict()) == config
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert set(config.to_dict()) == {f.name for f in dataclasses.fields(ModelConfig)}
-        assert all(isinstance(v, int | float | bool | None) for v in config.to_dict().values())
+        # json.dumps lets subclasses through, which a checkpoint loaded with weights_only would refuse.
+        plain = [*config.to_dict().values(), *(config.to_dict()["rope_scaling"] or {}).values()]
+        assert {type(value) for value in plain} <= {int, float, bool, str, dict, type(None)}
+
+
+def test_rope_scaling_is_taken_as_settings_or_ready_made() -> None:
+    """YAML gives a mapping, Python may give the object; defaults are those of DeepSeek-V3."""
+    made = tiny_config(rope_scaling=Yarn(**YARN))
+    assert made == tiny_config(rope_scaling=YARN)
+    assert made.rope_scaling == Yarn(**YARN, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)
+    assert tiny_config().rope_scaling is None and tiny_config(rope_scaling=None).rope_scaling is None
+
+
+def test_layers_that_route_go_on_counting_ahead() -> None:
+    """Loads are stacked in this order; evaluation has the main model's alone."""
+    config = tiny_config(num_nextn_predict_layers=2)
+    assert (config.moe_layers, config.num_moe_layers) == ((1, 2, 3, 4), 2)
+    assert tiny_config(**DENSE, num_nextn_predict_layers=2).moe_layers == ()
+    assert tiny_config(first_k_dense_replace=0).moe_layers == (0, 1, 2)
+
+
+def test_groups_as_many_as_allowed_are_accepted() -> None:
+    """Catches bounds that are off by one."""
+    assert tiny_config(n_group=3, topk_group=3).n_group == 3
+    assert tiny_config(n_group=3, topk_group=1, num_experts_per_tok=2).topk_group == 1
+    tiny_config(n_routed_experts=1, num_experts_per_tok=1, moe_intermediate_size=8)
+    tiny_config(rope_scaling={**YARN, "factor": 1, "mscale_all_dim": 0})
 
 
 def test_expert_width_defaults_to_the_dense_width_over_the_experts_of_a_token() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s15erav3.model import Router, Transformer, routers
 from s15erav3.model.experts import SwiGLU
@@ -41,9 +44,90 @@ def test_the_bias_chooses_and_never_weights(normalise: bool) -> None:
     torch.testing.assert_close(routing.weights, 2.5 * weights)
 
 
-def test_shifting_all_biases_together_changes_nothing() -> None:
+def chosen_by(preferences: list[float], **values: object) -> set[int]:
+    """Experts that one token chooses whose affinities are 1/2 each, so that the biases are all that differs."""
+    router = Router(tiny_config(n_routed_experts=len(preferences), moe_intermediate_size=8, **values))
+    torch.nn.init.zeros_(router.weight)
+    router.bias.copy_(torch.tensor(preferences) - 0.5)
+    return set(router(torch.ones(1, 32)).experts[0].tolist())
+
+
+def test_closed_groups_cannot_be_chosen_however_low_the_open_ones_are() -> None:
+    """Closed experts set to 0, as in DeepSeek's first code, would beat open ones whose s + bias is negative."""
+    preferences = [-0.4, -0.9, -0.3, -0.2, -3.0, -0.1]  # groups of two: sums -1.3, -0.5, -3.1
+    assert chosen_by(preferences, n_group=3, topk_group=1) == {2, 3}
+    assert chosen_by(preferences, n_group=3, topk_group=2) == {2, 3}
+    assert chosen_by(preferences, n_group=3, topk_group=2, num_experts_per_tok=3) == {0, 2, 3}
+    assert chosen_by(preferences, n_group=3, topk_group=2, num_experts_per_tok=4) == {0, 1, 2, 3}
+    assert chosen_by(preferences, n_group=3, topk_group=3) == {3, 5}  # all are open
+
+
+def test_a_group_is_worth_its_best_two_experts() -> None:
+    """Not its best one, as in DeepSeek-V2, nor all of them."""
+    best_one = [0.9, 0.1, 0.1, 0.6, 0.5, -5.0]  # groups of three: best 0.9 and 0.6, best two 1.0 and 1.1
+    assert chosen_by(best_one, n_group=2, topk_group=1) == {3, 4}
+    assert chosen_by([0.4, 0.4, 0.4, 0.5, 0.5, 0.1], n_group=2, topk_group=1) == {3, 4}  # sums 1.2 and 1.1
+    assert chosen_by(best_one, n_group=1, topk_group=1) == {0, 3}
+
+
+@settings(max_examples=40, derandomize=True)
+@given(
+    groups=st.sampled_from([(1, 5), (2, 3), (3, 2), (4, 4)]),
+    topk=st.integers(1, 4),
+    k=st.integers(1, 4),
+    softmax=st.booleans(),
+    normalise=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_routing_token_by_token(
+    groups: tuple[int, int], topk: int, k: int, softmax: bool, normalise: bool, seed: int
+) -> None:
+    """Equations 13 to 16 in plain Python: catches groups cut the wrong way, and a softmax over the chosen alone."""
+    count, size = groups
+    topk, k = min(topk, count), min(k, min(topk, count) * size)
+    router = router_of(
+        seed,
+        n_routed_experts=count * size,
+        n_group=count,
+        topk_group=topk,
+        num_experts_per_tok=k,
+        moe_intermediate_size=8,
+        scoring_func="softmax" if softmax else "sigmoid",
+        norm_topk_prob=normalise,
+        routed_scaling_factor=2.5,
+    ).double()
+    x = tokens(12, seed).double() / 4
+    routing = router(x)
+    for token, row in enumerate((x @ router.weight.T).tolist()):
+        exponents = [math.exp(v) for v in row]
+        scores = [e / sum(exponents) if softmax else e / (1 + e) for e in exponents]
+        assert routing.scores[token].tolist() == pytest.approx(scores, rel=1e-12)
+        preference = [s + b for s, b in zip(scores, router.bias.tolist(), strict=True)]
+        worth = {g: sum(sorted(preference[g * size : (g + 1) * size])[-2:]) for g in range(count)}
+        opened = sorted(worth, key=worth.__getitem__)[-topk:]
+        candidates = [e for e in range(count * size) if e // size in opened]
+        best = sorted(candidates, key=preference.__getitem__)[-k:]
+        assert set(routing.experts[token].tolist()) == set(best)
+        total = sum(scores[e] for e in best) if normalise else 1.0
+        weights = dict(zip(routing.experts[token].tolist(), routing.weights[token].tolist(), strict=True))
+        assert [weights[e] for e in best] == pytest.approx([2.5 * scores[e] / total for e in best], rel=1e-12)
+    assert torch.equal(routing.load, torch.bincount(routing.experts.flatten(), minlength=count * size))
+
+
+def test_softmax_affinities_are_a_distribution_and_stay_fp32() -> None:
+    """Catches a softmax over tokens, and one in bf16 whose 64 affinities tie."""
+    router, x = router_of(scoring_func="softmax", num_experts_per_tok=3, moe_intermediate_size=8), tokens()
+    scores = router(x).scores
+    expected = torch.softmax(x.double() @ router.weight.double().T, dim=1)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(scores.sum(1), torch.ones(50))
+    assert router.bfloat16()(x.bfloat16()).scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("groups", [{}, {"n_group": 3, "topk_group": 2}])
+def test_shifting_all_biases_together_changes_nothing(groups: dict[str, int]) -> None:
     """Only differences of biases may matter: centring relies on it."""
-    router, x = router_of(), tokens()
+    router, x = router_of(**groups), tokens()
     before = router(x)
     router.bias += 0.75
     after = router(x)

@@ -1,0 +1,133 @@
+"""``s15erav3 export``: a checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from s15erav3 import __version__, cli
+from s15erav3.interop.hf_folder import write_folder
+from s15erav3.model import count_parameters
+from s15erav3.restore import Saved, load, with_checkpoint
+from s15erav3.screen import say
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the verb; see ``s15erav3 export --help``."""
+    cli.run("export", export, with_checkpoint("export", arguments, "output"))
+    return 0
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the folder and say how to use it.
+
+    Raises:
+        UserError: the checkpoint or a setting is unusable, or the folder is there already.
+    """
+    saved = load(str(cfg.checkpoint))
+    folder = Path(cfg.output).expanduser()
+    write_folder(
+        folder,
+        saved.net,
+        saved.tokenizer,
+        model_card(saved, folder.name),
+        sequence_length=saved.sequence_length,
+        dtype=cfg.dtype,
+        max_shard_size=cfg.max_shard_size,
+    )
+    files = sorted(folder.iterdir())
+    size = sum(file.stat().st_size for file in files) / 1e6
+    say(f"wrote {folder}: {', '.join(file.name for file in files)} ({size:.1f} MB)")
+    say("load it in Python:")
+    say("  from transformers import AutoModelForCausalLM, AutoTokenizer")
+    say(f"  model, tokenizer = (c.from_pretrained({str(folder)!r}) for c in (AutoModelForCausalLM, AutoTokenizer))")
+    say("or train it further:")
+    say(f"  s15erav3 train init_from={folder} data=text data.path=FILE")
+
+
+def model_card(saved: Saved, name: str) -> str:
+    """README.md of the folder: what it is, how good, made from what, how to use it."""
+    config, counts = saved.net.config, count_parameters(saved.net.config)
+    experts = (
+        f"{config.n_routed_experts} routed experts, {config.num_experts_per_tok} per token, and "
+        f"{config.n_shared_experts} shared in {config.num_moe_layers} of {config.num_layers} layers"
+        if config.num_moe_layers
+        else f"{config.num_layers} dense layers"
+    )
+    ahead = config.num_nextn_predict_layers
+    rows = [
+        ("architecture", f"DeepSeek-V3: multi-head latent attention, {experts}"),
+        ("parameters", f"{counts.total:,}, of which a token uses {counts.active:,}"),
+        ("tokenizer", f"{saved.tokenizer.name}, {saved.tokenizer.n_vocab:,} entries"),
+        ("trained on sequences of", f"{saved.sequence_length} tokens"),
+        *([("multi-token prediction", f"{ahead} further block{'s' if ahead > 1 else ''}")] if ahead else []),
+        *provenance(saved),
+    ]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [deepseek_v3, mixture-of-experts, s15erav3]
+---
+
+# {name}
+
+| | |
+| --- | --- |
+{table}
+
+Exported by s15erav3 {__version__}. Prompts begin with `<|endoftext|>`, which the tokenizer adds, and documents end with
+it. Beyond the sequences that it was trained on, the model's text deteriorates.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = {name!r}
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+prompt = tokenizer("1st Inns\\n19.5 overs\\n", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0], skip_special_tokens=True))
+```
+"""
+
+
+def provenance(saved: Saved) -> list[tuple[str, str]]:
+    """Data, training and figures, as far as the checkpoint and the run's folder tell."""
+    run: dict[str, Any] = saved.config
+    if not run:
+        return [("made from", f"`{saved.file.name}`, itself a Hugging Face folder")]
+    data, balancing = run["data"], str(run["balancing"]["_target_"]).rpartition(".")[2]
+    text = f" ({Path(data['path']).name})" if data["path"] else ""
+    rows = [
+        ("data", f"`data={data['name']}`{text}"),
+        ("training", f"{saved.step:,} optimizer steps, experts balanced by {balancing}, seed {run['seed']}"),
+    ]
+    measured = figures(saved)
+    rows += [(key, f"{measured[key]:.4f} ({said})") for key, said in MEASURED.items() if key in measured]
+    return rows
+
+
+MEASURED = {
+    "val/bpb": "bits per UTF-8 byte of held-out text",
+    "val/loss": "nats per token of held-out text",
+    "balance/maxvio_global": "imbalance of the experts: (largest load - mean) / mean",
+}
+
+
+def figures(saved: Saved) -> dict[str, float]:
+    """Validation figures that the run recorded at the checkpoint's step; none for a checkpoint without its run."""
+    file = saved.file.parent.parent / "metrics.csv"
+    if file.is_file():
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["step"] == str(saved.step) and row.get("val/bpb"):
+                    return {key: float(row[key]) for key in MEASURED if row.get(key)}
+    result = saved.file.parent.parent / "result.json"
+    if result.is_file():
+        values = json.loads(result.read_text())
+        if values.get("steps") == saved.step:
+            return {key: values[key] for key in MEASURED if key in values}
+    return {}

@@ -1,0 +1,165 @@
+"""A Hugging Face folder as a whole: config, weights in shards, tokenizer, model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s15erav3.data.tokenizer import Tokenizer
+from s15erav3.errors import UserError
+from s15erav3.interop import hf_config, hf_weights
+from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
+from s15erav3.model import Transformer
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Imported(NamedTuple):
+    """What a folder holds."""
+
+    net: Transformer
+    tokenizer: Tokenizer
+    sequence_length: int
+    """Tokens of the windows that it was trained on, as far as the folder tells; else its longest sequence."""
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether ``path`` looks like one, and not like a run's folder."""
+    return (path / "config.json").is_file()
+
+
+def write_folder(
+    folder: Path,
+    net: Transformer,
+    tokenizer: Tokenizer,
+    card: str,
+    *,
+    sequence_length: int,
+    dtype: str,
+    max_shard_size: str,
+) -> None:
+    """Write ``folder``, whole or not at all.
+
+    Args:
+        card: text of README.md.
+        sequence_length: tokens of the windows that the net was trained on.
+        dtype: of the tensors, ``float32`` or ``bfloat16``; router biases stay fp32.
+        max_shard_size: largest file, as in ``5GB`` or ``500MB``.
+
+    Raises:
+        UserError: there is something already, or a setting is unusable.
+    """
+    hub = _library("huggingface_hub")
+    _library("safetensors")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already exists; choose another folder, or remove it.")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is unknown; choose one of {', '.join(DTYPES)}.")
+    end = tokenizer.end_of_text
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    config = hf_config.to_hub(net.config) | ids | {"dtype": dtype, "trained_sequence_length": sequence_length}
+    tensors = {
+        key: value if key.endswith("e_score_correction_bias") else value.to(DTYPES[dtype])
+        for key, value in hf_weights.to_hub(net).items()
+    }
+    scratch = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        scratch.mkdir(parents=True)
+        _write_json(scratch / "config.json", config)
+        _write_json(scratch / "generation_config.json", ids)
+        write_tokenizer(tokenizer, scratch, max_length=net.config.max_position_embeddings)
+        (scratch / "README.md").write_text(card)
+        try:
+            hub.save_torch_state_dict(tensors, scratch, max_shard_size=max_shard_size)
+        except ValueError as error:
+            raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
+        mode = (scratch / "config.json").stat().st_mode
+        for file in scratch.iterdir():
+            file.chmod(mode)  # safetensors writes files that the owner alone can read
+        scratch.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another folder.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> Imported:
+    """Build the model of a folder, in fp32, with its tokenizer.
+
+    Raises:
+        UserError: it is not a DeepseekV3 that this program can compute, or it is incomplete.
+    """
+    config = hf_config.from_hub(_read_json(folder / "config.json"), str(folder / "config.json"))
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.n_vocab != config.vocab_size:
+        raise UserError(
+            f"{folder} has a tokenizer of {tokenizer.n_vocab} entries and a config.json with vocab_size="
+            f"{config.vocab_size}; they do not match, so the one is not this model's."
+        )
+    tensors = _read_tensors(folder)
+    ahead = f"model.layers.{config.num_layers}."
+    if config.num_nextn_predict_layers and not any(key.startswith(ahead) for key in tensors):
+        raise UserError(
+            f"{folder} holds no tensor of its num_nextn_predict_layers={config.num_nextn_predict_layers} (transformers "
+            "does not save them); set num_nextn_predict_layers to 0 in config.json to do without them."
+        )
+    net = Transformer(config)
+    hf_weights.from_hub(tensors, net, str(folder))
+    length = _read_json(folder / "config.json").get("trained_sequence_length", config.max_position_embeddings)
+    return Imported(net, tokenizer, length)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    safetensors, load_file = _library("safetensors"), _library("safetensors.torch").load_file
+    if (folder / INDEX).is_file():
+        files = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+    elif (folder / WEIGHTS).is_file():
+        files = [WEIGHTS]
+    else:
+        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; only weights in safetensors can be read.")
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(files)} files of weights that its index names, such as "
+            f"{missing[0]}; fetch the folder again."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        try:
+            tensors |= load_file(folder / name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{folder / name} is damaged: {error}; fetch the folder again.") from error
+    return tensors
+
+
+def _library(name: str) -> Any:
+    """An optional library, which not everybody needs."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"Hugging Face folders need the package {name}; pip install 's15erav3[hf]'.") from error
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; give a folder of a Hugging Face DeepseekV3.")
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}; fetch the folder again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is not a JSON object; fetch the folder again.")
+    return values

@@ -1,0 +1,198 @@
+"""The model made ready for one new token at a time: the same function with its weights multiplied ahead.
+
+Reading a single token is a matter of memory and overhead, not of arithmetic: what counts is how few bytes and
+operators it takes. So the up-projections of keys and values are absorbed into those of queries and results
+(DeepSeek-V2, arXiv 2405.04434, section 2.1.2), projections of one input are stacked, and rotation is a product
+with rows that were exchanged beforehand.
+
+Shapes: B sequences, T new tokens, S remembered tokens, D hidden, H heads, C latent rank, R rotary width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s15erav3.model.attention import LatentAttention, Memory
+from s15erav3.model.block import Block
+from s15erav3.model.cache import Step
+from s15erav3.model.experts import SwiGLU, apply_experts, apply_to_few
+from s15erav3.model.moe import MoE
+from s15erav3.model.norm import RMSNorm
+from s15erav3.model.rope import rope_angles
+from s15erav3.model.transformer import Transformer
+
+
+class Decoder:
+    """Reads further tokens of what a :class:`~s15erav3.model.cache.LatentCache` remembers.
+
+    It keeps products of weights, not references: make a new one when the model has been trained further.
+
+    Args:
+        model: on its device.
+        dtype: of the arithmetic; scores of routers are computed in fp32 at least, as in the model.
+    """
+
+    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
+        config = model.config
+        self.model, self.dtype = model, dtype
+        self.rotary = (config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
+        with torch.no_grad():
+            layers: Any = model.layers
+            mtp: Any = model.mtp
+            self.layers = [FoldedBlock(layer, dtype) for layer in layers]
+            self.ahead = [FoldedBlock(block.block, dtype) for block in mtp]
+            self.head = model.lm_head.weight.to(dtype)
+
+    def __call__(self, ids: Tensor, step: Step) -> Tensor:
+        """Normalised final states (B, T, D) of further tokens (B, T)."""
+        with torch.autocast(ids.device.type, enabled=False):
+            x = self.model.embed_tokens(ids).to(self.dtype)
+            angles = self._angles(step)
+            for i, layer in enumerate(self.layers):
+                x = layer(x, angles, step.memory(i))
+            return _norm(self.model.norm, x)
+
+    def predict_ahead(self, k: int, hidden: Tensor, ids: Tensor, step: Step) -> Tensor:
+        """As :meth:`Transformer.predict_ahead`, for tokens after the beginning."""
+        block: Any = self.model.mtp[k - 1]
+        with torch.autocast(ids.device.type, enabled=False):
+            embedded = self.model.embed_tokens(ids).to(self.dtype)
+            joined = torch.cat((_norm(block.enorm, embedded), _norm(block.hnorm, hidden.to(self.dtype))), dim=-1)
+            x = F.linear(joined, block.eh_proj.weight.to(self.dtype))
+            return _norm(block.norm, self.ahead[k - 1](x, self._angles(step), step.memory(0)))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.to(self.dtype), self.head)
+
+    def _angles(self, step: Step) -> tuple[Tensor, Tensor]:
+        cos, sin = (
+            torch.cat((angle, angle), dim=-1).to(self.dtype) for angle in rope_angles(step.positions, *self.rotary)
+        )
+        if cos.ndim == 2:
+            return cos[None, :, None], sin[None, :, None]  # (1, T, 1, R)
+        return cos.transpose(1, 2), sin.transpose(1, 2)  # (B, T, 1, R)
+
+
+class FoldedBlock:
+    """One layer."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        self.input_norm, self.post_norm = block.input_layernorm, block.post_attention_layernorm
+        self.attention = FoldedAttention(block.self_attn, dtype)
+        mlp = block.mlp
+        self.router = mlp.router if isinstance(mlp, MoE) else None
+        if isinstance(mlp, MoE):
+            self.experts = mlp.experts.gate_up_proj.to(dtype), mlp.experts.down_proj.to(dtype)
+        dense = mlp.shared_experts if isinstance(mlp, MoE) else mlp
+        self.dense = None if dense is None else FoldedSwiGLU(dense, dtype)
+
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.attention(_norm(self.input_norm, x), angles, memory)
+        normed = _norm(self.post_norm, x).flatten(0, 1)
+        if self.dense is not None:
+            x = x + self.dense(normed).view_as(x)
+        if self.router is None:
+            return x
+        if x.is_cuda:  # the fewest operators there do not wait for the host
+            return x + apply_experts(normed, self.router(normed), *self.experts).view_as(x)
+        _, experts, weights = self.router.choose(normed)
+        return x + apply_to_few(normed, experts, weights, *self.experts).view_as(x)
+
+
+class FoldedSwiGLU:
+    """Gate and up-projection in one product."""
+
+    def __init__(self, mlp: SwiGLU, dtype: torch.dtype) -> None:
+        self.gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype)
+        self.down = mlp.down_proj.weight.to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
+        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, self.down)
+
+
+class FoldedAttention:
+    """Latent attention of all heads as one query per head on the latents themselves.
+
+    With c_s the remembered latent and r_s the rotated key of token s,
+
+        q_h = [W_UK_h^T W_Q_h x; rot(W_QR_h x)],    a = softmax(q_h . [c_s; r_s] / sqrt(nope + R)),
+        out = sum_h (W_O_h W_UV_h) sum_s a_s c_s,
+
+    where the products in brackets and the scale are made once. Each rotary part is computed twice, as x and
+    as its quarter turn x', so that rot(x) = x cos + x' sin.
+    """
+
+    def __init__(self, attention: LatentAttention, dtype: torch.dtype) -> None:
+        a = attention
+        heads, nope, rank = a.num_heads, a.nope_dim, a.kv_rank
+        self.heads, self.rank, self.rope_dim = heads, rank, a.rope_dim
+        self.query_norm = a.q_a_layernorm if a.q_low_rank else None
+        self.latent_norm = a.kv_a_layernorm
+
+        up = a.kv_b_proj.weight.view(heads, -1, rank)  # (H, nope + v, C)
+        query = (a.q_b_proj if a.q_low_rank else a.q_proj).weight.view(heads, nope + a.rope_dim, -1)
+        absorbed = torch.einsum("hnc,hnq->hcq", up[:, :nope], query[:, :nope])
+        folded = torch.cat((absorbed, *_turned(query[:, nope:])), dim=1) * a.scale  # (H, C + 2 R, q rank or D)
+        folded = folded.flatten(0, 1)
+
+        down = torch.cat((a.kv_a_proj_with_mqa.weight[:rank], *_turned(a.kv_a_proj_with_mqa.weight[rank:])))
+        bias: Tensor | None = a.kv_a_proj_with_mqa.bias
+        bias = None if bias is None else torch.cat((bias[:rank], *(t[:, 0] for t in _turned(bias[rank:, None]))))
+        if a.q_low_rank:
+            self.inputs, self.query = torch.cat((a.q_a_proj.weight, down)).to(dtype), folded.to(dtype)
+            self.bias = None if bias is None else torch.cat((a.q_a_proj.bias, bias)).to(dtype)
+        else:
+            self.inputs, self.query = torch.cat((folded, down)).to(dtype), None
+            self.bias = None if bias is None else torch.cat((bias.new_zeros(len(folded)), bias)).to(dtype)
+        self.split = (len(self.inputs) - len(down), len(down))
+
+        value = a.o_proj.weight.view(-1, heads, a.v_dim)
+        self.output = torch.einsum("dhv,hvc->dhc", value, up[:, nope:]).flatten(1).to(dtype)  # (D, H C)
+        self.output_bias = None if a.o_proj.bias is None else a.o_proj.bias.to(dtype)
+
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
+        """Normalised (B, T, D) -> (B, T, D); the new tokens are remembered."""
+        batch, length, _ = x.shape
+        q, entry = F.linear(x, self.inputs, self.bias).split(self.split, dim=-1)  # type: ignore[no-untyped-call]
+        if self.query is not None and self.query_norm is not None:
+            q = F.linear(_norm(self.query_norm, q), self.query)
+        q = self._rotated(q.view(batch, length, self.heads, -1), angles)  # (B, T, H, C + R)
+        entry = self._rotated(entry.unsqueeze(2), angles).squeeze(2)
+        entry[..., : self.rank] = _norm(self.latent_norm, entry[..., : self.rank])
+        memory.entries.index_copy_(1, memory.slots, entry.to(memory.entries.dtype))
+
+        entries = memory.entries.to(q.dtype)  # (B, S, C + R)
+        scores = q.reshape(batch, length * self.heads, -1) @ entries.transpose(1, 2)  # (B, T * H, S)
+        if memory.mask is not None:
+            by_token = scores.view(batch, length, self.heads, -1)
+            scores = by_token.masked_fill(~memory.mask.transpose(1, 2), float("-inf")).view_as(scores)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        context = scores.softmax(dim=-1, dtype=wide).to(q.dtype) @ entries[..., : self.rank]
+        return F.linear(context.view(batch, length, -1), self.output, self.output_bias)
+
+    def _rotated(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, T, heads, C + 2 R) -> (B, T, heads, C + R), written over x."""
+        cos, sin = angles
+        whole = self.rank + self.rope_dim
+        part = x[..., self.rank : whole]
+        torch.addcmul(part * cos, x[..., whole:], sin, out=part)
+        return x[..., :whole]
+
+
+def _turned(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of rotary pairs (..., R, in): first halves before second ones, and the same after a quarter turn."""
+    even, odd = rows[..., 0::2, :], rows[..., 1::2, :]
+    return torch.cat((even, odd), dim=-2), torch.cat((-odd, even), dim=-2)
+
+
+def _norm(norm: RMSNorm | nn.RMSNorm, x: Tensor) -> Tensor:
+    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
