@@ -48,7 +48,7 @@ def data() -> CommentaryData:
     return CommentaryData(vocab_size=512, sequence_length=32, batch_size=4).prepare()
 
 
-@pytest.mark.parametrize("experts", choices("experts"))
+@pytest.mark.parametrize("experts", [e for e in choices("experts") if e != "deepseek_v3"])
 @pytest.mark.parametrize("balancing", choices("balancing"))
 def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: str, data: CommentaryData) -> None:
     """Module, loss and change of bias can be had for every pair, dense included."""
@@ -56,7 +56,8 @@ def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: 
     if experts == "dense":
         cfg.experts.moe_intermediate_size = None
     module = build_module(cfg, data, "cpu")
-    nll, routings = module._nll(torch.randint(512, (2, 33)))
+    nll, out = module._nll(torch.randint(512, (2, 33)))
+    routings = out.routings
     assert nll.isfinite()
     auxiliary = module.balancer.loss(routings)
     assert auxiliary is None or auxiliary.isfinite()
@@ -76,8 +77,8 @@ def test_every_optimizer_and_schedule_can_be_made(optimizer: str, schedule: str,
     assert 0 <= module.schedule(3, 0.5) <= 1
 
 
-@pytest.mark.parametrize("model", choices("model"))
-@pytest.mark.parametrize("experts", [e for e in choices("experts") if e != "original"])
+@pytest.mark.parametrize("model", [m for m in choices("model") if m != "deepseek_v3"])
+@pytest.mark.parametrize("experts", [e for e in choices("experts") if e not in ("original", "deepseek_v3")])
 def test_every_size_goes_with_every_expert_count_at_equal_active_parameters(model: str, experts: str) -> None:
     """A dense control of equal active parameters exists for each, routers left aside."""
     config = model_config(composed(f"model={model}", f"experts={experts}"), 4096)
@@ -91,7 +92,7 @@ def test_the_model_sizes_are_what_their_comments_say() -> None:
     for model in choices("model"):
         counts = count_parameters(model_config(composed(f"model={model}", "experts=e8"), 4096))
         first = (conf_dir() / "model" / f"{model}.yaml").read_text().splitlines()[0]
-        if model != "original":
+        if model not in ("original", "deepseek_v3"):
             assert f"{counts.total / 1e6:.1f} M parameters" in first, (model, counts)
             assert f"{counts.active / 1e6:.1f} M active" in first, (model, counts)
 

@@ -124,7 +124,7 @@ def test_sample_is_repeatable_and_greedy_at_zero(run_dir: Path, capsys: pytest.C
     assert said(prompt, "seed=1") == said(prompt, "seed=1")
     assert said(prompt, "seed=1", "temperature=1.5") != said(prompt, "seed=2", "temperature=1.5")
     assert said(prompt).startswith("Vail to Tamm, FOUR, a=b 'quoted' ")
-    assert said('prompt=["one ","two "]').count("\n\n") >= 2
+    assert said('prompt=["one ","two "]').count("\n\n") >= 1
 
 
 def test_samples_are_drawn_at_every_validation(run_dir: Path) -> None:

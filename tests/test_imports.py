@@ -18,13 +18,14 @@ import s15erav3
 from s15erav3.__main__ import VERBS
 
 PACKAGE = Path(s15erav3.__file__).parent
-TOP = {*VERBS, "__main__", "build", "cli", "restore", "screen"}
+TOP = {*VERBS, "__main__", "build", "cli", "pretrained", "restore", "screen"}
 """Modules that may see everything, and that nothing below may see."""
 
 FLOORS = {
     "model": {"model"},
     "balancing": {"balancing", "model", "errors"},
     "data": {"data", "errors"},
+    "interop": {"interop", "model", "data", "errors"},
     "training": {"training", "balancing", "model", "errors"},
     "loggers": {"loggers", "errors"},
     "callbacks": {"callbacks", "training", "balancing", "model", "data", "errors"},

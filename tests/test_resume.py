@@ -63,12 +63,12 @@ def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
     calls = 0
     original = LanguageModule._nll
 
-    def dies(self: LanguageModule, windows: torch.Tensor):
+    def dies(self: LanguageModule, windows: torch.Tensor, **settings: bool):
         nonlocal calls
         calls += self.training
         if calls == 2 * 7 + 2:
             raise Killed
-        return original(self, windows)
+        return original(self, windows, **settings)
 
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -87,10 +87,10 @@ def test_a_signal_saves_between_two_steps_and_the_run_is_continued(unbroken: dic
     run_dir = tmp_path / "run"
     original = LanguageModule._nll
 
-    def signals(self: LanguageModule, windows: torch.Tensor):
+    def signals(self: LanguageModule, windows: torch.Tensor, **settings: bool):
         if self.training and self.trainer.global_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, windows)
+        return original(self, windows, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LanguageModule, "_nll", signals)

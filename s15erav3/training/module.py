@@ -52,8 +52,8 @@ class LanguageModule(L.LightningModule):
         balancer: the balancing strategy.
         optimizer: makes the optimizer for a model. Its groups carry ``initial_lr``.
         schedule: factor on the learning rate from (steps done, share of training done).
-        multi_token_loss: of the multi-token-prediction blocks, where the model has any.
         byte_lengths: UTF-8 bytes of each token, (V,).
+        multi_token_loss: of the multi-token-prediction blocks, where the net has any.
         micro_batches: parts that a batch is divided into; their gradients are averaged.
         gradient_clip: largest norm of the gradient; 0 never clips.
         loss_chunk: tokens whose logits exist at one time.
@@ -68,8 +68,8 @@ class LanguageModule(L.LightningModule):
         *,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[int, float], float],
-        multi_token_loss: MultiTokenLoss,
         byte_lengths: Tensor,
+        multi_token_loss: MultiTokenLoss | None = None,
         micro_batches: int = 1,
         gradient_clip: float = 1.0,
         loss_chunk: int = 512,
@@ -81,7 +81,9 @@ class LanguageModule(L.LightningModule):
         self.automatic_optimization = False
         self.net, self.balancer = net, balancer
         self.make_optimizer, self.schedule = optimizer, schedule
-        self.multi_token_loss, self.depth = multi_token_loss, net.config.num_nextn_predict_layers
+        if net.config.num_nextn_predict_layers and multi_token_loss is None:
+            raise ValueError("a model with multi-token-prediction blocks needs their loss")
+        self.multi_token_loss = multi_token_loss if net.config.num_nextn_predict_layers else None
         self.micro_batches, self.gradient_clip, self.loss_chunk = micro_batches, gradient_clip, loss_chunk
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
@@ -123,18 +125,19 @@ class LanguageModule(L.LightningModule):
 
         micro_batches = batch.chunk(self.micro_batches)
         nll = torch.zeros((), device=self.device)
-        mtp_loss = torch.zeros((), device=self.device) if self.depth else None
-        ahead_tokens = torch.stack([m.sum() for m in self.multi_token_loss.learned(batch, self.depth)] or [nll])
+        ahead_loss = self.multi_token_loss
+        if ahead_loss is not None:
+            ahead_tokens = ahead_loss.count(batch, len(self.net.mtp))
+            mtp_loss = torch.zeros((), device=self.device)
         loads = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
-                part_nll, out = self._nll(windows, look_ahead=self.depth > 0)
+                part_nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
                 routings = out.routings
                 loss = part_nll / batch[:, 1:].numel()
-                if mtp_loss is not None:
-                    head = self.net.lm_head.weight
-                    part_mtp = self.multi_token_loss(out.ahead, windows, head, ahead_tokens, self.loss_chunk)
-                    loss = loss + self.multi_token_loss.weight_at(progress) * part_mtp
+                if ahead_loss is not None:
+                    part_mtp = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.loss_chunk)
+                    loss = loss + ahead_loss.weight_at(progress) * part_mtp
                     mtp_loss += part_mtp.detach()
                 auxiliary = self.balancer.loss(routings) if routings else None
                 if auxiliary is not None:
@@ -163,7 +166,7 @@ class LanguageModule(L.LightningModule):
         self.last_step = StepRecord(
             loss=nll / batch[:, 1:].numel(),
             bpb=nll / target_bytes / math.log(2),
-            mtp_loss=mtp_loss,
+            mtp_loss=None if ahead_loss is None else mtp_loss,
             grad_norm=grad_norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,

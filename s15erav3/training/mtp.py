@@ -46,6 +46,10 @@ class MultiTokenLoss:
             masks.append(inside)
         return masks
 
+    def count(self, windows: Tensor, depth: int) -> Tensor:
+        """How many tokens each block learns from, (D,)."""
+        return torch.stack([mask.sum() for mask in self.learned(windows, depth)])
+
     def __call__(self, ahead: tuple[Tensor, ...], windows: Tensor, head: Tensor, tokens: Tensor, chunk: int) -> Tensor:
         """Mean over the blocks of their loss, without the weight, in nats per token.
 
@@ -53,8 +57,7 @@ class MultiTokenLoss:
             ahead: states of the D blocks, the k-th (B, T - k, D).
             windows: (B, T + 1).
             head: (V, D).
-            tokens: how many tokens each block learns from in the whole optimizer step, of which these windows may
-                be a part, (D,).
+            tokens: :meth:`count` of the whole optimizer step, of which these windows may be a part.
             chunk: tokens whose logits exist at one time.
         """
         losses = []
