@@ -76,6 +76,8 @@ def asked(cfg: DictConfig) -> Request:
     check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
     check_number("samples", cfg.samples, at_least=1, whole=True)
     check_number("seed", cfg.seed, at_least=0, whole=True)
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        check_number(name, cfg[name])
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     except (ValueError, TypeError) as error:

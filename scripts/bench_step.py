@@ -1,4 +1,4 @@
-"""Time a training step against transformers' DeepseekV3 of the same dimensions and weights' shapes.
+"""Time a training step against transformers' DeepseekV3 with the same weights.
 
 Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), in
 turns within one run; prints medians, their ratio and the machine's measured GEMM ceiling.
@@ -10,57 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
+from hf_twin import hf_twin, load_config, seconds
 from torch import Tensor, nn
 
-from s15erav3.cli import conf_dir
-from s15erav3.model import ModelConfig, Transformer, count_parameters, training_flops_per_token
+from s15erav3.model import Transformer, count_parameters, training_flops_per_token
 from s15erav3.training.losses import chunked_cross_entropy
-
-
-def load_config(model: str, experts: str, vocab_size: int) -> ModelConfig:
-    """The dimensions that ``model=... experts=...`` give."""
-    groups = [OmegaConf.load(Path(conf_dir()) / f"{group}.yaml") for group in (f"model/{model}", f"experts/{experts}")]
-    return ModelConfig.from_dict({**groups[0], **groups[1], "vocab_size": vocab_size})
-
-
-def transformers_model(config: ModelConfig, experts_implementation: str) -> nn.Module:
-    """DeepseekV3ForCausalLM of the same dimensions."""
-    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
-
-    model = DeepseekV3ForCausalLM(
-        DeepseekV3Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            moe_intermediate_size=config.expert_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            n_shared_experts=config.n_shared_experts,
-            n_routed_experts=config.n_routed_experts,
-            num_experts_per_tok=config.num_experts_per_tok,
-            routed_scaling_factor=config.routed_scaling_factor,
-            first_k_dense_replace=config.first_k_dense_replace,
-            kv_lora_rank=config.kv_lora_rank,
-            q_lora_rank=config.q_lora_rank,
-            qk_nope_head_dim=config.qk_nope_head_dim,
-            qk_rope_head_dim=config.qk_rope_head_dim,
-            v_head_dim=config.v_head_dim,
-            n_group=1,
-            topk_group=1,
-            tie_word_embeddings=config.tie_word_embeddings,
-            max_position_embeddings=config.max_position_embeddings,
-        )
-    )
-    model.set_experts_implementation(experts_implementation)
-    return model.train()
 
 
 def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor) -> Callable[[], None]:
@@ -78,13 +36,6 @@ def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Ten
             torch.cuda.synchronize()
 
     return step
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def gemm_ceiling(device: torch.device) -> float:
@@ -125,7 +76,7 @@ def main() -> None:
 
     steps = {"s15erav3": step_of(ours, our_loss, ids)}
     for implementation in ("grouped_mm", "eager"):
-        theirs = transformers_model(config, implementation).to(device)
+        theirs = hf_twin(ours, experts_implementation=implementation).to(device).train()
 
         def their_loss(inputs: Tensor, targets: Tensor, model: nn.Module = theirs) -> Tensor:
             logits = model(input_ids=inputs, use_cache=False).logits

@@ -64,6 +64,16 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["resume=/nowhere"], ["/nowhere"]),
         (["model=5"], ["model=5"]),
         (["model.hidden_size=[1"], ["model.hidden_size=[1"]),
+        (["model.num_nextn_predict_layers=-1"], ["num_nextn_predict_layers=-1", "at least 0"]),
+        (["model.num_nextn_predict_layers=999"], ["num_nextn_predict_layers=999", "data.sequence_length=32"]),
+        (["model.num_nextn_predict_layers=0.5"], ["num_nextn_predict_layers=0.5", "whole number"]),
+        (["mtp.weight=-1"], ["mtp.weight=-1", "at least 0"]),
+        (["mtp.final_from=2"], ["mtp.final_from=2", "at most 1"]),
+        (["mtp.wieght=1"], ["mtp.wieght", "mtp.weight"]),
+        (["model.rope_scaling=4"], ["rope_scaling=4", "original_max_position_embeddings"]),
+        (["model.rope_scaling={factor:4}"], ["rope_scaling", "original_max_position_embeddings"]),
+        (["model.rope_scaling={factor:0.5,original_max_position_embeddings:9}"], ["rope_scaling.factor=0.5"]),
+        (["model.rope_scaling={faktor:4,original_max_position_embeddings:9}"], ["'faktor'", "'factor'"]),
     ],
 )
 def test_a_bad_setting_is_told_and_leaves_no_folder(
@@ -75,6 +85,13 @@ def test_a_bad_setting_is_told_and_leaves_no_folder(
     for word in words:
         assert word in said, said
     assert not run_dir.exists()
+
+
+def test_a_model_that_no_machine_can_train_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the memory is full and the system kills something."""
+    said = refusal(capsys, "train", "model=deepseek_v3", "data.vocab_size=512", f"hydra.run.dir={tmp_path / 'run'}")
+    assert "parameters take 10," in said and "this machine has" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -220,6 +237,9 @@ def test_a_resumed_run_keeps_its_groups_and_its_text(run_dir: Path, capsys: pyte
         ("evaluate", ["split=all"], "data.path"),
         ("evaluate", ["data.path=/nowhere", "split=all"], "/nowhere"),
         ("evaluate", ["output=/dev/null/x.json"], "output"),
+        ("evaluate", ["context_extension=0"], "context_extension=0"),
+        ("sample", ["context_extension=0.5"], "context_extension=0.5"),
+        ("sample", ["context_extension=far"], "context_extension=far"),
     ],
 )
 def test_bad_settings_of_the_other_verbs(

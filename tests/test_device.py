@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -30,6 +32,19 @@ def test_gpu_never_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device.choose_accelerator("auto") == "cuda"
     assert device.choose_accelerator("cpu") == "cpu"
+
+
+def test_a_model_is_refused_that_the_device_could_not_hold_while_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bytes each, of the whole device and of the right one: a GPU's memory is not the machine's."""
+    monkeypatch.setattr(device.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
+    properties = SimpleNamespace(total_memory=16_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    for place, most in (("cpu", 256_000_000), ("cuda", 1_000_000_000)):
+        device.refuse_if_too_large(most, place)
+        with pytest.raises(UserError) as caught:
+            device.refuse_if_too_large(most + 1, place)
+        said = str(caught.value)
+        assert f"{most + 1:,} parameters" in said and f"{16 * most / 1e9:,.0f} GB" in said and "smaller model" in said
 
 
 def test_the_peak_of_a_cpu_is_measured() -> None:

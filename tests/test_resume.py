@@ -20,13 +20,19 @@ from tests.tiny import TINY, result, rows, train
 
 STEPS = 11
 LONG = [f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "schedule.warmup_steps=2"]
+KINDS = {
+    "adamw": ["optimizer=adamw"],
+    "muon": ["optimizer=muon"],
+    "ahead": ["optimizer=adamw", "model.num_nextn_predict_layers=1"],
+}
 
 
-def trajectory(run_dir: Path) -> tuple[dict[str, torch.Tensor], list[dict], list[tuple[str, str, str]]]:
+def trajectory(run_dir: Path) -> tuple[dict[str, torch.Tensor], list[dict], list[tuple]]:
     """Final weights and biases, balance records, and every logged loss."""
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     with (run_dir / "metrics.csv").open() as stream:
-        logged = [(r["step"], r["train/loss"], r["val/bpb"]) for r in csv.DictReader(stream)]
+        names = ("step", "train/loss", "train/mtp_loss", "val/bpb")
+        logged = [tuple(row.get(name) for name in names) for row in csv.DictReader(stream)]
     return state, rows(run_dir / "balance.jsonl"), logged
 
 
@@ -43,11 +49,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs that nothing interrupted, one per optimizer."""
+    """Runs that nothing interrupted, one per optimizer and one with multi-token prediction."""
     folder = tmp_path_factory.mktemp("unbroken")
-    runs = {name: folder / name for name in ("adamw", "muon")}
-    for name, run_dir in runs.items():
-        assert train(*LONG, f"optimizer={name}", run_dir=run_dir) == 0
+    runs = {kind: folder / kind for kind in KINDS}
+    for kind, run_dir in runs.items():
+        assert train(*LONG, *KINDS[kind], run_dir=run_dir) == 0
     return runs
 
 
@@ -55,9 +61,9 @@ class Killed(BaseException):
     """Stands for a crash: nothing of the program catches it."""
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
-    optimizer: str, unbroken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, unbroken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 8 dies after the first of its two micro-batches; the run goes on from step 6 as if nothing had been."""
     calls = 0
@@ -74,12 +80,12 @@ def test_a_crash_in_mid_accumulation_is_continued_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModule, "_nll", dies)
         with pytest.raises(Killed):
-            train(*LONG, f"optimizer={optimizer}", run_dir=run_dir)
+            train(*LONG, *KINDS[kind], run_dir=run_dir)
     assert result(run_dir)["status"] == "failed"
     torch.rand(7)  # another state of the generators must not matter
     assert main(["train", f"resume={run_dir}"]) == 0
     assert result(run_dir)["status"] == "completed"
-    assert_same_run(run_dir, unbroken[optimizer])
+    assert_same_run(run_dir, unbroken[kind])
 
 
 def test_a_signal_saves_between_two_steps_and_the_run_is_continued(unbroken: dict[str, Path], tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class TextStream:
         if self.ended:
             return ""
         held = self._held + new
-        found = min((at for at in map(held.find, self.stop) if at >= 0), default=None)
+        complete = [(at + len(string), at) for string in self.stop if (at := held.find(string)) >= 0]
+        found = min(complete)[1] if complete else None  # the one that ends first, however tokens cut the text
         self.ended = last or found is not None
         certain = len(held) - (0 if self.ended else self._uncertain(held))
         if found is not None:

@@ -57,7 +57,7 @@ def write_folder(
         UserError: there is something already, or a setting is unusable.
     """
     hub = _library("huggingface_hub")
-    _library("safetensors")
+    safetensors = _library("safetensors")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already exists; choose another folder, or remove it.")
     if dtype not in DTYPES:
@@ -78,14 +78,15 @@ def write_folder(
         (scratch / "README.md").write_text(card)
         try:
             hub.save_torch_state_dict(tensors, scratch, max_shard_size=max_shard_size)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
         mode = (scratch / "config.json").stat().st_mode
         for file in scratch.iterdir():
             file.chmod(mode)  # safetensors writes files that the owner alone can read
         scratch.replace(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another folder.") from error
+    except (OSError, safetensors.SafetensorError) as error:  # the latter has no strerror
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder} cannot be written: {why}; choose another folder.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

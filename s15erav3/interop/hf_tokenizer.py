@@ -12,7 +12,7 @@ from typing import Any
 
 import tiktoken
 from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
 from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
@@ -71,12 +71,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
     )
     built.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     names = {i: name for name, i in special.items()}
-    built.add_special_tokens(
-        [
-            AddedToken(names.get(i, _unused(i)), special=True, normalized=False)
-            for i in range(len(ranks), encoding.n_vocab)
-        ]
-    )
+    built.add_special_tokens([names.get(i, _unused(i)) for i in range(len(ranks), encoding.n_vocab)])
     if set(ranks.values()) != set(range(len(ranks))) or {n: built.token_to_id(n) for n in special} != special:
         raise UserError(
             f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}: its {len(ranks)} ordinary tokens must have "
@@ -94,9 +89,10 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         "pad_token": ENDOFTEXT,
         "padding_side": "left",  # generation continues the right end
         "model_max_length": max_length,
-        "model_input_names": ["input_ids", "attention_mask"],  # DeepseekV3 refuses token_type_ids
         "split_special_tokens": True,
+        # As transformers 5 has it anyway; 4 cleans up, and adds token_type_ids, which DeepseekV3 refuses.
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         # What read_tokenizer cannot see in tokenizer.json; transformers hands on keys that it does not know.
         "encoding": tokenizer.name,
         "pattern": encoding._pat_str,

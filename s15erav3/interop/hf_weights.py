@@ -67,13 +67,17 @@ def from_hub(tensors: dict[str, Tensor], net: Transformer, where: str) -> None:
     """
     left, config = dict(tensors), net.config
 
-    def take(key: str) -> Tensor:
+    def take(key: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
         if key not in left:
             raise UserError(f"{where} lacks the tensor {key}; its config.json and its weights do not belong together.")
+        if left[key].shape != shape:
+            raise UserError(
+                f"{where} has {key} of shape {tuple(left[key].shape)}, not {tuple(shape)} as in config.json."
+            )
         return left.pop(key)
 
     for copy, original in shared_copies(config).items():
-        if copy in left and not torch.equal(take(copy), tensors.get(original, torch.empty(0))):
+        if copy in left and not torch.equal(left.pop(copy), tensors.get(original, torch.empty(0))):
             raise UserError(
                 f"{where} holds {copy} that differs from {original}; this model shares the two, so it cannot be read."
             )
@@ -84,16 +88,15 @@ def from_hub(tensors: dict[str, Tensor], net: Transformer, where: str) -> None:
         stem, _, kind = key.rpartition(".")
         if stem.endswith(".mlp.experts"):
             parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else ("down_proj",)
-            rows = [torch.cat([take(f"{stem}.{i}.{part}.weight") for part in parts]) for i in range(len(target))]
-            value = torch.stack(rows) if len({row.shape for row in rows}) == 1 else rows[0]
+            count, rows, columns = target.shape
+            shape = (rows // len(parts), columns)
+            value = torch.stack(
+                [torch.cat([take(f"{stem}.{i}.{part}.weight", shape) for part in parts]) for i in range(count)]
+            )
         elif name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         else:
-            value = take(key)
-        if value.shape != target.shape:
-            raise UserError(
-                f"{where} has {key} of shape {tuple(value.shape)}, not {tuple(target.shape)} as config.json says."
-            )
+            value = take(key, target.shape)
         target.copy_(value)
     if left:
         raise UserError(

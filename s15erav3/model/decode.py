@@ -40,7 +40,7 @@ class Decoder:
         config = model.config
         self.model, self.dtype = model, dtype
         self.rotary = (config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(model.embed_tokens.weight.device.type, enabled=False):
             layers: Any = model.layers
             mtp: Any = model.mtp
             self.layers = [FoldedBlock(layer, dtype) for layer in layers]
@@ -100,7 +100,7 @@ class FoldedBlock:
             x = x + self.dense(normed).view_as(x)
         if self.router is None:
             return x
-        if x.is_cuda:  # the fewest operators there do not wait for the host
+        if x.is_cuda or torch.compiler.is_compiling():  # the fewest operators there do not wait for the host
             return x + apply_experts(normed, self.router(normed), *self.experts).view_as(x)
         _, experts, weights = self.router.choose(normed)
         return x + apply_to_few(normed, experts, weights, *self.experts).view_as(x)
@@ -162,11 +162,12 @@ class FoldedAttention:
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
         """Normalised (B, T, D) -> (B, T, D); the new tokens are remembered."""
         batch, length, _ = x.shape
-        q, entry = F.linear(x, self.inputs, self.bias).split(self.split, dim=-1)  # type: ignore[no-untyped-call]
+        made = F.linear(x, self.inputs, self.bias)
         if self.query is not None and self.query_norm is not None:
-            q = F.linear(_norm(self.query_norm, q), self.query)
-        q = self._rotated(q.view(batch, length, self.heads, -1), angles)  # (B, T, H, C + R)
-        entry = self._rotated(entry.unsqueeze(2), angles).squeeze(2)
+            low, made = made.split(self.split, dim=-1)  # type: ignore[no-untyped-call]
+            made = torch.cat((F.linear(_norm(self.query_norm, low), self.query), made), dim=-1)
+        made = self._rotated(made.view(batch, length, self.heads + 1, -1), angles)  # (B, T, H + 1, C + R)
+        q, entry = made[:, :, :-1], made[:, :, -1]
         entry[..., : self.rank] = _norm(self.latent_norm, entry[..., : self.rank])
         memory.entries.index_copy_(1, memory.slots, entry.to(memory.entries.dtype))
 
@@ -184,7 +185,7 @@ class FoldedAttention:
         cos, sin = angles
         whole = self.rank + self.rope_dim
         part = x[..., self.rank : whole]
-        torch.addcmul(part * cos, x[..., whole:], sin, out=part)
+        part.mul_(cos).addcmul_(x[..., whole:], sin)
         return x[..., :whole]
 
 

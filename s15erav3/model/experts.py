@@ -86,18 +86,18 @@ def apply_to_few(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, d
     """
     k = experts.shape[1]
     chosen, order = experts.flatten().sort(stable=True)
-    rows, scale = x[order // k], weights.flatten()[order].to(x.dtype).unsqueeze(-1)
-    out = torch.empty_like(rows)
-    ids, start = chosen.tolist(), 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or ids[end] != ids[start]:
-            expert, part = ids[start], slice(start, end)
-            gate, up = F.linear(rows[part], gate_up[expert]).chunk(2, dim=-1)
-            torch.mm(F.silu(gate) * up, down[expert].t(), out=out[part])
-            start = end
-    back = torch.empty_like(out)
-    back[order] = out * scale
-    return back.view(-1, k, x.shape[-1]).sum(dim=1)
+    ids = chosen.tolist()
+    starts = [i for i, expert in enumerate(ids) if i == 0 or ids[i - 1] != expert]
+    groups = [(ids[start], slice(start, end)) for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    rows = x[order // k]
+    inner, out = x.new_empty(len(ids), gate_up.shape[1]), torch.empty_like(rows)
+    for expert, part in groups:
+        torch.mm(rows[part], gate_up[expert].t(), out=inner[part])
+    gate, up = inner.chunk(2, dim=-1)
+    inner = F.silu(gate) * up * weights.flatten()[order].to(x.dtype).unsqueeze(-1)
+    for expert, part in groups:
+        torch.mm(inner[part], down[expert].t(), out=out[part])
+    return torch.zeros_like(x).index_add_(0, order // k, out)
 
 
 class _Scatter(torch.autograd.Function):

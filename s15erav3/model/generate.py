@@ -103,7 +103,7 @@ def generate(
         cache.repeat(samples)
         generators = [torch.Generator().manual_seed(seed + s) for _ in prompts for s in range(samples)]
         seen = _seen(prompts, samples, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
-        going, drawn, steps = [True] * len(generators), 0, 0
+        going, drawn, steps = [max_new_tokens > 0] * len(generators), 0, 0
         decoder = Decoder(model, dtype)
         one_step = torch.compile(decoder.__call__, fullgraph=True, dynamic=False) if compiled else decoder
         read = time.perf_counter()

@@ -169,7 +169,9 @@ def test_deepseeks_own_file_is_read() -> None:
     config = from_hub(published, "config.json")
     assert (config.n_group, config.topk_group, config.rope_theta, config.num_nextn_predict_layers) == (8, 4, 10000, 1)
     assert config.rope_scaling is not None and config.rope_scaling.factor == 40
-    assert to_hub(config).items() >= {k: v for k, v in published.items() if k in WRITTEN and k != "rope_scaling"}.items()
+    assert (
+        to_hub(config).items() >= {k: v for k, v in published.items() if k in WRITTEN and k != "rope_scaling"}.items()
+    )
 
 
 def test_a_dense_model_ends_before_the_first_layer_with_experts() -> None:
@@ -239,7 +241,10 @@ def test_yarn_is_found_in_either_place(kind: dict[str, str], joined: bool) -> No
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"model_type": "llama"}, "x describes another architecture: model_type=llama, and only deepseek_v3 can be read"),
+        (
+            {"model_type": "llama"},
+            "x describes another architecture: model_type=llama, and only deepseek_v3 can be read",
+        ),
         ({"quantization_config": {"bits": 8}}, "x has quantization_config={'bits': 8}, which this program does not"),
         ({"sliding_window": 4}, "x has sliding_window=4, which this program does not support; only plain DeepseekV3."),
         ({"scoring_func": "softmax"}, "x has scoring_func=softmax, which is not supported: it must be sigmoid."),
@@ -248,9 +253,15 @@ def test_yarn_is_found_in_either_place(kind: dict[str, str], joined: bool) -> No
         ({"rope_interleave": False}, "x has rope_interleave=False, which is not supported: it must be True."),
         ({"attention_dropout": 0.1}, "x has attention_dropout=0.1, which is not supported: it must be 0.0."),
         ({"moe_layer_freq": 2}, "x has moe_layer_freq=2, which is not supported: it must be 1."),
-        ({"num_key_value_heads": 1}, "x has num_key_value_heads=1, which is not supported: it must be num_attention_he"),
+        (
+            {"num_key_value_heads": 1},
+            "x has num_key_value_heads=1, which is not supported: it must be num_attention_he",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "x has the rotary scaling 'linear', which is not suppor"),
-        ({"rope_scaling": {"type": "yarn", **YARN, "attention_factor": 2.0}}, "x has a rotary scaling with attention_f"),
+        (
+            {"rope_scaling": {"type": "yarn", **YARN, "attention_factor": 2.0}},
+            "x has a rotary scaling with attention_f",
+        ),
         ({"rope_scaling": {"type": "yarn", **YARN, "truncate": False}}, "x has a rotary scaling with "),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "x describes a model that this program cannot build: rope"),
         ({"hidden_size": 33}, "x describes a model that this program cannot build: hidden_size=33 must be a multiple"),
@@ -283,7 +294,5 @@ def test_a_key_that_is_missing_is_no_silent_default(key: str) -> None:
 
 def test_a_model_that_transformers_has_not_is_not_exported() -> None:
     """It has sigmoid alone, and would take the weights without a word."""
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"experts\.scoring_func=softmax cannot be exported: .*\.$"):
         to_hub(tiny_config(scoring_func="softmax"))
-    assert "experts.scoring_func=softmax cannot be exported" in str(error.value)
-    assert str(error.value).endswith(".")

@@ -201,9 +201,7 @@ def test_a_block_decodes_with_a_cache_of_its_own(static: bool) -> None:
     ids = token_ids(model.config, 2, 11)
     out = model(ids, look_ahead=True)
     for k, below in ((1, out.hidden), (2, out.ahead[0])):
-        cache = LatentCache(
-            model.config, 2, 16, device=ids.device, dtype=torch.float64, layers=1, static=static
-        )
+        cache = LatentCache(model.config, 2, 16, device=ids.device, dtype=torch.float64, layers=1, static=static)
         assert cache.bytes_per_token == (20 + 8) * 8
         states, at = [], 0
         for count in (3, 1, 1, 2, 11 - k - 7):

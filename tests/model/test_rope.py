@@ -127,7 +127,9 @@ def test_yarn_is_that_of_transformers(
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale
 
-    values: dict[str, Any] = dict(zip(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), betas + mscales, strict=True))
+    values: dict[str, Any] = dict(
+        zip(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), betas + mscales, strict=True)
+    )
     values |= {"factor": factor, "original_max_position_embeddings": original}
     config = tiny_config(qk_rope_head_dim=dim, rope_theta=theta, rope_scaling=values)
     theirs = DeepseekV3Config(**hf_config.to_hub(config))

@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from s15erav3.balancing import Balancer, LossFree, OriginalRule, Unbalanced
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.errors import UserError
-from s15erav3.model import Output, Router, Routing, Transformer, routers
-from s15erav3.model.moe import MoE
+from s15erav3.model import Router, Routing, Transformer, routers
 from s15erav3.training import module as module_file
 from s15erav3.training.module import LanguageModule, StepRecord
+from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.optim import adamw, muon
 from s15erav3.training.schedule import Constant, Cosine
-from tests.training.parts import VOCABULARY, Windows, tiny_config, tiny_net, trainer
+from tests.training.parts import VOCABULARY, Windows, tiny_net, trainer
 
 DENSE = {"n_routed_experts": 0, "n_shared_experts": 0, "num_experts_per_tok": 0, "first_k_dense_replace": 0}
 BYTES = torch.arange(VOCABULARY) % 5
+END = 7
 
 
 def sgd(net: nn.Module, lr: float = 0.5) -> torch.optim.Optimizer:
@@ -64,6 +65,10 @@ def module_of(net: Transformer, balancer: Balancer | None = None, **settings: An
         **settings,
     }
     return LanguageModule(net, balancer or LossFree(0.01), **settings)
+
+
+def ahead_loss(weight: float = 0.3, final_weight: float = 0.1, final_from: float = 0.67) -> MultiTokenLoss:
+    return MultiTokenLoss(weight, final_weight, final_from, end_of_text=END)
 
 
 class Watch(L.Callback):
@@ -160,29 +165,72 @@ def test_the_balancer_is_told_the_share_of_training_done() -> None:
     assert told == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_a_router_in_an_extra_module_is_balanced() -> None:
+def test_routers_of_multi_token_prediction_are_balanced_and_not_validated() -> None:
     """Multi-token-prediction blocks that are never balanced: a bug that others shipped."""
+    net, data, watch = tiny_net(num_nextn_predict_layers=2), Windows(), Watch()
+    module = module_of(net, micro_batches=2, multi_token_loss=ahead_loss())
+    assert module.routers == [
+        net.layers[1].mlp.router,
+        net.layers[2].mlp.router,
+        *(b.block.mlp.router for b in net.mtp),
+    ]
+    run = trainer(2, limit_val_batches=1.0, val_check_interval=2, callbacks=[watch])
+    run.fit(module, data)
+    for step, (before, record, after) in enumerate(zip(watch.nets, watch.records, watch.biases, strict=True)):
+        parts = [before(part[:, :-1], look_ahead=True) for part in data.batches[step].chunk(2)]
+        loads = sum(torch.stack([r.load for r in part.routings]) for part in parts)
+        assert record.loads is not None and torch.equal(record.loads, loads)  # type: ignore[arg-type]
+        assert record.loads.sum(dim=-1).tolist() == [8 * length * 2 for length in (7, 7, 6, 5)]
+        assert torch.equal(record.bias_change, LossFree(0.01).bias_change(record.loads, 0.0))  # type: ignore[arg-type]
+        assert (record.bias_change.abs().amax(dim=-1) > 0).all()  # type: ignore[union-attr]
+        assert torch.equal(after, biases_of(before) + record.bias_change)
+    assert module.validation_loads is not None and module.validation_loads.loads.shape == (2, 4)
+    with torch.no_grad():
+        outs = [net(windows[:, :-1]) for windows in data.val_dataloader()]
+    loads = sum(torch.stack([r.load for r in out.routings]) for out in outs)
+    assert isinstance(loads, Tensor)
+    expected = max_violation(loads).mean().item()
+    assert run.callback_metrics["balance/maxvio_global"].item() == pytest.approx(expected, rel=1e-5)
 
-    class WithExtra(Transformer):
-        def __init__(self) -> None:
-            super().__init__(tiny_config())
-            self.extra = nn.ModuleDict({"block": MoE(tiny_config())})
-            self.reset_parameters()
 
-        def forward(self, ids: Tensor) -> Output:
-            out = super().forward(ids)
-            extra, routing = self.extra["block"](out.hidden)
-            return Output(out.hidden + extra, (*out.routings, routing))
+@pytest.mark.parametrize(("weights", "weight"), [((0.7, 0.1, 0.5), 0.7), ((0.7, 0.1, 0.0), 0.1)])
+def test_the_loss_is_the_main_one_and_the_weighted_one_ahead(weights: tuple[float, ...], weight: float) -> None:
+    """Catches a weight that is left out, twice there or the final one, and a record that is weighted or halved."""
+    net, data = tiny_net(num_nextn_predict_layers=2).double(), Windows()
+    reference = copy.deepcopy(net)
+    module = module_of(net, micro_batches=4, multi_token_loss=ahead_loss(*weights))
+    trainer(1, precision="64-true").fit(module, data)
 
-    torch.manual_seed(0)
-    net = WithExtra()
-    module = module_of(net)
-    assert len(module.routers) == 3 and module.routers[2] is net.extra["block"].router
-    assert module.validation_loads is not None and module.validation_loads.loads.shape == (3, 4)
-    trainer(2, limit_val_batches=1.0, val_check_interval=2).fit(module, Windows())
-    assert module.last_step is not None and module.last_step.loads is not None
-    assert module.last_step.loads.shape == (3, 4)
-    assert net.extra["block"].router.bias.abs().max() > 0
+    windows = data.batches[0]
+    out = reference(windows[:, :-1], look_ahead=True)
+    loss = F.cross_entropy(reference.logits(out.hidden).flatten(0, 1), windows[:, 1:].flatten())
+    ahead = []
+    for k, states in enumerate(out.ahead, start=1):
+        kept = torch.stack([(windows[:, j : j + 7 - k] != END) for j in range(1, k + 1)]).all(dim=0)
+        ahead.append(F.cross_entropy(reference.logits(states[kept]), windows[:, k + 1 :][kept]))
+        assert not kept.all()
+    mtp_loss = torch.stack(ahead).mean()
+    (loss + weight * mtp_loss).backward()
+    record = module.last_step
+    assert record is not None and record.mtp_loss is not None
+    assert record.mtp_loss.item() == pytest.approx(mtp_loss.item(), rel=1e-6)
+    assert record.loss.item() == pytest.approx(loss.item(), rel=1e-6)  # train/loss without the term
+    assert not record.mtp_loss.requires_grad
+    for (name, a), b in zip(net.named_parameters(), reference.parameters(), strict=True):
+        assert b.grad is not None
+        torch.testing.assert_close(a, b - 0.5 * b.grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_prediction_blocks_without_a_loss_are_refused_and_a_loss_without_blocks_is_idle() -> None:
+    """Blocks that nothing trains would be saved as they were drawn."""
+    with pytest.raises(ValueError, match="multi-token-prediction"):
+        module_of(tiny_net(num_nextn_predict_layers=1))
+    nets = [tiny_net(), tiny_net()]
+    for net, loss in zip(nets, (None, ahead_loss()), strict=True):
+        module = module_of(net, multi_token_loss=loss)
+        trainer(2).fit(module, Windows())
+        assert module.last_step is not None and module.last_step.mtp_loss is None
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
 # --- the step ---------------------------------------------------------------------------------------------------
@@ -453,9 +501,11 @@ def test_bad_values_are_refused_by_key_and_value(settings: dict[str, Any], said:
 
 def test_mixed_precision_trains_and_keeps_biases_and_losses_fp32() -> None:
     """Catches dtypes that only meet under autocast."""
-    module = module_of(tiny_net(), optimizer=by_muon, micro_batches=2)
+    net = tiny_net(num_nextn_predict_layers=1)
+    module = module_of(net, optimizer=by_muon, micro_batches=2, multi_token_loss=ahead_loss())
     trainer(2, precision="bf16-mixed", limit_val_batches=1.0, val_check_interval=2).fit(module, Windows())
     assert module.last_step is not None
-    assert module.last_step.loss.dtype == torch.float32 and torch.isfinite(module.last_step.loss)
+    for loss in (module.last_step.loss, module.last_step.mtp_loss):
+        assert loss is not None and loss.dtype == torch.float32 and torch.isfinite(loss)
     assert all(isinstance(r, Router) and r.bias.dtype == torch.float32 for r in module.routers)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in module.parameters())
