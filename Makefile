@@ -35,8 +35,9 @@ format: setup ## mend format and lint where it can be done by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## time a training step against transformers
+bench: setup ## time training steps and generation against transformers
 	$(BIN)/python scripts/bench_step.py
+	$(BIN)/python scripts/bench_generate.py
 
 sample-corpus: setup ## write the bundled commentary anew
 	$(BIN)/python scripts/make_sample_corpus.py

@@ -73,6 +73,17 @@ def to_hub(config: ModelConfig) -> Json:
             f"a model with experts.scoring_func={config.scoring_func} cannot be exported: DeepseekV3 in transformers "
             "knows only sigmoid, and would compute something else."
         )
+    if config.n_routed_experts == 1:
+        raise UserError(
+            "a model with experts.n_routed_experts=1 cannot be exported: DeepseekV3 in transformers compares two experts "
+            "of each group."
+        )
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.mscale_all_dim == 0 and scaling.mscale != 1:
+        raise UserError(
+            f"a model with rope_scaling.mscale={scaling.mscale} and mscale_all_dim=0 cannot be exported: DeepseekV3 in "
+            "transformers would take mscale for 1, and compute something else."
+        )
     values = {key: getattr(config, key) for key in SAME}
     values |= {key: float(values[key]) for key in FLOATS}
     if not config.n_routed_experts:  # every layer is before the first one with experts
@@ -82,7 +93,6 @@ def to_hub(config: ModelConfig) -> Json:
             "num_experts_per_tok": 1,
             "n_shared_experts": 1,
         }
-    scaling = config.rope_scaling
     return {
         "architectures": ["DeepseekV3ForCausalLM"],
         **FIXED,

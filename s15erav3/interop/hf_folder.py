@@ -64,7 +64,8 @@ def write_folder(
         raise UserError(f"dtype={dtype} is unknown; choose one of {', '.join(DTYPES)}.")
     end = tokenizer.end_of_text
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    config = hf_config.to_hub(net.config) | ids | {"dtype": dtype, "trained_sequence_length": sequence_length}
+    config = hf_config.to_hub(net.config) | {"dtype": dtype, "trained_sequence_length": sequence_length}
+    config |= ids | {"pad_token_id": None}  # else transformers would never train the embedding of end-of-text
     tensors = {
         key: value if key.endswith("e_score_correction_bias") else value.to(DTYPES[dtype])
         for key, value in hf_weights.to_hub(net).items()

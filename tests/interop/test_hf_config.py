@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,18 @@ def test_a_key_that_is_missing_is_no_silent_default(key: str) -> None:
             from_hub(file, "x")
 
 
-def test_a_model_that_transformers_has_not_is_not_exported() -> None:
-    """It has sigmoid alone, and would take the weights without a word."""
-    with pytest.raises(UserError, match=r"experts\.scoring_func=softmax cannot be exported: .*\.$"):
-        to_hub(tiny_config(scoring_func="softmax"))
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"scoring_func": "softmax"}, "experts.scoring_func=softmax"),
+        ({"n_routed_experts": 1, "num_experts_per_tok": 1}, "experts.n_routed_experts=1"),
+        (
+            {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.0}},
+            "rope_scaling.mscale=0.7 and mscale_all_dim=0",
+        ),
+    ],
+)
+def test_a_model_that_transformers_has_not_is_not_exported(changed: dict[str, Any], said: str) -> None:
+    """It would take the weights without a word, and compute something else."""
+    with pytest.raises(UserError, match=re.escape(said) + r" cannot be exported: .*\.$"):
+        to_hub(tiny_config(**changed))
