@@ -132,7 +132,7 @@ def test_speed_and_memory_are_reported(n: int, say: Say) -> None:
 
 def test_speculation_gives_the_same_text(say: Say, shown: list[str]) -> None:
     """Catches other text than greedy decoding's, and texts that are not told apart from their repetition."""
-    for prompt in PROMPTS:
+    for prompt in (*PROMPTS, ""):
         plain, _ = say(f"prompt={quote(prompt)}", GREEDY, "max_new_tokens=40")
         shown.clear()
         out, err = say(f"prompt={quote(prompt)}", GREEDY, "max_new_tokens=40", "speculative=true")

@@ -75,8 +75,8 @@ def to_hub(config: ModelConfig) -> Json:
         )
     if config.n_routed_experts == 1:
         raise UserError(
-            "a model with experts.n_routed_experts=1 cannot be exported: DeepseekV3 in transformers compares two experts "
-            "of each group."
+            "a model with experts.n_routed_experts=1 cannot be exported: DeepseekV3 in transformers compares two "
+            "experts of each group."
         )
     scaling = config.rope_scaling
     if scaling is not None and scaling.mscale_all_dim == 0 and scaling.mscale != 1:

@@ -171,6 +171,7 @@ def test_a_stream_ends_by_itself_only_at_a_stop_string() -> None:
     seen = [(stream.add(byte), stream.ended) for byte in b"ab"]
     assert seen == [("a", False), ("", False)]
     assert (stream.close(), stream.ended, stream.text) == ("b", True, "ab")
+    assert (stream.add(ord("x")), stream.text) == ("", "ab")
 
 
 @pytest.mark.parametrize("inside", [EOT, *UNUSED])

@@ -38,7 +38,7 @@ def written(
 
     def emit(sequence: int, token: int) -> bool:
         texts[sequence].append(token)
-        return True
+        return len(texts[sequence]) <= n  # one too many would be seen; without end they would not
 
     settings_ = {"seed": 0, "context": 64, **more}
     return texts, generate(model, prompts, emit, max_new_tokens=n, sampling=sampling, **settings_)
