@@ -63,7 +63,12 @@ def evaluate(cfg: DictConfig) -> float:
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
     """A file of its own for each checkpoint, split and text, in the run's folder or beside a lone checkpoint."""
     folder = trained.saved.file.parent
-    named = [trained.saved.file.stem, cfg.split, *([Path(cfg.data.path).stem] if cfg.data.path else [])]
+    file = trained.saved.file
+    named = [
+        file.name if file.is_dir() else file.stem,
+        cfg.split,
+        *([Path(cfg.data.path).stem] if cfg.data.path else []),
+    ]
     return (folder.parent if folder.name == "checkpoints" else folder) / f"evaluate-{'-'.join(named)}.json"
 
 

@@ -119,7 +119,8 @@ def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
         if any(a.startswith(f"{name}=") for a in arguments):
             continue
         if not rest or rest[0].startswith("-") or ("=" in rest[0] and not Path(rest[0]).exists()):
-            usage = " ".join(["RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
-            raise UserError(f"{verb} needs a {name} first: s15erav3 {verb} {usage} [SETTING=VALUE ...]")
+            usage = " ".join([verb, "RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
+            article = "an" if name == "output" else "a"
+            raise UserError(f"{verb} needs {article} {name} first: s15erav3 {usage} [SETTING=VALUE ...]")
         settings.append(f"{name}={quote(rest.pop(0))}")
     return [*settings, *rest]

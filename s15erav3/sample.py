@@ -78,6 +78,9 @@ def asked(cfg: DictConfig) -> Request:
     check_number("seed", cfg.seed, at_least=0, whole=True)
     for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         check_number(name, cfg[name])
+    for name in ("speculative", "compile"):
+        if not isinstance(cfg[name], bool):
+            raise UserError(f"{name}={cfg[name]} must be true or false.")
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     except (ValueError, TypeError) as error:
@@ -94,9 +97,7 @@ def asked(cfg: DictConfig) -> Request:
         raise UserError(
             "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
         )
-    return Request(
-        prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, bool(cfg.speculative), bool(cfg.compile)
-    )
+    return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
 
 
 def write(trained: Trained, request: Request, shown: Callable[[str], None] | None) -> tuple[list[str], Generated]:

@@ -70,6 +70,8 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     """Compose the run's own saved config, with the changes given now, and go on in its folder."""
     if any(a in ("-m", "--multirun") for a in arguments):
         raise UserError("resume= continues one run; leave out -m, or resume the runs of a sweep one by one.")
+    if any(a.lstrip("+").startswith("init_from=") for a in arguments):
+        raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"))
     text = payload["run"]["config"]["data"]["path"]
     settings = [
@@ -166,7 +168,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     if cfg.init_from and resumed is None:
         origin = adopt(cfg)
         tokenizer = origin.tokenizer
-        if runs.is_first_rank():
+        if runs.is_first_rank() and (run_dir / ".hydra").is_dir():
             OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # with what was adopted, for resuming
     elif cfg.init_from and resumed is not None:
         tokenizer = Tokenizer.from_state(resumed.payload["run"]["tokenizer"])

@@ -51,6 +51,14 @@ def test_what_init_from_decides_cannot_be_set(
         assert not run.exists()
 
 
+def test_a_resumed_run_does_not_begin_elsewhere(hub_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would go on with its own weights and write down that it had begun with others."""
+    run = hub_folder.parent / "run"
+    before = (run / ".hydra" / "config.yaml").read_bytes()
+    assert "init_from has no say" in alone(capsys, "train", f"resume={run}", f"init_from={hub_folder}")
+    assert (run / ".hydra" / "config.yaml").read_bytes() == before
+
+
 def test_a_place_to_begin_with_that_is_none_is_told(
     hub_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,7 @@ def test_an_extended_context_reads_a_longer_prompt(say: Say, calls: list[Any]) -
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (["speculative=maybe"], ["speculative=maybe", "true or false"]),
         (["speculative=true"], ["speculative=true", "temperature=0.7", "must be 0"]),
         (["speculative=true", GREEDY, "repetition_penalty=1.5"], ["speculative=true", "repetition_penalty=1.5"]),
         (["speculative=true", GREEDY, "samples=2"], ["speculative=true", "samples"]),

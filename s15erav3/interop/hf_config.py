@@ -131,6 +131,12 @@ def from_hub(values: Json, where: str) -> ModelConfig:
     for key in (*SAME, "num_hidden_layers", "num_attention_heads"):
         if key not in values and key not in OPTIONAL:
             raise UserError(f"{where} lacks {key}.")
+    for key, kind in (
+        *((name, int) for name in ("num_hidden_layers", "num_attention_heads", "first_k_dense_replace")),
+        *((name, dict | None) for name in ("rope_scaling", "rope_parameters")),
+    ):
+        if not isinstance(values.get(key), kind) and (key in values or kind is int):
+            raise UserError(f"{where} has {key}={values[key]!r}, which is of the wrong kind.")
     settings = {key: values[key] for key in SAME if key in values}
     settings |= {"num_layers": values["num_hidden_layers"], "num_heads": values["num_attention_heads"]}
     if values.get("num_key_value_heads", settings["num_heads"]) != settings["num_heads"]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.interop import hf_config, hf_weights
 from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
 from s15erav3.model import Transformer
@@ -56,7 +56,7 @@ def write_folder(
     Raises:
         UserError: there is something already, or a setting is unusable.
     """
-    hub = _library("huggingface_hub")
+    folder, hub = folder.resolve(), _library("huggingface_hub")
     safetensors = _library("safetensors")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already exists; choose another folder, or remove it.")
@@ -114,14 +114,19 @@ def read_folder(folder: Path) -> Imported:
         )
     net = Transformer(config)
     hf_weights.from_hub(tensors, net, str(folder))
-    length = _read_json(folder / "config.json").get("trained_sequence_length", config.max_position_embeddings)
+    longest = config.max_position_embeddings
+    length = _read_json(folder / "config.json").get("trained_sequence_length", longest)
+    check_number(f"{folder / 'config.json'}: trained_sequence_length", length, at_least=1, at_most=longest, whole=True)
     return Imported(net, tokenizer, length)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     safetensors, load_file = _library("safetensors"), _library("safetensors.torch").load_file
     if (folder / INDEX).is_file():
-        files = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        places = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{folder / INDEX} has no weight_map from tensors to files; fetch the folder again.")
+        files = sorted(set(places.values()))
     elif (folder / WEIGHTS).is_file():
         files = [WEIGHTS]
     else:

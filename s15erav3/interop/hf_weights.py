@@ -74,6 +74,8 @@ def from_hub(tensors: dict[str, Tensor], net: Transformer, where: str) -> None:
             raise UserError(
                 f"{where} has {key} of shape {tuple(left[key].shape)}, not {tuple(shape)} as in config.json."
             )
+        if left[key].dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise UserError(f"{where} has {key} in {left[key].dtype}; only float32, bfloat16 and float16 can be read.")
         return left.pop(key)
 
     for copy, original in shared_copies(config).items():

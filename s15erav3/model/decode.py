@@ -148,7 +148,8 @@ class FoldedAttention:
         bias: Tensor | None = a.kv_a_proj_with_mqa.bias
         bias = None if bias is None else torch.cat((bias[:rank], *(t[:, 0] for t in _turned(bias[rank:, None]))))
         if a.q_low_rank:
-            self.inputs, self.query = _laid(torch.cat((a.q_a_proj.weight, down)), dtype), _laid(folded, dtype)
+            self.inputs = _laid(torch.cat((a.q_a_proj.weight, down)), dtype)
+            self.query: Tensor | None = _laid(folded, dtype)
             self.bias = None if bias is None else torch.cat((a.q_a_proj.bias, bias)).to(dtype)
         else:
             self.inputs, self.query = _laid(torch.cat((folded, down)), dtype), None

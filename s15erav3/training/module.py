@@ -127,7 +127,8 @@ class LanguageModule(L.LightningModule):
         nll = torch.zeros((), device=self.device)
         ahead_loss = self.multi_token_loss
         if ahead_loss is not None:
-            ahead_tokens = ahead_loss.count(batch, len(self.net.mtp))
+            # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
+            ahead_tokens = sum_over_ranks(ahead_loss.count(batch, len(self.net.mtp))) / self.trainer.world_size
             mtp_loss = torch.zeros((), device=self.device)
         loads = None
         for i, windows in enumerate(micro_batches):

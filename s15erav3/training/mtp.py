@@ -57,7 +57,8 @@ class MultiTokenLoss:
             ahead: states of the D blocks, the k-th (B, T - k, D).
             windows: (B, T + 1).
             head: (V, D).
-            tokens: :meth:`count` of the whole optimizer step, of which these windows may be a part.
+            tokens: :meth:`count` of the whole optimizer step, of which these windows may be a part; over several
+                ranks its mean.
             chunk: tokens whose logits exist at one time.
         """
         losses = []

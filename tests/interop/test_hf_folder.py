@@ -143,6 +143,16 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "wrong width of one expert": (change_tensors(lambda t: t.update({EXPERT: t[EXPERT][:, :-1]})), [EXPERT, "(16, 7)"]),
     "gate unlike up": (change_tensors(lambda t: t.update({GATE: t[GATE][:, :-1]})), [GATE, "(8, 15)", "(8, 16)"]),
     "no block ahead": (change_tensors(without_ahead), ["num_nextn_predict_layers=1", "config.json"]),
+    "half precision of eight bits": (
+        change_tensors(lambda t: t.update({EXPERT: t[EXPERT].to(torch.float8_e4m3fn)})),
+        [EXPERT, "float8_e4m3fn", "only float32"],
+    ),
+    "no length": (change_config(trained_sequence_length=0), ["trained_sequence_length=0", "config.json"]),
+    "too long": (change_config(trained_sequence_length=99999), ["trained_sequence_length=99999", "at most"]),
+    "an index of nothing": (
+        lambda f: (f / f"{WEIGHTS}.index.json").write_text('{"weight_map": ["a"]}'),
+        ["weight_map"],
+    ),
     "another embedding": (change_tensors(lambda t: t.update({COPY: t[COPY] + 1})), [COPY, "differs"]),
 }
 
