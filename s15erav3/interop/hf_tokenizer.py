@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,20 +15,9 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
 from s15erav3.errors import UserError
+from s15erav3.interop.patterns import can_be_empty, to_oniguruma, to_tiktoken
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
-
-# What tiktoken's regular expressions (Rust's fancy-regex) and those of tokenizers (Oniguruma, as in Ruby) have in
-# common, but for "many" and "end". Other classes and sets of sets are in both too, and not always the same.
-_SYMBOL = r"\\[!-/:;=?@\[-`{-~]"  # not < and >, which Rust takes for the ends of words
-_CLASS = r"\\[pP]\{[CLMNPSZ][a-z]?\}|\\[sSdDnrt]"
-_BRACKETS = rf"\[\^?(?:{_CLASS}|{_SYMBOL}|(?!&&|--|~~)[^\[\]\\])+\]"
-_TIMES = r"[?*+][?+]?|\{\d+,\d*\}\??|\{\d+\}"
-_PIECE = re.compile(
-    rf"(?P<open>\((?:\?(?:i?:|>|=|!))?)|(?P<end>\$)|\|"
-    rf"|(?P<item>\)|\\z|{_CLASS}|{_SYMBOL}|{_BRACKETS}|[^\\\[\](){{}}|?*+^$])"
-    rf"(?:(?P<many>(?<!\))\{{\d+(?:,\d*)?\}})\+|(?P<times>{_TIMES}))?"
-)
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
@@ -62,7 +49,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
             ignore_merges=True,
         )
     )
-    regex = _to_oniguruma(encoding._pat_str, f"tokenizer {tokenizer.name}")
+    regex = to_oniguruma(encoding._pat_str, f"tokenizer {tokenizer.name}")
     built.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
             pre_tokenizers.Split(Regex(regex), "isolated"),
@@ -188,56 +175,6 @@ def _unused(i: int) -> str:
     return f"<|unused_{i}|>"
 
 
-def _to_oniguruma(pattern: str, whose: str) -> str:
-    """tiktoken's pattern for tokenizers: there ``{1,3}+`` repeats and ``$`` is the end of every line."""
-    return _translate(pattern, whose, "(?>", ")", r"\z")
-
-
-def _to_tiktoken(regex: str, whose: str) -> str:
-    """A pattern of tokenizers for tiktoken: there ``{1,3}+`` is possessive and ``$`` is the end of the text."""
-    pattern = _translate(regex, whose, "(?:", ")+", r"(?=\n|\z)")
-    # What no match covers is a word for tokenizers, and lost with tiktoken.
-    return rf"{pattern}|(?:(?!{pattern})[\s\S])+"
-
-
-def _translate(pattern: str, whose: str, opening: str, closing: str, end: str) -> str:
-    translated = ""
-    for piece in _pieces(pattern, whose):
-        if piece["many"]:
-            translated += opening + piece["item"] + piece["many"] + closing
-        else:
-            translated += end if piece["end"] else piece[0]
-    return translated
-
-
-def _can_be_empty(pattern: str, whose: str) -> bool:
-    """Whether the pattern could match nothing, as far as its form tells."""
-    form, closings = "", []
-    for piece in _pieces(pattern, whose):
-        if piece["open"]:  # looking ahead takes nothing
-            form += "(?:"
-            closings.append("|)" if piece["open"][-1] in "=!" else ")")
-        elif piece["item"]:
-            width = closings.pop() if piece["item"] == ")" else "(?:)" if piece["item"] == r"\z" else "x"
-            form += width + (piece["many"] or piece["times"] or "")
-        elif not piece["end"]:
-            form += "|"
-    return re.fullmatch(form, "") is not None
-
-
-def _pieces(pattern: str, whose: str) -> Iterator[re.Match[str]]:
-    at = 0
-    while at < len(pattern):
-        piece = _PIECE.match(pattern, at)
-        if piece is None:
-            raise UserError(
-                f"{whose} cuts words by a pattern with {pattern[at : at + 20]!r} in it, which tiktoken and tokenizers "
-                "may read in two ways; take a tokenizer with a plainer pattern."
-            )
-        yield piece
-        at = piece.end()
-
-
 def _unlike(file: Path, found: str) -> UserError:
     return UserError(
         f"{file} {found}, which tiktoken cannot do; name a folder with a byte-level BPE that has one pattern for "
@@ -303,11 +240,11 @@ def _read_pattern(file: Path, cutting: dict[str, Any] | None, written: object) -
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         }:
-            if isinstance(written, str) and _to_oniguruma(written, str(file)) == regex:
+            if isinstance(written, str) and to_oniguruma(written, str(file)) == regex:
                 return written
-            if _can_be_empty(regex, str(file)):  # tiktoken panics there
+            if can_be_empty(regex, str(file)):  # tiktoken panics there
                 raise _unlike(file, "cuts words by a pattern that can match nothing")
-            return _to_tiktoken(regex, str(file))
+            return to_tiktoken(regex, str(file))
     raise _unlike(file, f"cuts words by the pre-tokenizer {json.dumps(cutting, ensure_ascii=False)[:200]}")
 
 
