@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from s15erav3.__main__ import main
+from s15erav3.__main__ import VERBS, main
 from s15erav3.balancing.diagnostics import max_violation
 from tests.tiny import TINY, result, rows, train
 
@@ -186,7 +186,7 @@ def test_help_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     """--help of every verb has examples and settings."""
     assert main(["--help"]) == 0
     assert "evaluate" in capsys.readouterr().out
-    for verb in ("train", "evaluate", "sample"):
+    for verb in VERBS:
         assert main([verb, "--help"]) == 0
         said = capsys.readouterr().out
         assert f"s15erav3 {verb}" in said

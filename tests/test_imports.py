@@ -148,12 +148,13 @@ import torch
 from s15erav3.balancing import LossFree
 from s15erav3.balancing.base import move_biases, stack_loads
 from s15erav3.model import ModelConfig, Transformer, routers
-from s15erav3.model.generate import Sampling, continue_sequence
+from s15erav3.model.generate import generate
+from s15erav3.model.sampling import Sampling
 net = Transformer(ModelConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, kv_lora_rank=4,
     qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, intermediate_size=8, n_routed_experts=2,
     num_experts_per_tok=1))
 move_biases(routers(net), LossFree(0.1).bias_change(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
-print(len(list(continue_sequence(net, [1], max_new_tokens=3, sampling=Sampling(), seed=0, context=8))))
+print(generate(net, [[1]], lambda _, token: True, max_new_tokens=3, sampling=Sampling(), seed=0, context=8).tokens)
 """
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True, check=False, timeout=120

@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 def readme_commands() -> list[list[str]]:
     """Every ``s15erav3 ...`` of the README's bash blocks, as words."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line.replace("$'", "'") for block in blocks("bash") for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines if "s15erav3" in line and not line.startswith("wandb")]
     return [w[w.index("s15erav3") + 1 :] for w in words]
 
@@ -40,7 +40,7 @@ def test_every_command_of_the_readme_composes(command: list[str]) -> None:
     """A setting that was renamed cannot stay in the README."""
     verb, *settings = command
     assert verb in VERBS
-    given = [s for s in settings if "=" in s and not s.startswith(("hydra.", "resume=", "prompt="))]
+    given = [s for s in settings if "=" in s and not s.startswith(("hydra.", "resume=", "prompt=", "stop="))]
     if "balancing=proportional" in given:
         return  # runs whole below
     if "-m" in settings:
@@ -63,7 +63,7 @@ def test_the_readme_lists_every_module_and_config_group() -> None:
 
 def test_a_strategy_from_another_package_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's own twenty lines, run as it says."""
-    (code,), (config,) = blocks("python"), blocks("yaml")
+    code, (config,) = next(block for block in blocks("python") if "Balancer" in block), blocks("yaml")
     (tmp_path / "mine.py").write_text(code)
     (tmp_path / "my_conf" / "balancing").mkdir(parents=True)
     (tmp_path / "my_conf" / "balancing" / "proportional.yaml").write_text(textwrap.dedent(config))
