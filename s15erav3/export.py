@@ -13,7 +13,7 @@ from s15erav3 import __version__, cli
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.model import count_parameters
 from s15erav3.restore import Saved, load, with_checkpoint
-from s15erav3.screen import say
+from s15erav3.screen import say, shape
 
 
 def main(arguments: list[str]) -> int:
@@ -52,15 +52,9 @@ def export(cfg: DictConfig) -> None:
 def model_card(saved: Saved, name: str) -> str:
     """README.md of the folder: what it is, how good, made from what, how to use it."""
     config, counts = saved.net.config, count_parameters(saved.net.config)
-    experts = (
-        f"{config.n_routed_experts} routed experts, {config.num_experts_per_tok} per token, and "
-        f"{config.n_shared_experts} shared in {config.num_moe_layers} of {config.num_layers} layers"
-        if config.num_moe_layers
-        else f"{config.num_layers} dense layers"
-    )
     ahead = config.num_nextn_predict_layers
     rows = [
-        ("architecture", f"DeepSeek-V3: multi-head latent attention, {experts}"),
+        ("architecture", f"DeepSeek-V3: multi-head latent attention; {shape(config)}"),
         ("parameters", f"{counts.total:,}, of which a token uses {counts.active:,}"),
         ("tokenizer", f"{saved.tokenizer.name}, {saved.tokenizer.n_vocab:,} entries"),
         ("trained on sequences of", f"{saved.sequence_length} tokens"),

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.model import count_parameters
+from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.training.module import LanguageModule
 
 console = Console(stderr=True, highlight=False)
@@ -71,24 +71,28 @@ def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
     return table
 
 
+def shape(config: ModelConfig) -> str:
+    """Layers and experts in words."""
+    if not config.num_moe_layers:
+        return f"dense, {config.num_layers} layers"
+    return (
+        f"{config.n_routed_experts} experts, {config.num_experts_per_tok} per token and "
+        f"{config.n_shared_experts} shared, in {config.num_moe_layers} of {config.num_layers} layers"
+    )
+
+
 @rank_zero_only
 def banner(
     cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
 ) -> None:
     """Model, data, device, length and place of the run that begins."""
     config, counts = module.net.config, count_parameters(module.net.config)
-    experts = (
-        f"{config.n_routed_experts} experts, {config.num_experts_per_tok} per token and "
-        f"{config.n_shared_experts} shared, in {config.num_moe_layers} of {config.num_layers} layers"
-        if config.num_moe_layers
-        else f"dense, {config.num_layers} layers"
-    )
     parts = data.token_files.parts
     per_step = data.batch_size * trainer.world_size
     limit = f", at most {cfg.trainer.max_time}" if cfg.trainer.max_time else ""
     device = trainer.strategy.root_device
     rows = [
-        ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {experts}"),
+        ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {shape(config)}"),
         ("balancing", str(cfg.balancing._target_).rpartition(".")[2]),
         (
             "data",
