@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from s15erav3 import __version__, cli
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.model import count_parameters
 from s15erav3.restore import Saved, load, with_checkpoint
-from s15erav3.screen import say, shape
+from s15erav3.screen import program, say, shape
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +47,7 @@ def export(cfg: DictConfig) -> None:
     say("  from transformers import AutoModelForCausalLM, AutoTokenizer")
     say(f"  model, tokenizer = (c.from_pretrained({str(folder)!r}) for c in (AutoModelForCausalLM, AutoTokenizer))")
     say("or train it further:")
-    say(f"  s15erav3 train init_from={folder} data=text data.path=FILE")
+    say(f"  {program()} train init_from={shlex.quote(str(folder))} data=text data.path=FILE")
 
 
 def model_card(saved: Saved, name: str) -> str:

@@ -76,14 +76,12 @@ def asked(cfg: DictConfig) -> Request:
     check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
     check_number("samples", cfg.samples, at_least=1, whole=True)
     check_number("seed", cfg.seed, at_least=0, whole=True)
-    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
-        check_number(name, cfg[name])
     for name in ("speculative", "compile"):
         if not isinstance(cfg[name], bool):
             raise UserError(f"{name}={cfg[name]} must be true or false.")
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{error}.") from error
     prompts, stop = _texts(cfg.prompt), _texts(cfg.stop)
     if not prompts:

@@ -170,7 +170,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         tokenizer = origin.tokenizer
         if runs.is_first_rank() and (run_dir / ".hydra").is_dir():
             OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # with what was adopted, for resuming
-    elif cfg.init_from and resumed is not None:
+    elif resumed is not None and cfg.init_from:
         tokenizer = Tokenizer.from_state(resumed.payload["run"]["tokenizer"])
     data = build_data(cfg, tokenizer)
     module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))

@@ -93,7 +93,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def speculation(args: argparse.Namespace, device: torch.device) -> None:
-    """A trained model's drafts, on the beginnings of its own validation text's samples."""
+    """A trained model's drafts after some beginnings."""
     saved = load(args.checkpoint)
     net = saved.net.to(device)
     prompts = [[saved.tokenizer.end_of_text, *saved.tokenizer.encode(text)] for text in args.prompts]

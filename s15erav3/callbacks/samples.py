@@ -44,7 +44,7 @@ class Samples(L.Callback):
         self.latest: list[dict[str, Any]] = []
         try:
             self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(f"callbacks.samples: {error}.") from error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

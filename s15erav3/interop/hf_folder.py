@@ -14,7 +14,7 @@ from torch import Tensor
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError, check_number
 from s15erav3.interop import hf_config, hf_weights
-from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
+from s15erav3.interop.hf_tokenizer import read_object, read_tokenizer, write_tokenizer
 from s15erav3.model import Transformer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -163,10 +163,4 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file} does not exist; give a folder of a Hugging Face DeepseekV3.")
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}; fetch the folder again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is not a JSON object; fetch the folder again.")
-    return values
+    return read_object(file)

@@ -116,7 +116,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             f"{file} is not a file of the tokenizers library ({error}); fetch it again, or name another folder."
         ) from error
     data = json.loads(loaded.to_str())  # of any age on disk, here with every key and in today's form
-    config = _read_config(folder / _CONFIG)
+    config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
 
     model, added = data["model"], data["added_tokens"]
     if model["type"] != "BPE" or _kind(data["decoder"]) != "ByteLevel":
@@ -186,16 +186,19 @@ def _kind(part: dict[str, Any] | None) -> str:
     return "none" if part is None else str(part["type"])
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file that is there.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not JSON ({error}); fetch it again, or remove it.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file} holds no JSON object but a {type(config).__name__}; fetch it again, or remove it.")
-    return config
+        raise UserError(f"{file} is not JSON ({error}); fetch it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no JSON object but a {type(values).__name__}; fetch it again.")
+    return values
 
 
 def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> dict[bytes, int]:

@@ -112,6 +112,8 @@ class LatentCache:
 
     def repeat(self, times: int) -> None:
         """Continue each sequence ``times`` times: (B, ...) becomes (B * times, ...), copies side by side."""
+        if times == 1:
+            return
         self.entries = self.entries.repeat_interleave(times, dim=1)
         if self.padding is not None:
             self.padding = self.padding.repeat_interleave(times)

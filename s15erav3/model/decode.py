@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from s15erav3.model.attention import LatentAttention, Memory
 from s15erav3.model.block import Block
 from s15erav3.model.cache import Step
 from s15erav3.model.experts import SwiGLU, apply_experts, apply_to_few
 from s15erav3.model.moe import MoE
-from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import rope_angles
 from s15erav3.model.transformer import Transformer
 
@@ -54,16 +53,18 @@ class Decoder:
             angles = self._angles(step)
             for i, layer in enumerate(self.layers):
                 x = layer(x, angles, step.memory(i))
-            return _norm(self.model.norm, x)
+            states: Tensor = self.model.norm(x)
+            return states
 
     def predict_ahead(self, k: int, hidden: Tensor, ids: Tensor, step: Step) -> Tensor:
         """As :meth:`Transformer.predict_ahead`, for tokens after the beginning."""
         block: Any = self.model.mtp[k - 1]
         with torch.autocast(ids.device.type, enabled=False):
             embedded = self.model.embed_tokens(ids).to(self.dtype)
-            joined = torch.cat((_norm(block.enorm, embedded), _norm(block.hnorm, hidden.to(self.dtype))), dim=-1)
+            joined = torch.cat((block.enorm(embedded), block.hnorm(hidden.to(self.dtype))), dim=-1)
             x = F.linear(joined, block.eh_proj.weight.to(self.dtype))
-            return _norm(block.norm, self.ahead[k - 1](x, self._angles(step), step.memory(0)))
+            states: Tensor = block.norm(self.ahead[k - 1](x, self._angles(step), step.memory(0)))
+            return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
@@ -94,8 +95,8 @@ class FoldedBlock:
 
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.attention(_norm(self.input_norm, x), angles, memory)
-        normed = _norm(self.post_norm, x).flatten(0, 1)
+        x = x + self.attention(self.input_norm(x), angles, memory)
+        normed = self.post_norm(x).flatten(0, 1)
         if self.dense is not None:
             x = x + self.dense(normed).view_as(x)
         if self.router is None:
@@ -150,11 +151,11 @@ class FoldedAttention:
         if a.q_low_rank:
             self.inputs = _laid(torch.cat((a.q_a_proj.weight, down)), dtype)
             self.query: Tensor | None = _laid(folded, dtype)
+            self.split = (len(a.q_a_proj.weight), len(down))
             self.bias = None if bias is None else torch.cat((a.q_a_proj.bias, bias)).to(dtype)
         else:
             self.inputs, self.query = _laid(torch.cat((folded, down)), dtype), None
             self.bias = None if bias is None else torch.cat((bias.new_zeros(len(folded)), bias)).to(dtype)
-        self.split = (len(self.inputs) - len(down), len(down))
 
         value = a.o_proj.weight.view(-1, heads, a.v_dim)
         self.output = _laid(torch.einsum("dhv,hvc->dhc", value, up[:, nope:]).flatten(1), dtype)  # (D, H C)
@@ -166,10 +167,10 @@ class FoldedAttention:
         made = F.linear(x, self.inputs, self.bias)
         if self.query is not None and self.query_norm is not None:
             low, made = made.split(self.split, dim=-1)  # type: ignore[no-untyped-call]
-            made = torch.cat((F.linear(_norm(self.query_norm, low), self.query), made), dim=-1)
+            made = torch.cat((F.linear(self.query_norm(low), self.query), made), dim=-1)
         made = self._rotated(made.view(batch, length, self.heads + 1, -1), angles)  # (B, T, H + 1, C + R)
         q, entry = made[:, :, :-1], made[:, :, -1]
-        entry[..., : self.rank] = _norm(self.latent_norm, entry[..., : self.rank])
+        entry[..., : self.rank] = self.latent_norm(entry[..., : self.rank])
         memory.entries.index_copy_(1, memory.slots, entry.to(memory.entries.dtype))
 
         entries = memory.entries.to(q.dtype)  # (B, S, C + R)
@@ -201,7 +202,3 @@ def _turned(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of rotary pairs (..., R, in): first halves before second ones, and the same after a quarter turn."""
     even, odd = rows[..., 0::2, :], rows[..., 1::2, :]
     return torch.cat((even, odd), dim=-2), torch.cat((-odd, even), dim=-2)
-
-
-def _norm(norm: RMSNorm | nn.RMSNorm, x: Tensor) -> Tensor:
-    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)

@@ -122,7 +122,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no architecture": (change_config(model_type=...), ["config.json", "another architecture"]),
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json", "does not exist"]),
     "no JSON": (cut("config.json", 0.5), ["config.json", "is not JSON"]),
-    "no object": (lambda f: (f / "config.json").write_text("[1]"), ["config.json", "not a JSON object"]),
+    "no object": (lambda f: (f / "config.json").write_text("[1]"), ["config.json", "holds no JSON object"]),
     "unknown key": (change_config(quantization_config={"fmt": "e4m3"}), ["config.json", "quantization_config", "e4m3"]),
     "unknown value": (change_config(hidden_act="gelu"), ["config.json", "hidden_act=gelu", "silu"]),
     "missing key": (change_config(kv_lora_rank=...), ["config.json", "lacks kv_lora_rank"]),
