@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from s15erav3.balancing import AddOns, Combined
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.checkpoint import WholeFileIO
@@ -20,7 +23,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
+from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
@@ -74,6 +77,33 @@ def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
         raise UserError(f"the groups model and experts do not fit: {error}.") from error
 
 
+def build_balancer(settings: Mapping[Any, Any]) -> Combined:
+    """The strategy of the group ``balancing`` and the add-ons beside it.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    names = inspect.signature(AddOns).parameters
+    strategy = instantiate({key: value for key, value in settings.items() if key not in names})
+    return Combined(strategy, AddOns(**{name: settings[name] for name in names if name in settings}))
+
+
+def restore_balancer(config: Mapping[str, Any], net: Transformer) -> Combined | None:
+    """The strategy by which a net was balanced, without its state, attached to the net.
+
+    Args:
+        config: of the run, as its checkpoint remembers it; empty for a Hugging Face folder.
+
+    Returns:
+        ``None`` for a net without experts or without a run.
+    """
+    if not config or not net.config.n_routed_experts:
+        return None
+    balancer = build_balancer(config["balancing"])
+    balancer.attach(routers(net))
+    return balancer
+
+
 def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> LanguageModule:
     """Net, balancing, optimizer and schedule in their LightningModule."""
     config = model_config(cfg, data.tokenizer.n_vocab)
@@ -86,7 +116,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         optimizer.bf16 = has_fast_bf16(device)
     module = LanguageModule(
         net,
-        instantiate(cfg.balancing),
+        build_balancer(cfg.balancing),
         optimizer=instantiate(optimizer),
         schedule=instantiate(cfg.schedule),
         multi_token_loss=MultiTokenLoss(**plain(cfg.mtp), end_of_text=data.tokenizer.end_of_text),

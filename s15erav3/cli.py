@@ -166,7 +166,8 @@ def _settings(folder: Path, name: str) -> set[str]:
     names = {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."}
     for file in folder.rglob("*.yaml"):
         group = file.parent.relative_to(folder).as_posix()
-        prefix = "" if group in (".", "experiment") else group + "."
+        everywhere = "@package _global_" in file.read_text().partition("\n")[0]
+        prefix = "" if group == "." or everywhere else group + "."
         if group == "." and file.stem != name:
             continue
         names |= {prefix + key for key in _keys(OmegaConf.load(file)) if not key.startswith(("_", "defaults"))}

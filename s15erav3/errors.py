@@ -54,3 +54,13 @@ def check_number(
         said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
         kind = "a whole number" if whole else "a number"
         raise UserError(f"{key}={value} must be {kind}{', ' + said if said else ''}{hint}.")
+
+
+def check_flag(key: str, value: object) -> None:
+    """Refuse a setting that is neither true nor false.
+
+    Raises:
+        UserError: with key and value.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{key}={value} must be true or false.")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from s15erav3 import cli
 from s15erav3.data.stream import TextStream
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_flag, check_number
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
 from s15erav3.model.sampling import Sampling
@@ -51,6 +51,11 @@ def sample(cfg: DictConfig) -> list[str]:
     """
     request = asked(cfg)
     trained = restore(cfg)
+    if not trained.net.config.causal:
+        raise UserError(
+            f"{trained.saved.file} cannot generate: its experts choose among tokens that are still to come "
+            "(balancing=expert_choice is a control); sample from a model that was balanced otherwise."
+        )
     if request.speculative and not trained.net.config.num_nextn_predict_layers:
         raise UserError(
             f"speculative=true needs multi-token-prediction blocks, and {trained.saved.file} has none; train with "
@@ -77,8 +82,7 @@ def asked(cfg: DictConfig) -> Request:
     check_number("samples", cfg.samples, at_least=1, whole=True)
     check_number("seed", cfg.seed, at_least=0, whole=True)
     for name in ("speculative", "compile"):
-        if not isinstance(cfg[name], bool):
-            raise UserError(f"{name}={cfg[name]} must be true or false.")
+        check_flag(name, cfg[name])
     try:
         sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     except ValueError as error:

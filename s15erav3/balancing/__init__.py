@@ -1,8 +1,35 @@
 """Ways to keep experts busy, and the numbers to judge them by."""
 
-from s15erav3.balancing.base import Balancer
+from s15erav3.balancing.add_ons import AddOns, Combined
+from s15erav3.balancing.auxiliary import AuxiliaryLoss
+from s15erav3.balancing.base import Balancer, MicroBatch
+from s15erav3.balancing.bip import BIP
+from s15erav3.balancing.deepseek_v3 import DeepSeekV3
+from s15erav3.balancing.expert_choice import ExpertChoice
 from s15erav3.balancing.loss_free import LossFree
 from s15erav3.balancing.none import Unbalanced
 from s15erav3.balancing.original import OriginalRule
+from s15erav3.balancing.proportional import Proportional
+from s15erav3.balancing.quantile import Quantile
+from s15erav3.balancing.simbal import SimBal
+from s15erav3.balancing.smebu import SMEBU
+from s15erav3.balancing.switch import Switch
 
-__all__ = ["Balancer", "LossFree", "OriginalRule", "Unbalanced"]
+__all__ = [
+    "BIP",
+    "SMEBU",
+    "AddOns",
+    "AuxiliaryLoss",
+    "Balancer",
+    "Combined",
+    "DeepSeekV3",
+    "ExpertChoice",
+    "LossFree",
+    "MicroBatch",
+    "OriginalRule",
+    "Proportional",
+    "Quantile",
+    "SimBal",
+    "Switch",
+    "Unbalanced",
+]

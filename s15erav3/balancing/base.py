@@ -1,11 +1,12 @@
 """What every balancing strategy is: a loss term, a change of bias, or both; and the loads they see.
 
-Shapes: L MoE layers, E routed experts.
+Shapes: L MoE layers, E routed experts, N tokens of a micro-batch in one layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,19 +15,38 @@ from torch import Tensor, nn
 from s15erav3.model import Router, Routing
 
 
+class MicroBatch(NamedTuple):
+    """What one forward pass of training routed."""
+
+    routings: Sequence[Routing]
+    """One per MoE layer, with gradients in ``scores``, ``logits`` and ``weights``."""
+    sequences: int
+    """B: the N tokens of a routing are B sequences of equal length, one after the other."""
+
+
 class Balancer(nn.Module):
     """Base of all strategies. Override :meth:`loss`, :meth:`bias_change`, or both.
 
     State between steps belongs in buffers: they are checkpointed and moved with the model.
     """
 
-    def loss(self, routings: Sequence[Routing]) -> Tensor | None:
-        """A term added to the training loss of one micro-batch, in nats per token; ``None`` for no term.
+    causal: bool = True
+    """Whether a training token's experts depend on earlier tokens and steps alone."""
 
-        Args:
-            routings: one per MoE layer, with gradients in ``scores`` and ``weights``.
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Called once, before anything is trained or loaded, with the routers of the model in the order of its
+        routings: to set their rules, to size buffers, or to refuse a model that the strategy is not for.
+
+        Raises:
+            UserError: the strategy is not for such routers.
         """
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor | None:
+        """A term added to the training loss of one micro-batch, in nats per token; ``None`` for no term."""
         return None
+
+    def observe(self, micro_batch: MicroBatch) -> None:
+        """See what one micro-batch routed, without gradients: for rules that need more than loads."""
 
     def bias_change(self, loads: Tensor, progress: float) -> Tensor:
         """How far each router's bias moves after one optimizer step.
@@ -46,11 +66,20 @@ def stack_loads(routings: Sequence[Routing]) -> Tensor:
     return torch.stack([routing.load for routing in routings])
 
 
-def sum_over_ranks(loads: Tensor) -> Tensor:
-    """Global loads from each rank's own: one all-reduce for all layers, none in a single process."""
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sums over all ranks of each rank's own values: one all-reduce, in place; none in a single process."""
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(loads)
-    return loads
+        dist.all_reduce(values)
+    return values
+
+
+def from_all_ranks(values: Tensor) -> Tensor:
+    """Rows (N, ...) of every rank one after the other, (ranks N, ...); each rank has as many."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
+from s15erav3.balancing.refuse import refuse_expert_choice
 from s15erav3.errors import check_number
+from s15erav3.model import Router
 
 
 class OriginalRule(Balancer):
@@ -29,6 +33,10 @@ class OriginalRule(Balancer):
         super().__init__()
         check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
         self.rate = rate
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Refuse expert choice, which no bias moves."""
+        refuse_expert_choice(routers, type(self).__name__)
 
     def bias_change(self, loads: Tensor, progress: float) -> Tensor:
         """See the class; loads (L, E) -> (L, E)."""

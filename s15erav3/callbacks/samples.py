@@ -48,10 +48,10 @@ class Samples(L.Callback):
             raise UserError(f"callbacks.samples: {error}.") from error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not self.max_new_tokens or not self.prompts:
+        net: Any = pl_module.net
+        if not trainer.is_global_zero or not self.max_new_tokens or not self.prompts or not net.config.causal:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        net: Any = pl_module.net
         tokenizer = data.tokenizer
         tokens: list[list[int]] = [[] for _ in self.prompts]
 

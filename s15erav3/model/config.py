@@ -41,6 +41,7 @@ class ModelConfig:
     first_k_dense_replace: int = 0
     n_group: int = 1
     topk_group: int = 1
+    topk_method: str = "noaux_tc"
     scoring_func: str = "sigmoid"
     routed_scaling_factor: float = 1.0
     norm_topk_prob: bool = True
@@ -155,7 +156,19 @@ class ModelConfig:
             raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")
         if self.scoring_func not in ("sigmoid", "softmax"):
             raise ConfigError(f"scoring_func={self.scoring_func} must be sigmoid or softmax")
+        if self.topk_method not in ("noaux_tc", "expert_choice"):
+            raise ConfigError(f"topk_method={self.topk_method} must be noaux_tc or expert_choice")
+        if self.topk_method == "expert_choice" and (self.n_group > 1 or self.norm_topk_prob):
+            raise ConfigError(
+                f"topk_method=expert_choice needs n_group=1 and norm_topk_prob=false, found n_group={self.n_group} and "
+                f"norm_topk_prob={self.norm_topk_prob}: there a token has no fixed number of experts"
+            )
         self._check_groups()
+
+    @property
+    def causal(self) -> bool:
+        """Whether what the model says of a token depends on earlier tokens alone."""
+        return not self.n_routed_experts or self.topk_method != "expert_choice"
 
     def _check_groups(self) -> None:
         experts, groups, chosen = self.n_routed_experts, self.n_group, self.topk_group

@@ -103,7 +103,7 @@ class FoldedBlock:
             return x
         if x.is_cuda or torch.compiler.is_compiling():  # the fewest operators there do not wait for the host
             return x + apply_experts(normed, self.router(normed), *self.experts).view_as(x)
-        _, experts, weights = self.router.choose(normed)
+        experts, weights = self.router.choose(normed)
         return x + apply_to_few(normed, experts, weights, *self.experts).view_as(x)
 
 

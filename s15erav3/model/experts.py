@@ -45,7 +45,7 @@ class RoutedExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``.
+        """``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``, the sum being over the slots of token n.
 
         Args:
             x: (N, D).
@@ -58,19 +58,30 @@ class RoutedExperts(nn.Module):
 
 
 def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
-    """What :class:`RoutedExperts` does, with weights (E, 2 F, D) and (E, D, F) given from outside."""
+    """What :class:`RoutedExperts` does, with weights (E, 2 F, D) and (E, D, F) given from outside.
+
+    A token that was dropped, or whose expert was, is multiplied like any other and then weighted with 0.
+    """
+    ends = routing.load.cumsum(0).to(torch.int32)
+    if routing.tokens is not None:  # expert choice: slots are sorted already, a token may have any number of them
+        out = _swiglu(x.index_select(0, routing.tokens), gate_up, down, ends)
+        weighted = (out * routing.weights.unsqueeze(-1)).to(x.dtype)
+        return torch.zeros_like(x).index_add(0, routing.tokens, weighted)
     order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
     slot = torch.empty_like(order)
     slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
-    ends = routing.load.cumsum(0).to(torch.int32)
-
     k = routing.experts.shape[1]
     rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
-    gate, up = grouped_linear(rows, gate_up, ends).chunk(2, dim=-1)
-    out = grouped_linear(F.silu(gate) * up, down, ends)
-    back: Tensor = _Permute.apply(out, slot, order)  # type: ignore[no-untyped-call]
+    back: Tensor = _Permute.apply(_swiglu(rows, gate_up, down, ends), slot, order)  # type: ignore[no-untyped-call]
     weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
     return weighted.sum(dim=1).to(x.dtype)
+
+
+def _swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """Each expert on its own rows: (S, D), sorted by expert -> (S, D)."""
+    gate, up = grouped_linear(rows, gate_up, ends).chunk(2, dim=-1)
+    out: Tensor = grouped_linear(F.silu(gate) * up, down, ends)
+    return out
 
 
 def apply_to_few(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -84,8 +84,10 @@ def generate(
         compiled: compile the step of one token; its shapes and its memory then stay the same from step to step.
 
     Raises:
-        ValueError: a prompt is empty, or there is none.
+        ValueError: a prompt is empty, or there is none, or the model's experts choose tokens.
     """
+    if not model.config.causal:
+        raise ValueError("experts that choose among tokens to come cannot generate")
     if not prompts or not all(prompts):
         raise ValueError("a sequence needs at least one token to continue")
     prompts = [prompt[-context:] for prompt in prompts]

@@ -1,6 +1,7 @@
 """Choosing experts: affinities, a bias that selects, unbiased weights (DeepSeek-V3, eq. 12-16).
 
-Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token, G groups of experts.
+Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token, G groups of experts; S slots, each one
+token at one expert: N * K, but for expert choice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s15erav3.model.config import ModelConfig
+from s15erav3.model.selection import TrainingRules, capacity, experts_choose, within_capacity
 
 
 class Routing(NamedTuple):
@@ -21,22 +23,37 @@ class Routing(NamedTuple):
     scores: Tensor
     """Affinities s, unbiased, fp32, (N, E)."""
     experts: Tensor
-    """Ids of the chosen experts, int64, (N, K)."""
+    """Ids of the chosen experts, int64, (N, K); of expert choice (S,), sorted."""
     weights: Tensor
-    """Gate weights of the chosen experts, (N, K); normalised, they sum to ``routed_scaling_factor``."""
+    """Gate weights of the chosen experts, shaped as ``experts``; normalised, they sum to ``routed_scaling_factor``."""
     load: Tensor
-    """Tokens that each expert received, int64, (E,); sums to N * K."""
+    """Tokens that chose each expert, int64, (E,); sums to S."""
+    logits: Tensor
+    """What the gate function made scores of, fp32, (N, E)."""
+    bias: Tensor
+    """The bias that chose, fp32, (E,): the router's own, which balancing moves in place after the step."""
+    dropped: Tensor | None = None
+    """Tokens that found no place at each expert, int64, (E,); ``None`` without a capacity."""
+    tokens: Tensor | None = None
+    """Of expert choice: the token of each slot, int64, (S,)."""
+
+
+Solver = Callable[[Tensor, Tensor], Tensor]
+"""From detached scores (N, E) and the bias (E,) to the bias that chooses experts for these very tokens, (E,)."""
 
 
 class Router(nn.Module):
     """Top-K of ``s + bias`` with affinities s = sigmoid(W x) or softmax(W x), weighted by s *without* the bias.
 
     With groups (section 2.1.2, node-limited routing) only the experts of ``topk_group`` of the G groups can be
-    chosen: those with the greatest sum of their best two ``s + bias``.
+    chosen: those with the greatest sum of their best two ``s + bias``. With ``topk_method="expert_choice"``
+    experts choose tokens instead, by s alone.
 
     ``bias`` is a persistent fp32 buffer, never a Parameter: balancing moves it, gradients do not, and it
     only decides who is chosen. It stays fp32 when the model is cast, as rounding it to bf16 (steps of
     2^-8 near 1) would swallow updates of 1e-3.
+
+    ``rules`` and ``solver`` are a balancing strategy's to set, and hold in training alone.
     """
 
     bias: Tensor
@@ -47,7 +64,10 @@ class Router(nn.Module):
         self.scaling = config.routed_scaling_factor
         self.normalise = config.norm_topk_prob
         self.softmax = config.scoring_func == "softmax"
+        self.expert_choice = config.topk_method == "expert_choice"
         self.groups, self.top_groups = config.n_group, config.topk_group
+        self.rules = TrainingRules()
+        self.solver: Solver | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
@@ -60,26 +80,54 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """Route N tokens (N, D)."""
-        scores, experts, weights = self.choose(x)
+        rules = self.rules if self.training else TrainingRules()
+        if rules.router_jitter:
+            x = x * torch.empty_like(x).uniform_(1 - rules.router_jitter, 1 + rules.router_jitter)
+        logits, scores = self.score(x)
+        bias = self.bias
+        if self.training and self.solver is not None:
+            bias = self.solver(scores.detach(), bias)
+        tokens = None
+        if self.expert_choice:
+            tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
+            weights = scores[tokens, experts] * self.scaling
+        else:
+            experts = self.select(scores.detach(), bias)
+            weights = self.weigh(scores, experts)
         chosen = experts.flatten()
-        load = torch.zeros_like(self.bias, dtype=torch.int64)
+        load = torch.zeros_like(bias, dtype=torch.int64)
         load = load.scatter_add(0, chosen, torch.ones_like(chosen))  # bincount would sync on a GPU
-        return Routing(scores, experts, weights, load)
+        dropped = None
+        if rules.capacity_factor is not None:
+            places = capacity(len(x), len(bias), self.top_k, rules.capacity_factor)
+            weights = weights * within_capacity(experts, load, places)
+            dropped = (load - places).clamp(min=0)
+        weights = F.dropout(weights, rules.expert_dropout, training=rules.expert_dropout > 0)
+        return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
 
-    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, experts and weights of a :class:`Routing` for tokens (N, D).
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts and weights of a :class:`Routing` for tokens (N, D), undisturbed."""
+        scores = self.score(x)[1]
+        experts = self.select(scores.detach(), self.bias)
+        return experts, self.weigh(scores, experts)
 
-        Scores are computed in fp32 even under autocast (in fp64 for an fp64 model).
-        """
+    def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and affinities (N, E) of tokens (N, D), in fp32 even under autocast (in fp64 for an fp64 model)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(dtype), self.weight.to(dtype))
-            scores = logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
-        experts = self._limited(scores.detach() + self.bias).topk(self.top_k, dim=-1, sorted=False).indices
+            return logits, logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
+
+    def select(self, scores: Tensor, bias: Tensor) -> Tensor:
+        """The K experts of each token by scores (N, E) and a bias (E,): int64, (N, K)."""
+        return self._limited(scores + bias).topk(self.top_k, dim=-1, sorted=False).indices
+
+    def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
+        """Gate weights (N, K) of experts (N, K): their scores (N, E), without any bias."""
         weights = scores.gather(1, experts)
         if self.normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        return scores, experts, weights * self.scaling
+        return weights * self.scaling
 
     def _limited(self, preference: Tensor) -> Tensor:
         """Preference (N, E) with -inf in the groups that a token cannot use; 0 would beat a negative bias."""

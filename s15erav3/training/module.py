@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import Balancer, move_biases, stack_loads, sum_over_ranks
+from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, stack_loads, sum_over_ranks
 from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
 from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
@@ -38,6 +38,10 @@ class StepRecord(NamedTuple):
     """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
     bias_change: Tensor | None
     """What was added to the biases, fp32, (L, E)."""
+    balance_loss: Tensor | None
+    """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
+    dropped: Tensor | None
+    """Of the global loads, those that found no place at each expert, int64, (L, E); ``None`` without a capacity."""
 
 
 class LanguageModule(L.LightningModule):
@@ -87,6 +91,8 @@ class LanguageModule(L.LightningModule):
         self.micro_batches, self.gradient_clip, self.loss_chunk = micro_batches, gradient_clip, loss_chunk
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
+        if self.routers:
+            balancer.attach(self.routers)
         self.samples_seen = 0
         self.tokens_seen = 0
         self.last_step: StepRecord | None = None
@@ -130,7 +136,7 @@ class LanguageModule(L.LightningModule):
             # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
             ahead_tokens = sum_over_ranks(ahead_loss.count(batch, len(self.net.mtp))) / self.trainer.world_size
             mtp_loss = torch.zeros((), device=self.device)
-        loads = None
+        loads = dropped = balance_loss = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
                 part_nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
@@ -140,15 +146,21 @@ class LanguageModule(L.LightningModule):
                     part_mtp = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.loss_chunk)
                     loss = loss + ahead_loss.weight_at(progress) * part_mtp
                     mtp_loss += part_mtp.detach()
-                auxiliary = self.balancer.loss(routings) if routings else None
+                routed = MicroBatch(routings, len(windows))
+                auxiliary = self.balancer.loss(routed) if routings else None
                 if auxiliary is not None:
                     loss = loss + auxiliary / len(micro_batches)
+                    balance_loss = _sum(balance_loss, auxiliary.detach() / len(micro_batches))
                 # Lightning runs all of this step under autocast, which is meant for the forward pass alone.
                 with torch.autocast(self.device.type, enabled=False):
                     self.manual_backward(loss)
             nll += part_nll.detach()
             if routings:
-                loads = stack_loads(routings) if loads is None else loads + stack_loads(routings)
+                with torch.no_grad():
+                    self.balancer.observe(routed)
+                loads = _sum(loads, stack_loads(routings))
+                refused = [routing.dropped for routing in routings if routing.dropped is not None]
+                dropped = _sum(dropped, torch.stack(refused)) if refused else None
 
         limit = self.gradient_clip or float("inf")
         with torch.autocast(self.device.type, enabled=False):
@@ -159,6 +171,7 @@ class LanguageModule(L.LightningModule):
         change = None
         if loads is not None:
             loads = sum_over_ranks(loads)
+            dropped = None if dropped is None else sum_over_ranks(dropped)
             change = self.balancer.bias_change(loads, progress)
             move_biases(self.routers, change)
         self.samples_seen += len(batch) * self.trainer.world_size
@@ -172,6 +185,8 @@ class LanguageModule(L.LightningModule):
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,
             bias_change=change,
+            balance_loss=balance_loss,
+            dropped=dropped,
         )
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -224,3 +239,7 @@ class LanguageModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.samples_seen = checkpoint["seen"]["samples"]
         self.tokens_seen = checkpoint["seen"]["tokens"]
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part

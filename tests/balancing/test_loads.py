@@ -18,7 +18,7 @@ from s15erav3.model.router import Routing
 
 def routing(*load: int) -> Routing:
     empty = torch.empty(0)
-    return Routing(empty, empty, empty, torch.tensor(load))
+    return Routing(empty, empty, empty, torch.tensor(load), empty, empty)
 
 
 def test_loads_are_stacked_layer_by_layer() -> None:

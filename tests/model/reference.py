@@ -238,7 +238,8 @@ def random_routing(tokens: int, experts: int, k: int, seed: int, allowed: list[i
     chosen = torch.stack([choices[torch.randperm(len(choices), generator=generator)[:k]] for _ in range(tokens)])
     scores = torch.rand(tokens, experts, dtype=torch.float64, generator=generator)
     weights = torch.rand(tokens, k, dtype=torch.float64, generator=generator)
-    return Routing(scores, chosen, weights, torch.bincount(chosen.flatten(), minlength=experts))
+    load = torch.bincount(chosen.flatten(), minlength=experts)
+    return Routing(scores, chosen, weights, load, scores.logit(), torch.zeros(experts))
 
 
 def naive_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:

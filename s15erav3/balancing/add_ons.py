@@ -1,0 +1,83 @@
+"""What combines with every strategy: z-loss, capacity with dropping, router jitter, expert dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer, MicroBatch
+from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.errors import UserError, check_number
+from s15erav3.model import ConfigError, Router, TrainingRules
+
+
+class AddOns(Balancer):
+    """A loss on the size of logits, and the routers' :class:`TrainingRules`.
+
+    Args:
+        z_loss: weight of ``sum_l mean over tokens of logsumexp(logits)^2`` (ST-MoE, arXiv 2202.08906, eq. 5: 1e-3);
+            0 for none.
+        router_jitter, capacity_factor, expert_dropout: see :class:`TrainingRules`.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        z_loss: float = 0.0,
+        router_jitter: float = 0.0,
+        capacity_factor: float | None = None,
+        expert_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_number("balancing.z_loss", z_loss, at_least=0)
+        self.z_loss = z_loss
+        try:
+            self.rules = TrainingRules(
+                router_jitter=router_jitter, capacity_factor=capacity_factor, expert_dropout=expert_dropout
+            )
+        except ConfigError as error:
+            raise UserError(f"balancing.{error}.") from error
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Give every router the rules; refuse a capacity where experts choose, as they have one already."""
+        if self.rules.capacity_factor is not None:
+            refuse_expert_choice(routers, f"capacity_factor={self.rules.capacity_factor}")
+        for router in routers:
+            router.rules = self.rules
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor | None:
+        """The z-loss, a scalar."""
+        if not self.z_loss:
+            return None
+        sizes = [routing.logits.logsumexp(dim=-1).square().mean() for routing in micro_batch.routings]
+        return self.z_loss * torch.stack(sizes).sum()
+
+
+class Combined(Balancer):
+    """A strategy and what is added to it, as one balancer: losses and changes of bias are added up."""
+
+    def __init__(self, strategy: Balancer, add_ons: AddOns) -> None:
+        super().__init__()
+        self.strategy, self.add_ons, self.causal = strategy, add_ons, strategy.causal
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Both, the add-ons last."""
+        self.strategy.attach(routers)
+        self.add_ons.attach(routers)
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor | None:
+        """The sum of those that there are."""
+        terms = [t for part in (self.strategy, self.add_ons) if (t := part.loss(micro_batch)) is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def observe(self, micro_batch: MicroBatch) -> None:
+        """The strategy's."""
+        self.strategy.observe(micro_batch)
+
+    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        """The strategy's."""
+        return self.strategy.bias_change(loads, progress)

@@ -1,0 +1,87 @@
+"""The auxiliary loss of Switch and GShard over a micro-batch, each sequence or the global batch.
+
+Shapes: N tokens (B sequences), K experts per token, E experts, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads, sum_over_ranks
+from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.errors import UserError, check_number
+from s15erav3.model import Router, Routing
+
+Scope = Literal["micro", "sequence", "global"]
+
+
+class AuxiliaryLoss(Balancer):
+    """Make the router itself even: the loss ``alpha sum_l sum_i f_i P_i``, with
+
+        f_i = E / (K N) (tokens that chose expert i),    P_i = mean over tokens of s_i / sum_j s_j,
+
+    is smallest where both are even, and then alpha for each layer l (Switch, arXiv 2101.03961, eq. 4; with K
+    experts DeepSeek-V3, arXiv 2412.19437, eq. 17-20). Gradients flow through P alone.
+
+    Args:
+        alpha: weight of the loss.
+        scope: tokens over which f is counted. ``micro``: one rank's micro-batch. ``sequence``: each sequence by
+            itself, the losses being averaged (DeepSeek-V3's complementary loss). ``global``: all ranks, and
+            the micro-batches of the step so far (arXiv 2501.11873); P stays the micro-batch's own.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(self, alpha: float, scope: Scope = "micro") -> None:
+        super().__init__()
+        check_number("balancing.alpha", alpha, above=0, hint="; take balancing=none for no balancing")
+        if scope not in get_args(Scope):
+            raise UserError(f"balancing.scope={scope} is unknown; choose one of {', '.join(get_args(Scope))}.")
+        self.alpha, self.scope = alpha, scope
+        self._step_loads: Tensor | None = None  # of the step so far, (L, E); checkpoints lie between steps
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Refuse expert choice, whose loads are even by construction."""
+        refuse_expert_choice(routers, type(self).__name__)
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """See the class; a scalar."""
+        routings = micro_batch.routings
+        if self.scope == "sequence":
+            losses = [sequence_loss(routing, micro_batch.sequences) for routing in routings]
+            return self.alpha * torch.stack(losses).sum()
+        loads = stack_loads(routings)
+        if self.scope == "global":
+            loads = sum_over_ranks(loads)
+            loads = loads if self._step_loads is None else loads + self._step_loads
+            self._step_loads = loads
+        share = loads / loads.sum(dim=-1, keepdim=True)  # f_i / E
+        probability = torch.stack([affinity_share(routing).mean(dim=0) for routing in routings])
+        return self.alpha * loads.shape[-1] * (share.to(probability.dtype) * probability).sum()
+
+    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        """None; the step is over."""
+        self._step_loads = None
+        return super().bias_change(loads, progress)
+
+
+def affinity_share(routing: Routing) -> Tensor:
+    """``s_i / sum_j s_j`` of each token, (N, E)."""
+    return routing.scores / (routing.scores.sum(dim=-1, keepdim=True) + 1e-20)
+
+
+def sequence_loss(routing: Routing, sequences: int) -> Tensor:
+    """``sum_i f_i P_i`` of each of B sequences, their mean (DeepSeek-V3, eq. 17-20 without alpha): a scalar."""
+    n_experts = routing.scores.shape[-1]
+    chosen = routing.experts.view(sequences, -1)  # (B, T K)
+    counts = torch.zeros(sequences, n_experts, device=chosen.device).scatter_add(
+        1, chosen, torch.ones_like(chosen, dtype=torch.float32)
+    )
+    frequency = counts * (n_experts / chosen.shape[1])  # f, (B, E)
+    probability = affinity_share(routing).view(sequences, -1, n_experts).mean(dim=1)  # P, (B, E)
+    return (frequency * probability).sum(dim=-1).mean()

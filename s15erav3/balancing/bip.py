@@ -1,0 +1,80 @@
+"""Balancing by binary integer programming (arXiv 2502.15451): an even assignment of the very tokens at hand.
+
+Shapes: N tokens of a micro-batch, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer, MicroBatch, sum_over_ranks
+from s15erav3.balancing.refuse import refuse_expert_choice, refuse_groups
+from s15erav3.errors import check_number
+from s15erav3.model import Router
+
+
+class BIP(Balancer):
+    """Maximise the scores of the chosen experts with K experts per token and at most N K / E tokens per expert.
+
+    The dual of the relaxed program has a price p_t for each token and q_i for each expert. Before a micro-batch
+    is routed, a few rounds of
+
+        p_t = max(0, (K+1)-th largest over i of s_ti - q_i),
+        q_i = max(0, (N K / E + 1)-th largest over t of s_ti - p_t)
+
+    begin at the last q; then each token takes the top K of ``s - q``.
+
+    **Not causal in training**: q is solved for the tokens that it routes, so a token's experts depend on later
+    tokens. Evaluation and generation route by the bias ``-q`` of the training before, and are causal.
+
+    Args:
+        rounds: of the two lines above, at least 1 (the paper: 2 to 14).
+
+    Raises:
+        UserError: the value is out of range.
+    """
+
+    causal = False
+
+    def __init__(self, rounds: int = 4) -> None:
+        super().__init__()
+        check_number("balancing.rounds", rounds, at_least=1, whole=True)
+        self.rounds = rounds
+        self._top_k = 0
+        self._solved: list[Tensor] = []  # (L, E) of each micro-batch; checkpoints lie between steps
+        self._routers: list[Router] = []
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Let every router solve before it chooses."""
+        refuse_expert_choice(routers, type(self).__name__)
+        refuse_groups(routers, type(self).__name__)
+        self._top_k = routers[0].top_k
+        self._routers = list(routers)
+        for router in routers:
+            router.solver = self.solve
+
+    def solve(self, scores: Tensor, bias: Tensor) -> Tensor:
+        """``-q`` (E,) for scores (N, E), from ``bias`` (E,) on."""
+        tokens, n_experts = scores.shape
+        # Order statistics count from the largest; with all experts or all tokens allowed the price is 0.
+        rank_of_expert = min(n_experts, self._top_k + 1)
+        rank_of_token = min(tokens, tokens * self._top_k // n_experts + 1)
+        q = -bias
+        for _ in range(self.rounds):
+            p = (scores - q).topk(rank_of_expert, dim=1).values[:, -1:].clamp(min=0)
+            q = (scores - p).topk(rank_of_token, dim=0).values[-1].clamp(min=0)
+        return -q
+
+    def observe(self, micro_batch: MicroBatch) -> None:
+        """Keep the biases that were solved."""
+        self._solved.append(torch.stack([routing.bias for routing in micro_batch.routings]))
+
+    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        """Move each bias to the mean of those solved in this step, over micro-batches and ranks; (L, E)."""
+        solved = sum_over_ranks(torch.stack(self._solved).sum(dim=0))
+        count = sum_over_ranks(torch.tensor(len(self._solved), device=solved.device))
+        self._solved.clear()
+        return solved / count - torch.stack([router.bias for router in self._routers])

@@ -1,0 +1,76 @@
+"""What rules on loads have in common: a rate, its schedule over training, centring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer
+from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.errors import UserError, check_flag, check_number
+from s15erav3.model import Router
+
+RateSchedule = Literal["constant", "cosine", "freeze"]
+
+
+class LoadRule(Balancer):
+    """A bias that follows the error e of the loads at a rate u: ``b_i <- b_i + u (e_i - mean_j e_j)``.
+
+    Centring leaves every choice as it is (only differences of biases matter) and keeps the biases from
+    drifting away together when more experts lie on one side of the mean than on the other.
+
+    Args:
+        rate: u, in units of the affinity score.
+        schedule: ``constant``; ``cosine`` down to 0 at the end; ``freeze``, constant, then 0 from the
+            share ``freeze_at`` of training on, as in DeepSeek-V3.
+        freeze_at: share of training, 0 to 1; only ``freeze`` reads it.
+        centred: subtract the mean of the errors.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(
+        self, rate: float, schedule: RateSchedule = "constant", freeze_at: float = 0.9, centred: bool = True
+    ) -> None:
+        super().__init__()
+        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
+        if schedule not in get_args(RateSchedule):
+            raise UserError(
+                f"balancing.schedule={schedule} is unknown; choose one of {', '.join(get_args(RateSchedule))}."
+            )
+        check_number("balancing.freeze_at", freeze_at, at_least=0, at_most=1)
+        check_flag("balancing.centred", centred)
+        self.rate, self.schedule, self.freeze_at, self.centred = rate, schedule, freeze_at, centred
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Refuse expert choice, which no bias moves."""
+        refuse_expert_choice(routers, type(self).__name__)
+
+    def error(self, loads: Tensor) -> Tensor:
+        """How far each expert is below its fair share, fp32, (L, E), from loads (L, E)."""
+        raise NotImplementedError
+
+    def rate_at(self, progress: float) -> float:
+        """u when the share ``progress`` of training is done."""
+        if self.schedule == "cosine":
+            return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        if self.schedule == "freeze" and progress >= self.freeze_at:
+            return 0.0
+        return self.rate
+
+    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        """See the class; loads (L, E) -> (L, E)."""
+        error = self.error(loads)
+        if self.centred:
+            error = error - error.mean(dim=-1, keepdim=True)
+        return self.rate_at(progress) * error
+
+
+def relative_error(loads: Tensor) -> Tensor:
+    """``(c̄ - c_i) / c̄`` with the mean load c̄: 1 for an expert without tokens; (L, E) -> fp32, (L, E)."""
+    mean = loads.sum(dim=-1, keepdim=True) / loads.shape[-1]
+    return ((mean - loads) / mean).float()

@@ -1,0 +1,44 @@
+"""SimBal, balance by routers that preserve similarity (arXiv 2506.14038)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.base import Balancer, MicroBatch
+from s15erav3.errors import check_number
+from s15erav3.model import Router
+
+
+class SimBal(Balancer):
+    """Keep the rows of each router's matrix R (E, D) near to orthonormal: the loss
+
+        alpha sum over layers of || R R^T - I ||_1,    the sum of the absolute values of all entries.
+
+    It never looks at loads: tokens that resemble each other have logits that resemble each other, and no
+    direction in which tokens lie can be claimed by all experts at once.
+
+    Args:
+        alpha: weight of the loss (the paper: 0.1).
+
+    Raises:
+        UserError: the value is out of range.
+    """
+
+    def __init__(self, alpha: float = 0.1) -> None:
+        super().__init__()
+        check_number("balancing.alpha", alpha, above=0, hint="; take balancing=none for no balancing")
+        self.alpha = alpha
+        self._routers: list[Router] = []
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Remember the routers, whose matrices the loss reads."""
+        self._routers = list(routers)
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """See the class; a scalar."""
+        rows = torch.stack([router.weight for router in self._routers]).float()  # (L, E, D)
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.alpha * (rows @ rows.mT - torch.eye(rows.shape[1], device=rows.device)).abs().sum()

@@ -1,0 +1,39 @@
+"""The Switch Transformer's recipe (arXiv 2101.03961, section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s15erav3.balancing.auxiliary import AuxiliaryLoss
+from s15erav3.errors import UserError
+from s15erav3.model import Router
+
+
+class Switch(AuxiliaryLoss):
+    """One expert per token by a softmax gate, a capacity beyond which tokens pass by on the residual stream, and
+    the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
+
+    ``conf/balancing/switch.yaml`` sets the gate and the capacity (``balancing.capacity_factor``) along with it.
+    A shared expert, where there is one, still sees the tokens that were dropped.
+
+    Args:
+        alpha: weight of the loss (the paper: 0.01).
+
+    Raises:
+        UserError: the value is out of range.
+    """
+
+    def __init__(self, alpha: float = 0.01) -> None:
+        super().__init__(alpha, "micro")
+
+    def attach(self, routers: Sequence[Router]) -> None:
+        """Refuse another gate than Switch's."""
+        super().attach(routers)
+        for router in routers:
+            if router.top_k != 1 or not router.softmax or router.normalise:
+                gate = "softmax" if router.softmax else "sigmoid"
+                raise UserError(
+                    "balancing=switch takes one expert per token by a softmax gate without normalisation, found "
+                    f"experts.num_experts_per_tok={router.top_k}, scoring_func={gate} and norm_topk_prob="
+                    f"{str(router.normalise).lower()}; leave these settings to balancing=switch."
+                )

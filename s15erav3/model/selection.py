@@ -1,0 +1,79 @@
+"""How scores become choices: experts for each token, or tokens for each expert; and who finds no place.
+
+Shapes: N tokens, E routed experts, K experts per token, C places of an expert.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s15erav3.model.checks import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRules:
+    """What a router does in training alone; evaluation and generation are never disturbed and drop nothing.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    router_jitter: float = 0.0
+    """Half-width j of a factor U(1 - j, 1 + j) on each of the router's inputs (arXiv 2101.03961, section 2.4)."""
+    capacity_factor: float | None = None
+    """Places of an expert over its fair share N K / E; further tokens are dropped. ``None`` drops nothing."""
+    expert_dropout: float = 0.0
+    """Chance that a chosen expert's weight is 0; the others grow by 1 / (1 - p) (arXiv 2207.04672, section 6.2.2)."""
+
+    def __post_init__(self) -> None:
+        for name in ("router_jitter", "expert_dropout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+                raise ConfigError(f"{name}={value} must be a number of at least 0 and less than 1")
+        factor = self.capacity_factor
+        if factor is not None and (isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0):
+            raise ConfigError(f"capacity_factor={factor} must be null (drop nothing) or a number greater than 0")
+
+
+def capacity(tokens: int, n_experts: int, top_k: int, factor: float = 1.0) -> int:
+    """Places of each expert: the fair share of ``tokens`` times ``factor``, rounded up, at most ``tokens``."""
+    return min(tokens, math.ceil(tokens * top_k * factor / n_experts))
+
+
+def within_capacity(experts: Tensor, load: Tensor, places: int) -> Tensor:
+    """Which choices find a place: of an expert's tokens the first ``places`` in the order of the batch, so that a
+    later token of a sequence never takes an earlier one's place.
+
+    Args:
+        experts: (N, K), no expert twice in a row.
+        load: tokens that chose each expert, (E,).
+
+    Returns:
+        bool, (N, K).
+    """
+    flat = experts.flatten()
+    order = flat.argsort(stable=True)
+    first = load.cumsum(0) - load
+    queued = torch.arange(flat.numel(), device=flat.device) - first[flat[order]]
+    return torch.empty_like(flat, dtype=torch.bool).scatter(0, order, queued < places).view_as(experts)
+
+
+def experts_choose(scores: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """Expert choice (arXiv 2202.09368, section 3.2): each expert takes the ``places`` tokens that score highest.
+
+    A token's experts then depend on tokens that come after it: the future leaks.
+
+    Args:
+        scores: (N, E).
+
+    Returns:
+        token and expert of each slot, sorted by expert, int64, (E * C,) both.
+    """
+    n_experts = scores.shape[1]
+    tokens = scores.topk(places, dim=0, sorted=False).indices.t().flatten()
+    experts = torch.arange(n_experts, device=scores.device).repeat_interleave(places)
+    return tokens, experts
