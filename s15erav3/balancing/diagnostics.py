@@ -1,4 +1,4 @@
-"""How even the loads are: plain functions of loads.
+"""How even the loads are and how hard biases pull: plain functions of both. ``choices.py`` has those of routings.
 
 Shapes: L MoE layers, E routed experts.
 """
@@ -21,6 +21,25 @@ def max_violation(loads: Tensor) -> Tensor:
     return violation
 
 
+def min_violation(loads: Tensor) -> Tensor:
+    """(mean load - min load) / mean load per layer: (L, E) -> (L,), 0 when even, 1 with a dead expert."""
+    loads = loads.double()
+    mean = loads.mean(dim=-1)
+    violation: Tensor = (mean - loads.amin(dim=-1)) / mean
+    return violation
+
+
+def gini(loads: Tensor) -> Tensor:
+    """Gini coefficient per layer: (L, E) -> (L,), 0 when even, 1 - 1 / E when one expert has everything.
+
+    It is the mean of |x - y| over all ordered pairs of experts, itself included, over twice the mean load.
+    """
+    ascending = loads.double().sort(dim=-1).values
+    n = loads.shape[-1]
+    rank = torch.arange(1, n + 1, dtype=torch.float64, device=loads.device)
+    return ((2 * rank - n - 1) * ascending).sum(dim=-1) / (n * ascending.sum(dim=-1))
+
+
 def load_entropy(loads: Tensor) -> Tensor:
     """Entropy of the load distribution over its maximum log E: (L, E) -> (L,), 1 when perfectly even."""
     share = loads.double() / loads.sum(dim=-1, keepdim=True)
@@ -37,6 +56,18 @@ def coefficient_of_variation(loads: Tensor) -> Tensor:
     """Standard deviation of the loads over their mean: (L, E) -> (L,)."""
     loads = loads.double()
     return loads.std(dim=-1, correction=0) / loads.mean(dim=-1)
+
+
+def bias_norm(biases: Tensor) -> Tensor:
+    """L2 norm of each layer's biases: (L, E) -> (L,)."""
+    norm: Tensor = torch.linalg.vector_norm(biases.double(), dim=-1)
+    return norm
+
+
+def bias_spread(biases: Tensor) -> Tensor:
+    """Largest minus smallest bias of each layer: (L, E) -> (L,). Unlike the norm it sees no common offset, which
+    chooses nobody."""
+    return (biases.amax(dim=-1) - biases.amin(dim=-1)).double()
 
 
 @lru_cache(maxsize=256)

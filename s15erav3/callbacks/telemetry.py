@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.diagnostics import (
+    bias_norm,
+    bias_spread,
     coefficient_of_variation,
     dead_experts,
+    gini,
     load_entropy,
     max_violation,
+    min_violation,
     random_floor,
 )
 from s15erav3.callbacks.throughput import Throughput
@@ -82,7 +86,8 @@ class Telemetry(L.Callback):
         record = module.last_step
         assert record is not None
         self.throughput.add(batch[:, 1:].numel() * trainer.world_size)
-        self._losses.append(torch.stack([t for t in (record.loss, record.bpb, record.mtp_loss) if t is not None]))
+        losses = (record.loss, record.bpb, record.mtp_loss, record.balance_loss)
+        self._losses.append(torch.stack([loss.float() for loss in losses if loss is not None]))
         step = trainer.global_step
         if step % self.every_n_steps and step not in (1, trainer.max_steps):
             return
@@ -104,16 +109,21 @@ class Telemetry(L.Callback):
         moved = record.loads is not None and record.bias_change is not None
         if moved:
             biases = torch.stack([router.bias for router in module.routers])
-            parts += [t.flatten() for t in (record.loads, biases, record.bias_change) if t is not None]
+            parts += [t.flatten() for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
-        names = ["train/loss", "train/bpb", *(["train/mtp_loss"] if len(losses) > 2 else []), "train/grad_norm"]
+        sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
+        names = ["train/loss", "train/bpb", *(name for name, loss in sometimes.items() if loss is not None)]
+        names.append("train/grad_norm")
         metrics = dict(zip(names, host.tolist(), strict=False))
         if moved:
             config = module.net.config
-            loads, biases, update = host[len(names) :].view(3, len(module.routers), config.n_routed_experts)
+            tables = host[len(names) :].view(-1, len(module.routers), config.n_routed_experts)
+            loads, biases, update = tables[:3]
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
-            metrics |= balance_metrics(config, loads)
+            metrics |= balance_metrics(config, loads, biases)
+            if record.dropped is not None:
+                metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:
                 metrics |= expert_metrics(layers, loads, biases, update)
         return metrics
@@ -133,15 +143,19 @@ class Telemetry(L.Callback):
             file.write(json.dumps(line) + "\n")
 
 
-def balance_metrics(config: ModelConfig, loads: Tensor) -> Metrics:
-    """Balance of one optimizer step from its loads on the host, (L, E)."""
+def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
+    """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
     return {
         "balance/maxvio_batch": max_violation(loads).mean().item(),
+        "balance/minvio_batch": min_violation(loads).mean().item(),
         "balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok),
         "balance/entropy": load_entropy(loads).mean().item(),
         "balance/dead_experts": float(dead_experts(loads).sum()),
         "balance/cv": coefficient_of_variation(loads).mean().item(),
+        "balance/gini": gini(loads).mean().item(),
+        "balance/bias_norm": bias_norm(biases).mean().item(),
+        "balance/bias_spread": bias_spread(biases).mean().item(),
     }
 
 

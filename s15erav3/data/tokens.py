@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s15erav3.data.cache import cache_dir, only_writer, write_atomically
-from s15erav3.data.corpus import Corpus, Split, assign_splits
+from s15erav3.data.corpus import Corpus, Document, Split, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, train_bpe
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -56,8 +55,7 @@ def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokeni
     if not file.exists():
         with only_writer(file):
             if not file.exists():
-                documents = zip(corpus.documents(), _splits(corpus, plan), strict=True)
-                tokenizer = train_bpe((d.text for d, s in documents if s == "train"), vocab_size)
+                tokenizer = train_bpe((d.text for d in documents_of(corpus, plan, "train")), vocab_size)
                 with write_atomically(file) as temporary:
                     temporary.write_text(json.dumps(tokenizer.state()))
     return Tokenizer.from_state(json.loads(file.read_text()))
@@ -86,18 +84,22 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _splits(corpus: Corpus, plan: SplitPlan) -> list[Split]:
-    return assign_splits(
-        corpus.documents(),
-        seed=plan.seed,
-        val_fraction=plan.val_fraction,
-        test_fraction=plan.test_fraction,
-    )
+def documents_of(corpus: Corpus, plan: SplitPlan | None, part: Part) -> Iterator[Document]:
+    """The documents of one part in file order: put together, they are the text of its tokens."""
+    return (document for document, name in _divided(corpus, plan) if name == part)
+
+
+def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Document, Part]]:
+    """Every document in file order and the part that it belongs to."""
+    if plan is None:
+        return ((document, "all") for document in corpus.documents())
+    fractions = {"val_fraction": plan.val_fraction, "test_fraction": plan.test_fraction}
+    splits = assign_splits(corpus.documents(), seed=plan.seed, **fractions)
+    return zip(corpus.documents(), splits, strict=True)
 
 
 def _encode(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None, folder: Path) -> None:
     dtype = np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32
-    splits: Iterator[Part] = iter(_splits(corpus, plan)) if plan else itertools.repeat("all")
     names: tuple[Part, ...] = ("train", "val", "test") if plan else ("all",)
     files = {name: (folder / f"{name}.bin").open("wb") for name in names}
     counts = {name: {"tokens": 0, "bytes": 0, "documents": 0} for name in names}
@@ -108,7 +110,7 @@ def _encode(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None, folder
 
     for name in names:
         append(name, [tokenizer.end_of_text])
-    for document, name in zip(corpus.documents(), splits, strict=plan is not None):
+    for document, name in _divided(corpus, plan):
         append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
         counts[name]["bytes"] += len(document.text.encode())
         counts[name]["documents"] += 1

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, stack_loads, sum_over_ranks
-from s15erav3.balancing.diagnostics import coefficient_of_variation, dead_experts, load_entropy, max_violation
 from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
-from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.training.validation import Validation
 
 
 class StepRecord(NamedTuple):
@@ -96,9 +95,7 @@ class LanguageModule(L.LightningModule):
         self.samples_seen = 0
         self.tokens_seen = 0
         self.last_step: StepRecord | None = None
-        self.validation = BitsPerByte()
-        layers = net.config.num_moe_layers  # without those of multi-token prediction, which validation leaves out
-        self.validation_loads = ExpertLoads(layers, net.config.n_routed_experts) if layers else None
+        self.validation = Validation(net.config)
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer, over the net alone."""
@@ -192,34 +189,23 @@ class LanguageModule(L.LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
         nll, out = self._nll(batch)
-        self.validation.update(nll, self.byte_lengths[batch[:, 1:]])
-        if self.validation_loads is not None:
-            self.validation_loads.update(stack_loads(out.routings))
+        self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
+        if batch_idx == 0 and self._moved is not None:
+            self.validation.probe(self.routers, out.routings, self._moved)
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
-        results = self.validation_results()
+        results = self.validation.results(probed=self._moved is not None)
         self.log_dict(results, logger=False)  # for callbacks; to the loggers Lightning would name the step before
         row = {key: value.item() for key, value in results.items()} | {"tokens": self.tokens_seen}
         for logger in self.loggers:
             logger.log_metrics(row, self.trainer.global_step)
         self.validation.reset()
-        if self.validation_loads is not None:
-            self.validation_loads.reset()
 
-    def validation_results(self) -> dict[str, Tensor]:
-        """``val/loss``, ``val/bpb`` and ``balance/*_global`` of what has been counted so far."""
-        total = self.validation.compute()
-        results = {"val/loss": total["loss"].float(), "val/bpb": total["bpb"].float()}
-        if self.validation_loads is not None:
-            loads = self.validation_loads.compute()
-            results |= {
-                "balance/maxvio_global": max_violation(loads).mean().float(),
-                "balance/entropy_global": load_entropy(loads).mean().float(),
-                "balance/cv_global": coefficient_of_variation(loads).mean().float(),
-                "balance/dead_experts_global": dead_experts(loads).sum().float(),
-            }
-        return results
+    @property
+    def _moved(self) -> Tensor | None:
+        """The last change of the biases."""
+        return self.last_step and self.last_step.bias_change
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
         """Summed nats of the targets, and what the net made of windows (B, T + 1)."""

@@ -184,7 +184,7 @@ def test_routers_of_multi_token_prediction_are_balanced_and_not_validated() -> N
         assert torch.equal(record.bias_change, LossFree(0.01).bias_change(record.loads, 0.0))  # type: ignore[arg-type]
         assert (record.bias_change.abs().amax(dim=-1) > 0).all()  # type: ignore[union-attr]
         assert torch.equal(after, biases_of(before) + record.bias_change)
-    assert module.validation_loads is not None and module.validation_loads.loads.shape == (2, 4)
+    assert module.validation.loads is not None and module.validation.loads.loads.shape == (2, 4)
     with torch.no_grad():
         outs = [net(windows[:, :-1]) for windows in data.val_dataloader()]
     loads = sum(torch.stack([r.load for r in out.routings]) for out in outs)
@@ -359,7 +359,7 @@ def test_a_dense_model_trains_without_any_balance() -> None:
     run.fit(module, Windows())
     assert module.last_step is not None
     assert module.last_step.loads is None and module.last_step.bias_change is None
-    assert module.validation_loads is None
+    assert module.validation.loads is None
     assert set(run.callback_metrics) == {"val/loss", "val/bpb"}
 
 
@@ -440,8 +440,8 @@ def test_every_validation_starts_at_zero() -> None:
     run.validate(module, data, verbose=False)
     assert first["val/bpb"] > 0
     assert {key: value.item() for key, value in run.callback_metrics.items()} == first
-    assert module.validation.tokens == 0
-    assert module.validation_loads is not None and module.validation_loads.loads.sum() == 0
+    assert module.validation.cost.tokens == 0
+    assert module.validation.loads is not None and module.validation.loads.loads.sum() == 0
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------

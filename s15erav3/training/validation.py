@@ -1,0 +1,90 @@
+"""What a validation counts: cost, loads, how sure the routers are, and how many choices the last update turned.
+
+Shapes: L MoE layers that validation runs, E routed experts, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from s15erav3.balancing.base import stack_loads
+from s15erav3.balancing.choices import churn, confidence, top_k_margin
+from s15erav3.balancing.diagnostics import (
+    coefficient_of_variation,
+    dead_experts,
+    gini,
+    load_entropy,
+    max_violation,
+    min_violation,
+)
+from s15erav3.model import ModelConfig, Router, Routing
+from s15erav3.training.metrics import BitsPerByte, ExpertLoads
+from s15erav3.training.routing_metrics import TokenMean
+
+
+class Validation(nn.Module):
+    """Sums over the batches and ranks of one validation, from which every ``val/*`` and ``balance/*_global`` follows.
+
+    ``balance/churn`` is the share of probe tokens (each rank's first batch, the same at every validation) whose
+    set of experts differs with and without the last update of the biases, mean over layers.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        layers = config.num_moe_layers  # without those of multi-token prediction, which validation leaves out
+        self.cost = BitsPerByte()
+        self.loads = ExpertLoads(layers, config.n_routed_experts) if layers else None
+        self.tokens_choose = config.topk_method != "expert_choice"
+        self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
+
+    def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
+        """Add a batch: summed nats, bytes of its N targets (any shape), a routing of each layer."""
+        self.cost.update(nll, byte_lengths)
+        if self.loads is None:
+            return
+        self.loads.update(stack_loads(routings))
+        self.confidence.update([confidence(routing) for routing in routings], byte_lengths.numel())
+        if self.tokens_choose:
+            self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
+
+    def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_change: Tensor) -> None:
+        """See how many choices the last update turned: biases moved by ``last_change``, (L or more, E)."""
+        if self.tokens_choose:
+            turned = [
+                churn(router.select(routing.scores, routing.bias - change), routing.experts)
+                for router, routing, change in zip(routers, routings, last_change, strict=False)
+            ]
+            self.churn.update(turned, len(routings[0].scores))
+
+    def results(self, *, probed: bool) -> dict[str, Tensor]:
+        """Every figure under its name, fp32 scalars; ``balance/churn`` where the biases have moved before.
+
+        Args:
+            probed: whether they have. A rank without a batch has probed nothing, and must sum up with the others.
+        """
+        cost = self.cost.compute()
+        found = {"val/loss": cost["loss"], "val/bpb": cost["bpb"]}
+        if self.loads is not None:
+            loads = self.loads.compute()
+            found |= {
+                "balance/maxvio_global": max_violation(loads).mean(),
+                "balance/minvio_global": min_violation(loads).mean(),
+                "balance/entropy_global": load_entropy(loads).mean(),
+                "balance/cv_global": coefficient_of_variation(loads).mean(),
+                "balance/gini_global": gini(loads).mean(),
+                "balance/dead_experts_global": dead_experts(loads).sum(),
+            }
+            found["balance/confidence"] = self.confidence.compute().mean()
+            if self.tokens_choose:
+                found["balance/margin"] = self.margin.compute().mean()
+            if self.tokens_choose and probed:
+                found["balance/churn"] = self.churn.compute().mean()
+        return {name: value.float() for name, value in found.items()}
+
+    def reset(self) -> None:
+        """Begin anew."""
+        for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn):
+            if metric is not None:
+                metric.reset()
