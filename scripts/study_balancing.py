@@ -39,7 +39,7 @@ class Strategy(NamedTuple):
     """Further settings by expert group, to keep total and active parameters those of the others."""
 
 
-RATES = (0.001, 0.003, 0.01, 0.03)
+RATES = (0.003, 0.01, 0.03, 0.1)
 ALPHAS = (0.001, 0.01, 0.03, 0.1)
 STRATEGIES = {
     "none": Strategy(["balancing=none"]),
