@@ -134,8 +134,10 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
 
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
     """The group ``callbacks``, and those without which no run can be resumed."""
-    every = cfg.callbacks.checkpoint.every_n_steps
+    every, keep = cfg.callbacks.checkpoint.every_n_steps, cfg.callbacks.checkpoint.get("keep_every_n_steps")
     check_number("callbacks.checkpoint.every_n_steps", every, at_least=1, whole=True)
+    if keep is not None:
+        check_number("callbacks.checkpoint.keep_every_n_steps", keep, at_least=1, whole=True, hint=", or null for none")
     folder = run_dir / "checkpoints"
     named = {k: instantiate(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
     return [
@@ -144,7 +146,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
         ModelCheckpoint(
             folder, "best", monitor="val/bpb", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False
         ),
-        LastCheckpoint(folder / "last.ckpt", every),
+        LastCheckpoint(folder / "last.ckpt", every, keep),
     ]
 
 

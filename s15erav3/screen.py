@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from s15erav3.balancing import AddOns
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.training.module import LanguageModule
@@ -81,6 +83,17 @@ def shape(config: ModelConfig) -> str:
     )
 
 
+def balancing(cfg: DictConfig, module: LanguageModule) -> str:
+    """The strategy, what is added to it, and a warning where tokens see the future."""
+    name = str(cfg.balancing._target_).rpartition(".")[2]
+    rest = [f"{key}={value:g}" for key in signature(AddOns).parameters if (value := cfg.balancing.get(key))]
+    if not module.net.config.causal:
+        rest.append("NOT CAUSAL: losses are too low, generation is refused")
+    elif not module.balancer.causal:
+        rest.append("not causal in training")
+    return ", ".join([name, *rest])
+
+
 @rank_zero_only
 def banner(
     cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
@@ -93,7 +106,7 @@ def banner(
     device = trainer.strategy.root_device
     rows = [
         ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {shape(config)}"),
-        ("balancing", str(cfg.balancing._target_).rpartition(".")[2]),
+        ("balancing", balancing(cfg, module)),
         (
             "data",
             f"{data.corpus().path.name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "

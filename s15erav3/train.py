@@ -254,6 +254,7 @@ def measured(cfg: DictConfig, session: Session) -> dict[str, Any]:
         "tokenizer": session.data.tokenizer.name,
         "device": screen.device_name(module.device),
         "precision": trainer.precision,
+        "causal": module.net.config.causal,
     }
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Telemetry):

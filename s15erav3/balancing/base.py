@@ -73,6 +73,12 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """As :func:`sum_over_ranks`, over the number of ranks."""
+    distributed = dist.is_available() and dist.is_initialized()
+    return sum_over_ranks(values) / (dist.get_world_size() if distributed else 1)
+
+
 def from_all_ranks(values: Tensor) -> Tensor:
     """Rows (N, ...) of every rank one after the other, (ranks N, ...); each rank has as many."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -80,6 +86,12 @@ def from_all_ranks(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.cat(parts)
+
+
+def of_trained(routers: Sequence[Router], change: Tensor) -> Tensor:
+    """``change`` (L, E) with rows of 0 for frozen routers: where the matrix learns nothing, the bias stays, too."""
+    trained = [router.weight.requires_grad for router in routers]
+    return change if all(trained) else change * change.new_tensor(trained).unsqueeze(1)
 
 
 @torch.no_grad()

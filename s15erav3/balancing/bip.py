@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from s15erav3.balancing.base import Balancer, MicroBatch, sum_over_ranks
+from s15erav3.balancing.base import Balancer, MicroBatch, mean_over_ranks
 from s15erav3.balancing.refuse import refuse_expert_choice, refuse_groups
 from s15erav3.errors import check_number
 from s15erav3.model import Router
@@ -59,13 +59,13 @@ class BIP(Balancer):
     def solve(self, scores: Tensor, bias: Tensor) -> Tensor:
         """``-q`` (E,) for scores (N, E), from ``bias`` (E,) on."""
         tokens, n_experts = scores.shape
-        # Order statistics count from the largest; with all experts or all tokens allowed the price is 0.
-        rank_of_expert = min(n_experts, self._top_k + 1)
-        rank_of_token = min(tokens, tokens * self._top_k // n_experts + 1)
+        if self._top_k == n_experts:  # nothing to choose
+            return bias
+        places = tokens * self._top_k // n_experts
         q = -bias
         for _ in range(self.rounds):
-            p = (scores - q).topk(rank_of_expert, dim=1).values[:, -1:].clamp(min=0)
-            q = (scores - p).topk(rank_of_token, dim=0).values[-1].clamp(min=0)
+            p = (scores - q).topk(self._top_k + 1, dim=1).values[:, -1:].clamp(min=0)
+            q = (scores - p).topk(places + 1, dim=0).values[-1].clamp(min=0)
         return -q
 
     def observe(self, micro_batch: MicroBatch) -> None:
@@ -74,7 +74,6 @@ class BIP(Balancer):
 
     def bias_change(self, loads: Tensor, progress: float) -> Tensor:
         """Move each bias to the mean of those solved in this step, over micro-batches and ranks; (L, E)."""
-        solved = sum_over_ranks(torch.stack(self._solved).sum(dim=0))
-        count = sum_over_ranks(torch.tensor(len(self._solved), device=solved.device))
+        solved = mean_over_ranks(torch.stack(self._solved).mean(dim=0))
         self._solved.clear()
-        return solved / count - torch.stack([router.bias for router in self._routers])
+        return (solved - torch.stack([router.bias for router in self._routers])).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s15erav3.balancing.auxiliary import AuxiliaryLoss
+from s15erav3.balancing.refuse import refuse_groups
 from s15erav3.errors import UserError
 from s15erav3.model import Router
 
@@ -29,6 +30,7 @@ class Switch(AuxiliaryLoss):
     def attach(self, routers: Sequence[Router]) -> None:
         """Refuse another gate than Switch's."""
         super().attach(routers)
+        refuse_groups(routers, type(self).__name__)
         for router in routers:
             if router.top_k != 1 or not router.softmax or router.normalise:
                 gate = "softmax" if router.softmax else "sigmoid"

@@ -1,4 +1,4 @@
-"""last.ckpt: every N steps, when a signal asks for the end, and at the end."""
+"""last.ckpt: every N steps, when a signal asks for the end, and at the end; and copies on the way."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ class LastCheckpoint(Checkpoint):
     Args:
         file: where to save.
         every_n_steps: optimizer steps between two saves.
+        keep_every_n_steps: optimizer steps between two copies that stay, ``step_000500.ckpt`` beside ``file``; ``None``
+            keeps none.
     """
 
-    def __init__(self, file: Path, every_n_steps: int) -> None:
-        self.file, self.every_n_steps = file, every_n_steps
+    def __init__(self, file: Path, every_n_steps: int, keep_every_n_steps: int | None = None) -> None:
+        self.file, self.every_n_steps, self.keep_every_n_steps = file, every_n_steps, keep_every_n_steps
         self._received: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -66,6 +68,8 @@ class LastCheckpoint(Checkpoint):
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         if received or due:
             trainer.save_checkpoint(self.file)
+        if self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0:
+            trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
             raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
 

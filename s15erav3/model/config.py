@@ -120,6 +120,8 @@ class ModelConfig:
                 f"{self.n_shared_experts}, num_experts_per_tok={self.num_experts_per_tok} and "
                 f"first_k_dense_replace={self.first_k_dense_replace} must be 0 as well"
             )
+        elif self.topk_method == "expert_choice":
+            raise ConfigError("n_routed_experts=0 leaves no experts to choose, so topk_method must be noaux_tc")
 
     def _check_attention(self) -> None:
         # Rows of 16 bytes in bf16, which grouped GEMM on GPUs asks of every operand.

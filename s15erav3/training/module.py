@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, stack_loads, sum_over_ranks
+from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, of_trained, stack_loads, sum_over_ranks
 from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
@@ -169,7 +169,7 @@ class LanguageModule(L.LightningModule):
         if loads is not None:
             loads = sum_over_ranks(loads)
             dropped = None if dropped is None else sum_over_ranks(dropped)
-            change = self.balancer.bias_change(loads, progress)
+            change = of_trained(self.routers, self.balancer.bias_change(loads, progress))
             move_biases(self.routers, change)
         self.samples_seen += len(batch) * self.trainer.world_size
         self.tokens_seen += batch[:, 1:].numel() * self.trainer.world_size

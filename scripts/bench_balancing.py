@@ -1,0 +1,172 @@
+"""What balancing and its logging cost: a whole training step with and without them, in turns within one run.
+
+``on`` has the strategy, its bias or loss, and telemetry's row of every expert each 10 steps to metrics.csv and
+balance.jsonl; ``off`` has balancing=none and no telemetry. Both are fitted by a Trainer, a few steps each in turn; the
+ratio is of medians. Beside it, the time spent inside the strategy and the telemetry, as a share of the step.
+
+    python scripts/bench_balancing.py [--model small] [--strategies loss_free quantile ...] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hf_twin import load_config
+from hydra import compose, initialize_config_dir
+from torch.utils.data import DataLoader
+
+from s15erav3.build import build_balancer
+from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.cli import conf_dir
+from s15erav3.loggers.csv import MetricsCSV
+from s15erav3.model import Transformer
+from s15erav3.training.module import LanguageModule
+
+STEPS = 10  # of one fit, so that each holds one row of telemetry
+
+
+class Clock(L.Callback):
+    """Seconds from the beginning of each step to that of the next, logging included."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.marks.append(time.perf_counter())
+
+    def on_train_end(self, *args: Any) -> None:
+        self.on_train_batch_start()
+
+
+class Data(L.LightningDataModule):
+    """The same random windows again and again."""
+
+    def __init__(self, vocabulary: int, batch: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.batches = [torch.randint(vocabulary, (batch, length + 1)) for _ in range(STEPS)]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def spent_in(owner: Any, name: str, account: dict[str, float], key: str) -> None:
+    """Let ``owner.name`` add its seconds to ``account[key]``."""
+    inner: Callable[..., Any] = getattr(owner, name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            account[key] += time.perf_counter() - began
+
+    setattr(owner, name, timed)
+
+
+def module_of(args: argparse.Namespace, strategy: str) -> LanguageModule:
+    """A fresh module balanced by ``strategy``."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [f"balancing={strategy}", f"experts={args.experts}", "run_dir=."])
+    torch.manual_seed(0)
+    net = Transformer(load_config(args.model, args.experts, args.vocab))
+    return LanguageModule(
+        net,
+        build_balancer(cfg.balancing),
+        optimizer=_adamw,
+        schedule=lambda step, progress: 1.0,
+        byte_lengths=torch.ones(args.vocab, dtype=torch.int64),
+    )
+
+
+def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    group: dict[str, Any] = {"params": list(model.parameters()), "initial_lr": 1e-4}
+    return torch.optim.AdamW([group], fused=True)
+
+
+def fit(module: LanguageModule, data: Data, telemetry: Telemetry | None, folder: Path, accelerator: str) -> list[float]:
+    """Seconds of each of STEPS steps, the first of which also warms up."""
+    clock = Clock()
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision="bf16-mixed" if accelerator == "gpu" else "32-true",
+        max_steps=STEPS,
+        callbacks=[clock, *([telemetry] if telemetry else [])],
+        logger=MetricsCSV(str(folder)) if telemetry else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, datamodule=data)
+    return [after - before for before, after in zip(clock.marks, clock.marks[1:], strict=False)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--experts", default="e16")
+    parser.add_argument("--strategies", nargs="+", default=["loss_free"])
+    parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data = Data(args.vocab, args.batch, args.sequence)
+    runs = {"off": module_of(args, "none"), **{name: module_of(args, name) for name in args.strategies}}
+    account: dict[str, float] = defaultdict(float)
+    for name in args.strategies:
+        for part in ("loss", "observe", "bias_change"):
+            spent_in(runs[name].balancer, part, account, name)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    ratios: dict[str, list[float]] = {name: [] for name in args.strategies}
+    with tempfile.TemporaryDirectory() as place:
+        for round_ in range(args.rounds + 1):
+            if round_ == 1:
+                account.clear()  # the first round warms up
+            medians = {}
+            for name, module in runs.items():
+                telemetry = None
+                if name != "off":
+                    folder = Path(place) / name
+                    folder.mkdir(exist_ok=True)
+                    telemetry = Telemetry(str(folder), every_n_steps=10)
+                    spent_in(telemetry, "on_train_batch_end", account, name)
+                spent = fit(module, data, telemetry, Path(place) / name, args.accelerator)[1:]
+                medians[name] = statistics.median(spent)
+                if round_:
+                    times[name] += spent
+            if round_:
+                for name in args.strategies:
+                    ratios[name].append(medians[name] / medians["off"])
+    print(
+        f"model={args.model} experts={args.experts}, {args.batch} x {args.sequence} tokens, torch {torch.__version__}"
+    )
+    print(f"off: {statistics.median(times['off']) * 1e3:.1f} ms/step, median of {len(times['off'])}; one CPU thread")
+    for name in args.strategies:
+        step, pairs = statistics.median(times[name]), ratios[name]
+        share = account[name] / (args.rounds * STEPS) / step
+        print(
+            f"{name:14} {step * 1e3:8.1f} ms/step  on/off {statistics.median(pairs):.4f} ({min(pairs):.3f} to "
+            f"{max(pairs):.3f})  inside strategy and telemetry {share:.2%} of a step"
+        )
+
+
+if __name__ == "__main__":
+    main()
