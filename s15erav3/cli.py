@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s15erav3.errors import UserError, nearest
 
 # Settings whose value is taken as typed: text and paths may hold commas, equal signs and spaces.
-FREE_TEXT = ("prompt", "stop", "checkpoint", "resume", "init_from", "data.path", "output")
+FREE_TEXT = ("prompt", "stop", "checkpoint", "resume", "init_from", "data.path", "output", "reference")
 
 
 def conf_dir() -> Path:

@@ -1,4 +1,4 @@
-"""``s15erav3 evaluate``: a checkpoint's loss, bits per byte and expert balance on a text."""
+"""``s15erav3 evaluate``: a checkpoint's loss, bits per byte, expert balance and specialisation on a text."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.table import Table
+from rich.text import Text
 
 from s15erav3 import cli, runs
-from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.diagnostics import (
-    coefficient_of_variation,
-    dead_experts,
-    load_entropy,
-    max_violation,
-    random_floor,
-)
+from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.measure import Measured, measure
+from s15erav3.analysis.specialisation import specialists
+from s15erav3.analysis.summary import summary
+from s15erav3.analysis.tables import long_table, write_table
+from s15erav3.build import restore_balancer
 from s15erav3.data.corpus import is_commentary
 from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.labels import DOMAINS, label_tokens
 from s15erav3.errors import UserError, check_number, nearest
-from s15erav3.restore import Trained, restore, with_checkpoint
-from s15erav3.screen import console
-from s15erav3.training.losses import chunked_cross_entropy
-from s15erav3.training.metrics import BitsPerByte, ExpertLoads
+from s15erav3.restore import Saved, Trained, extended, load, restore, with_checkpoint
+from s15erav3.screen import console, say
 
 OWN_PARTS = ("train", "val", "test")
 
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Measure, print a table, write JSON.
+    """Measure, print a table, write JSON and, for a model with experts, Parquet beside it.
 
     Returns:
         bits per byte.
@@ -47,28 +46,84 @@ def evaluate(cfg: DictConfig) -> float:
     """
     trained = restore(cfg)
     data = held_out(cfg, trained)
-    result = measure(trained, data, cfg.split)
     output = Path(cfg.output).expanduser() if cfg.output else default_output(cfg, trained)
-    saved = trained.saved
-    text = {"checkpoint": str(saved.file), "step": saved.step, "data": str(data.corpus().path), "split": cfg.split}
-    record = text | {"sequence_length": data.length} | result
+    if output.suffix == ".parquet":
+        raise UserError(
+            f"output={output} names the JSON file, and the table beside it ends with .parquet; end it .json."
+        )
+    record: dict[str, Any] = {"checkpoint": str(trained.saved.file), "step": trained.saved.step}
+    saved = None
+    if cfg.reference:
+        saved = load(str(cfg.reference))
+        refuse_unlike(trained, saved, data.length, cfg.context_extension)
+        record |= {"reference": str(saved.file), "reference_step": saved.step}
+    measured = read(cfg, trained, data, saved)
+    record |= {"data": str(data.corpus().path), "split": cfg.split, "sequence_length": data.length}
+    record |= summary(measured)
     try:
         runs.replace_text(output, json.dumps(record, indent=2) + "\n")
+        if measured.routed is not None:
+            table = long_table(measured.routed, int(measured.cost["tokens"]))
+            write_table(table, output.with_suffix(".parquet"))
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}; name another file.") from error
-    show(record, output)
-    return float(result["bpb"])
+    show(record, measured.routed, output)
+    return float(record["bpb"])
+
+
+def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Saved | None) -> Measured:
+    """Measure every token of the part ``cfg.split``."""
+    balancer, other = None, None
+    try:
+        balancer = restore_balancer(trained.saved.config, trained.net)
+    except InstantiationException as error:  # the rest can be measured without a strategy that lives elsewhere
+        say(
+            f"balance/next_churn is left out, as the run's balancing strategy is not here: {str(error).splitlines()[0]}"
+        )
+    if reference is not None:
+        other = extended(reference.net, cfg.context_extension, reference.sequence_length).to(trained.device).eval()
+    tokens = data.token_files.part(cfg.split)
+    return measure(
+        trained.net,
+        data.evaluation_dataloader(cfg.split),
+        label_tokens(data.corpus(), data.plan, cfg.split, data.tokenizer, tokens),
+        torch.from_numpy(data.tokenizer.byte_lengths),
+        autocast=trained.autocast,
+        reference=other,
+        balancer=balancer and balancer.to(trained.device),
+    )
+
+
+def refuse_unlike(trained: Trained, reference: Saved, length: int, extension: float) -> None:
+    """Refuse a reference that cannot be compared token by token and layer by layer.
+
+    Raises:
+        UserError: it has another tokenizer, other layers or experts, or reads only shorter sequences.
+    """
+    its, mine = (
+        {
+            "tokenizer": f"{tokenizer.name} ({tokenizer.fingerprint[:8]})",
+            "list of layers with experts": config.moe_layers[: config.num_moe_layers],
+            "number of experts": config.n_routed_experts,
+            "number of experts per token": config.num_experts_per_tok,
+        }
+        for tokenizer, config in ((s.tokenizer, s.net.config) for s in (reference, trained.saved))
+    )
+    longest = max(reference.net.config.max_position_embeddings, int(reference.sequence_length * extension))
+    its["sequence length"], mine["sequence length"] = min(length, longest), length
+    for name, found in its.items():
+        if found != mine[name]:
+            raise UserError(
+                f"reference={reference.file} cannot be compared: its {name} is {found}, not {mine[name]} as the "
+                "checkpoint's; give another checkpoint of the same run."
+            )
 
 
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
     """A file of its own for each checkpoint, split and text, in the run's folder or beside a lone checkpoint."""
-    folder = trained.saved.file.parent
-    file = trained.saved.file
-    named = [
-        file.name if file.is_dir() else file.stem,
-        cfg.split,
-        *([Path(cfg.data.path).stem] if cfg.data.path else []),
-    ]
+    file, folder = trained.saved.file, trained.saved.file.parent
+    named = [file.name if file.is_dir() else file.stem, cfg.split]
+    named += [Path(cfg.data.path).stem] if cfg.data.path else []
     return (folder.parent if folder.name == "checkpoints" else folder) / f"evaluate-{'-'.join(named)}.json"
 
 
@@ -100,61 +155,46 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     return CommentaryData(tokenizer=trained.tokenizer, **settings).prepare()
 
 
-@torch.no_grad()
-def measure(trained: Trained, data: CommentaryData, part: Any) -> dict[str, Any]:
-    """Loss, bpb and balance over every token of ``part``, and the loads themselves."""
-    net, config = trained.net, trained.net.config
-    cost = BitsPerByte().to(trained.device)
-    layers = list(config.moe_layers[: config.num_moe_layers])
-    counted = ExpertLoads(len(layers), config.n_routed_experts).to(trained.device)
-    lengths = torch.from_numpy(data.tokenizer.byte_lengths).to(trained.device)
-    for batch in data.evaluation_dataloader(part):
-        windows = batch.to(trained.device)
-        with trained.autocast():
-            out = net(windows[:, :-1])
-            targets = windows[:, 1:]
-            nll = chunked_cross_entropy(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten(), 512)
-        cost.update(nll, lengths[targets])
-        if out.routings:
-            counted.update(stack_loads(out.routings))
-    result: dict[str, Any] = {key: value.item() for key, value in cost.compute().items()}
-    if layers:
-        loads = counted.compute().cpu()
-        result |= {
-            "balance/maxvio_global": max_violation(loads).mean().item(),
-            "balance/maxvio_floor": random_floor(
-                int(result["tokens"]), config.n_routed_experts, config.num_experts_per_tok
-            ),
-            "balance/entropy_global": load_entropy(loads).mean().item(),
-            "balance/cv_global": coefficient_of_variation(loads).mean().item(),
-            "balance/dead_experts_global": int(dead_experts(loads).sum()),
-            "layers": layers,
-            "load": loads.tolist(),
-        }
-    return result
+SHOWN = (
+    ("loss", "{:.4f} nats/token"),
+    ("bpb", "{:.4f} bits/byte"),
+    ("tokens", "{:,}"),
+    ("bytes", "{:,}"),
+    ("balance/maxvio_global", "{:.4f}"),
+    ("balance/maxvio_floor", "{:.4f}"),
+    ("balance/minvio_global", "{:.4f}"),
+    ("balance/gini_global", "{:.4f}"),
+    ("balance/entropy_global", "{:.4f}"),
+    ("balance/cv_global", "{:.4f}"),
+    ("balance/dead_experts_global", "{}"),
+    ("balance/bias_norm", "{:.4f}"),
+    ("balance/bias_spread", "{:.4f}"),
+    ("balance/confidence", "{:.4f}"),
+    ("balance/margin", "{:.4f}"),
+    ("balance/next_churn", "{:.2%} of tokens"),
+    ("balance/coactivation", "{:.4f}"),
+    ("balance/coactivation_even", "{:.4f}"),
+    ("balance/saturation", "{:.2%} of experts"),
+    *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, "token")),
+)
 
 
-def show(record: dict[str, Any], output: Path) -> None:
-    """Print the table."""
+def show(record: dict[str, Any], routed: Routed | None, output: Path) -> None:
+    """Print the table, the loads of each layer and the strongest specialists."""
     table = Table(title=f"{record['checkpoint']}, step {record['step']}, {record['split']} of {record['data']}")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key, form in (
-        ("loss", "{:.4f} nats/token"),
-        ("bpb", "{:.4f} bits/byte"),
-        ("tokens", "{:,}"),
-        ("bytes", "{:,}"),
-        ("balance/maxvio_global", "{:.4f}"),
-        ("balance/maxvio_floor", "{:.4f}"),
-        ("balance/entropy_global", "{:.4f}"),
-        ("balance/cv_global", "{:.4f}"),
-        ("balance/dead_experts_global", "{}"),
-    ):
+    for key, form in SHOWN:
         if key in record:
             table.add_row(key, form.format(record[key]))
     console.print(table)
-    for layer, load in zip(record.get("layers", []), record.get("load", []), strict=True):
-        fair = sum(load) / len(load)
-        shares = " ".join(f"{tokens / fair:.2f}" for tokens in load)
-        console.print(f"layer {layer:02d} loads (1.00 is fair): {shares}", soft_wrap=True)
-    console.print(f"wrote {output}", soft_wrap=True)
+    if routed is not None:
+        grid = Table.grid(padding=(0, 2))
+        for layer, load in zip(routed.layers, routed.loads.double(), strict=True):
+            shares = " ".join(f"{share:.2f}" for share in (load / load.mean()).tolist())
+            grid.add_row(f"layer {layer:02d} loads (1.00 is fair)", Text(shares))
+        console.print(grid)
+        for specialist in specialists(routed):
+            say(str(specialist))
+    wrote = [output, *([output.with_suffix(".parquet")] if routed is not None else [])]
+    say(f"wrote {' and '.join(map(str, wrote))}")

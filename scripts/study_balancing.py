@@ -1,8 +1,9 @@
 """The study of docs/balancing.md: every strategy at its best setting, several seeds, against a dense control.
 
 First each strategy's rate or coefficient is tuned: one run for each of its values. Its best is the value of the
-lowest MaxVio among those whose val/bpb is within 1 % of the lowest (seeds alone differ by as much). Then every strategy runs with that value once for each seed. All runs of a stage have the same steps, tokens
-and, for the same seed, the same initial weights.
+lowest MaxVio among those whose val/bpb is within 1 % of the lowest (seeds alone differ by as much). Then every
+strategy runs with that value once for each seed. All runs of a stage have the same steps, tokens and, for the same
+seed, the same initial weights.
 
     python scripts/study_balancing.py --data ipl_commentary.txt [--out multirun/study] [--workers 2]
     python scripts/study_balancing_report.py multirun/study

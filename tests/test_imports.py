@@ -29,6 +29,7 @@ FLOORS = {
     "training": {"training", "balancing", "model", "errors"},
     "loggers": {"loggers", "errors"},
     "callbacks": {"callbacks", "training", "balancing", "model", "data", "errors"},
+    "analysis": {"analysis", "training", "balancing", "model", "data", "errors"},
 }
 """What each folder may see of the package. Folders that are not listed see everything but the top."""
 

@@ -135,6 +135,8 @@ def test_evaluate_and_sample_take_a_folder_as_they_take_a_run(ahead: Exported, t
         assert main(["evaluate", str(place), f"data.path={text}", "split=all", output]) == 0
     run, folder = (json.loads((tmp_path / f"{kind}.json").read_text()) for kind in ("run", "folder"))
     assert run.pop("checkpoint") != folder.pop("checkpoint") and run.pop("step") != folder.pop("step")
+    for name in [name for name in run if name.endswith("/next_churn")]:  # a folder remembers no balancing strategy
+        run.pop(name)
     assert run == folder
     speculative = our_texts(ahead.folder, PROMPTS, NEW, "speculative=true")
     assert speculative == our_texts(ahead.run, PROMPTS, NEW)

@@ -41,7 +41,7 @@ def test_every_command_of_the_readme_composes(command: list[str]) -> None:
     verb, *settings = command
     assert verb in VERBS
     given = [s for s in settings if "=" in s and not s.startswith(("hydra.", "resume=", "prompt=", "stop="))]
-    if "balancing=proportional" in given:
+    if "balancing=rescue" in given:
         return  # runs whole below
     if "-m" in settings:
         given = [re.sub(r",.*", "", s) for s in given]
@@ -66,13 +66,13 @@ def test_a_strategy_from_another_package_trains(tmp_path: Path, monkeypatch: pyt
     code, (config,) = next(block for block in blocks("python") if "Balancer" in block), blocks("yaml")
     (tmp_path / "mine.py").write_text(code)
     (tmp_path / "my_conf" / "balancing").mkdir(parents=True)
-    (tmp_path / "my_conf" / "balancing" / "proportional.yaml").write_text(textwrap.dedent(config))
+    (tmp_path / "my_conf" / "balancing" / "rescue.yaml").write_text(textwrap.dedent(config))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    (command,) = [c for c in readme_commands() if "balancing=proportional" in c]
+    (command,) = [c for c in readme_commands() if "balancing=rescue" in c]
     assert main([*command, *TINY, "trainer.max_steps=3", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert result(tmp_path / "run")["status"] == "completed"
-    assert "proportional" in str(OmegaConf.load(tmp_path / "run" / ".hydra" / "hydra.yaml"))
+    assert "rescue" in str(OmegaConf.load(tmp_path / "run" / ".hydra" / "hydra.yaml"))
 
 
 @pytest.mark.slow

@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from s15erav3.balancing.diagnostics import (
+    bias_norm,
+    bias_spread,
     coefficient_of_variation,
     dead_experts,
+    gini,
     load_entropy,
     max_violation,
+    min_violation,
     random_floor,
 )
 
@@ -21,6 +25,26 @@ LOADS = torch.tensor([[5, 5, 5, 5], [10, 2, 4, 4], [20, 0, 0, 0], [10, 0, 10, 0]
 def test_max_violation_by_hand() -> None:
     """Catches the excess over the total, or the ratio without - 1: both look plausible on a plot."""
     torch.testing.assert_close(max_violation(LOADS), torch.tensor([0.0, 1.0, 3.0, 1.0], dtype=torch.float64))
+
+
+def test_min_violation_by_hand() -> None:
+    """Catches a sign turned round, and the excess of the busiest expert in place of the idlest's lack."""
+    torch.testing.assert_close(min_violation(LOADS), torch.tensor([0.0, 0.6, 1.0, 1.0], dtype=torch.float64))
+
+
+def test_gini_by_hand() -> None:
+    """Against all pairs; catches loads left unsorted, ranks from 0 and pairs counted once."""
+    pairs = (LOADS.unsqueeze(-1) - LOADS.unsqueeze(-2)).abs().double().mean((-2, -1)) / (2 * LOADS.double().mean(-1))
+    torch.testing.assert_close(gini(LOADS), pairs)
+    torch.testing.assert_close(gini(LOADS), torch.tensor([0.0, 0.3, 0.75, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(gini(LOADS.flip(-1)), gini(LOADS))
+
+
+def test_bias_norm_and_spread_by_hand() -> None:
+    """Catches the largest magnitude in place of the spread, and a norm over all layers at once."""
+    biases = torch.tensor([[3.0, -4.0], [0.5, 0.5]])
+    torch.testing.assert_close(bias_norm(biases), torch.tensor([5.0, 0.5**0.5], dtype=torch.float64))
+    torch.testing.assert_close(bias_spread(biases), torch.tensor([7.0, 0.0], dtype=torch.float64))
 
 
 def test_entropy_by_hand() -> None:
@@ -42,7 +66,7 @@ def test_coefficient_of_variation_by_hand() -> None:
     torch.testing.assert_close(coefficient_of_variation(LOADS), torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("measure", [max_violation, load_entropy, coefficient_of_variation])
+@pytest.mark.parametrize("measure", [max_violation, min_violation, gini, load_entropy, coefficient_of_variation])
 def test_measures_do_not_depend_on_the_number_of_tokens(measure) -> None:  # type: ignore[no-untyped-def]
     """Loads of a whole validation set exceed fp32's whole numbers and int32."""
     torch.testing.assert_close(measure(LOADS * 3_000_000_000), measure(LOADS))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from s15erav3.data import cache, tokens
-from s15erav3.data.corpus import Corpus, Split
+from s15erav3.data.corpus import Corpus, Split, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, load_public, train_bpe
 from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.errors import UserError
@@ -56,9 +56,10 @@ def test_parts_are_the_documents_of_their_split(
 ) -> None:
     """Prevents documents in the wrong part, out of order, without end-of-text or changed by the encoding."""
     documents = [d.text for d in sample.documents()]
-    splits = tokens._splits(sample, plan)
+    splits = assign_splits(sample.documents(), seed=plan.seed, val_fraction=0.05, test_fraction=0.05)
     for part in PARTS:
         expected = [text for text, side in zip(documents, splits, strict=True) if side == part]
+        assert [d.text for d in tokens.documents_of(sample, plan, part)] == expected
         ids = np.array(sample_tokens.part(part))
         assert split_text(ids, vocabulary) == expected
         counts = sample_tokens.parts[part]
@@ -209,7 +210,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from s15erav3.data import tokens
-from s15erav3.data.corpus import Corpus
+from s15erav3.data.corpus import Corpus, assign_splits
 from s15erav3.data.tokens import SplitPlan, corpus_tokenizer, tokenize
 from s15erav3.data.tokenizer import Tokenizer
 folder = Path(FOLDER)

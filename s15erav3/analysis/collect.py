@@ -1,0 +1,99 @@
+"""What all routings of a text add up to.
+
+Shapes: L MoE layers, E routed experts, V values of a domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s15erav3.balancing.base import stack_loads
+from s15erav3.balancing.choices import confidence, saturation, top_k_margin
+from s15erav3.data.labels import Domain
+from s15erav3.model import Routing, Transformer, routers
+from s15erav3.training.metrics import ExpertLoads
+from s15erav3.training.routing_metrics import Coactivation, CountTable, TokenMean
+
+
+class Counts(NamedTuple):
+    """Where the tokens of one domain went."""
+
+    values: list[str]
+    """V names."""
+    slots: Tensor
+    """(token, expert) assignments of each layer, value and expert, int64, (L, V, E)."""
+    tokens: Tensor
+    """Tokens that have each value, int64, (V,)."""
+
+
+class Routed(NamedTuple):
+    """What the routers decided over a text, on the CPU."""
+
+    layers: list[int]
+    """Numbers of the L layers."""
+    top_k: int | None
+    """K; ``None`` where experts choose tokens."""
+    loads: Tensor
+    """int64, (L, E)."""
+    biases: Tensor
+    """fp32, (L, E)."""
+    coactivation: Tensor
+    """int64, (L, E, E)."""
+    domains: dict[str, Counts]
+    per_layer: dict[str, Tensor]
+    """``confidence`` and, where they are defined, ``margin``, ``saturation`` and ``next_churn``: fp64, (L,) each."""
+
+
+class Collector:
+    """Adds up the routings of a model batch by batch, on its device.
+
+    Args:
+        net: a model with experts.
+        labels: of every token that will be routed, in order.
+        with_reference: routings of another checkpoint come along.
+    """
+
+    def __init__(self, net: Transformer, labels: dict[str, Domain], *, with_reference: bool) -> None:
+        config, device = net.config, net.lm_head.weight.device
+        self.layers = list(config.moe_layers[: config.num_moe_layers])
+        n, experts = len(self.layers), config.n_routed_experts
+        self.top_k = None if config.topk_method == "expert_choice" else config.num_experts_per_tok
+        self.biases = torch.stack([router.bias for router in routers(net)[:n]]).cpu()
+        self.labels, self.codes = labels, {name: torch.from_numpy(domain.codes) for name, domain in labels.items()}
+        self.tables = {name: CountTable(n, len(domain.names), experts).to(device) for name, domain in labels.items()}
+        self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
+        named = ["confidence", *(["margin"] if self.top_k else []), *(["saturation"] if with_reference else [])]
+        self.means = {name: TokenMean(n).to(device) for name in named}
+        self.seen = 0
+
+    def add(self, routings: Sequence[Routing], final: Sequence[Routing] | None = None) -> None:
+        """Add the next batch: L routings of the next N tokens, and those of the reference."""
+        tokens = len(routings[0].scores)
+        for name, table in self.tables.items():
+            labels = self.codes[name][self.seen : self.seen + tokens].to(routings[0].scores.device)
+            table.update(labels, routings)
+        self.loads.update(stack_loads(routings))
+        self.together.update(routings)
+        self.means["confidence"].update([confidence(routing) for routing in routings], tokens)
+        if "margin" in self.means:
+            self.means["margin"].update([top_k_margin(routing) for routing in routings], tokens)
+        if final is not None:
+            pairs = zip(routings, final, strict=True)
+            self.means["saturation"].update([saturation(mine, its) for mine, its in pairs], tokens)
+        self.seen += tokens
+
+    def finish(self, churn: Tensor | None) -> Routed:
+        """The sums, and a churn (L,) measured elsewhere."""
+        domains = {}
+        for name, table in self.tables.items():
+            slots, tokens = table.compute()
+            domains[name] = Counts(self.labels[name].names, slots.cpu(), tokens.cpu())
+        per_layer = {name: mean.compute().cpu() for name, mean in self.means.items()}
+        if churn is not None:
+            per_layer["next_churn"] = churn
+        loads, together = self.loads.compute().cpu(), self.together.compute().cpu()
+        return Routed(self.layers, self.top_k, loads, self.biases, together, domains, per_layer)

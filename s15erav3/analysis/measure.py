@@ -1,0 +1,95 @@
+"""One pass over a text: what it costs the model, and all that its routers decide on the way.
+
+Shapes: B sequences of T tokens, L MoE layers, E routed experts, V values of a domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s15erav3.analysis.collect import Collector, Routed
+from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads
+from s15erav3.balancing.choices import churn
+from s15erav3.data.labels import Domain
+from s15erav3.model import Transformer, routers
+from s15erav3.training.losses import chunked_cross_entropy
+from s15erav3.training.metrics import BitsPerByte
+
+
+class Measured(NamedTuple):
+    """What :func:`measure` found."""
+
+    cost: dict[str, float | int]
+    """``loss`` (nats per token), ``bpb`` (bits per byte), ``tokens`` and ``bytes``."""
+    routed: Routed | None
+    """``None`` for a model without experts."""
+
+
+@torch.no_grad()
+def measure(
+    net: Transformer,
+    batches: Iterable[Tensor],
+    labels: dict[str, Domain],
+    byte_lengths: Tensor,
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    reference: Transformer | None = None,
+    balancer: Balancer | None = None,
+) -> Measured:
+    """Read a part of a corpus once.
+
+    Args:
+        net: in evaluation mode; everything runs on its device.
+        batches: windows (B, T + 1) that follow each other in the order of the part, each token but the last once
+            among the inputs.
+        labels: of every token of the part.
+        byte_lengths: UTF-8 bytes of each token of the vocabulary.
+        autocast: the context of the forward passes.
+        reference: also reads each batch, for saturation; as many MoE layers, experts and experts per token.
+        balancer: attached to the routers of ``net``; its next change of bias is tried on the first batch.
+    """
+    device = net.lm_head.weight.device
+    cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
+    collector = Collector(net, labels, with_reference=reference is not None) if net.config.num_moe_layers else None
+    turned: Tensor | None = None
+    for batch in batches:
+        windows = batch.to(device)
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        with autocast():
+            out = net(inputs)
+            nll = chunked_cross_entropy(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten(), 512)
+            final = None if reference is None else reference(inputs).routings
+            if balancer is not None:
+                turned, balancer = next_churn(net, balancer, inputs), None
+        cost.update(nll, lengths[targets])
+        if collector is not None:
+            collector.add(out.routings, final)
+    found: dict[str, float | int] = {key: value.item() for key, value in cost.compute().items()}
+    return Measured(found, None if collector is None else collector.finish(turned))
+
+
+def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:
+    """Share of the tokens of ids (B, T) whose experts would change if these were a training batch and the biases
+    moved once by the strategy: fp64, (L,).
+
+    The strategy starts without memory of earlier steps, and its rate is that of the beginning of training.
+    ``None`` where experts choose tokens, or too few tokens are there for the multi-token-prediction blocks, which
+    are balanced along.
+    """
+    if ids.shape[1] <= net.config.num_nextn_predict_layers:
+        return None
+    routings = net(ids, look_ahead=True).routings
+    if any(routing.tokens is not None for routing in routings):
+        return None
+    balancer.observe(MicroBatch(routings, len(ids)))
+    change = balancer.bias_change(stack_loads(routings), 0.0)
+    shares = [
+        churn(routing.experts, router.select(routing.scores, routing.bias + moved))
+        for routing, router, moved in zip(routings, routers(net), change, strict=True)
+    ]
+    return torch.stack(shares[: net.config.num_moe_layers]).cpu()

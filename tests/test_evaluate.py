@@ -1,0 +1,166 @@
+"""``s15erav3 evaluate`` as a user calls it: the JSON, the long table beside it, a reference, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from s15erav3.__main__ import main
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.restore import load
+from tests.tiny import train
+
+DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", "token"}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six steps."""
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    assert train("trainer.max_steps=6", run_dir=folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """JSON and table of its last checkpoint."""
+    assert main(["evaluate", str(run_dir / "checkpoints" / "last.ckpt")]) == 0
+    stem = run_dir / "evaluate-last-val"
+    return json.loads(stem.with_suffix(".json").read_text()), pq.read_table(stem.with_suffix(".parquet")).to_pylist()
+
+
+def test_the_table_adds_up(first: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """In every layer, for every expert and domain: counts over values are the load, tokens over values are all tokens,
+    the diagonal of co-activation is the load. Catches a batch, a layer or a label that went astray."""
+    record, table = first
+    loads = {(r["layer"], r["expert"]): r["count"] for r in table if r["domain"] == "all"}
+    written = zip(record["layers"], record["load"], strict=True)
+    assert loads == {(layer, e): n for layer, row in written for e, n in enumerate(row)}
+    assert {r["domain"] for r in table} == DOMAINS | {"all", "expert"}
+    counts: dict[tuple[str, int, int], int] = defaultdict(int)
+    of: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+    for r in table:
+        counts[r["domain"], r["layer"], r["expert"]] += r["count"]
+        assert of[r["domain"], r["layer"]].setdefault(r["value"], r["of"]) == r["of"]
+        if r["domain"] == "expert" and r["value"] == f"E{r['expert']:02d}":
+            assert r["count"] == r["of"] == loads[r["layer"], r["expert"]]
+    for domain in DOMAINS:
+        assert {(layer, e): counts[domain, layer, e] for layer, e in loads} == loads, domain
+        for layer in record["layers"]:
+            assert sum(of[domain, layer].values()) == record["tokens"], domain
+
+
+def test_values_are_those_of_the_text(run_dir: Path, first: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """Catches the labels of another part: bowlers are those of the validation innings, words those of its tokens."""
+    _, table = first
+    saved = load(str(run_dir))
+    settings = {k: v for k, v in saved.config["data"].items() if k != "max_epochs"}
+    data = CommentaryData(tokenizer=saved.tokenizer, **settings).prepare()
+    ids = data.token_files.part("val")[:-1].tolist()
+    said = saved.tokenizer.decode(ids)
+    names = {r["value"] for r in table if r["domain"] == "bowler"} - {"none"}
+    assert names and all(f"{name} to " in said for name in names)
+    ends = {r["of"] for r in table if r["domain"] == "part" and r["value"] == "none"}
+    words = {r["of"] for r in table if r["domain"] == "token" and r["value"] == "<|endoftext|>"}
+    assert ends == words == {ids.count(saved.tokenizer.end_of_text)}
+
+
+def test_the_record_has_every_name(first: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """Catches metrics lost on the way to the file, and NaN, which is no JSON."""
+    record, _ = first
+    names = [
+        *(f"balance/{n}_global" for n in ("maxvio", "minvio", "gini", "entropy", "cv", "dead_experts")),
+        *(f"balance/{n}" for n in ("maxvio_floor", "bias_norm", "bias_spread", "confidence", "margin", "next_churn")),
+        *(f"balance/{n}" for n in ("coactivation", "coactivation_even")),
+        *(f"specialisation/{d}/{n}" for d in DOMAINS for n in ("bits", "bits_plug_in", "share")),
+        *(f"layer_{layer:02d}/{n}" for layer in record["layers"] for n in ("maxvio", "gini", "margin", "next_churn")),
+    ]
+    for name in names:
+        assert math.isfinite(record[name]), name
+    assert 0 < record["balance/confidence"] < 1
+    assert 0 <= record["balance/next_churn"] <= 1
+    assert record["balance/coactivation_even"] == pytest.approx(1 / 7)
+    assert all(record[f"specialisation/{d}/bits"] <= record[f"specialisation/{d}/bits_plug_in"] for d in DOMAINS)
+    assert "balance/saturation" not in record and "reference" not in record
+
+
+def test_saturation_against_a_reference(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1 against itself, less against another seed's routers."""
+    output = tmp_path / "measured.json"
+    last = run_dir / "checkpoints" / "last.ckpt"
+    assert main(["evaluate", str(last), f"reference={last}", f"output={output}"]) == 0
+    record = json.loads(output.read_text())
+    assert record["balance/saturation"] == 1 and record["reference_step"] == 6
+    assert "balance/saturation" in capsys.readouterr().err
+    assert train("trainer.max_steps=6", "seed=2", run_dir=tmp_path / "other") == 0
+    assert main(["evaluate", str(last), f"reference={tmp_path / 'other'}", f"output={output}"]) == 0
+    record = json.loads(output.read_text())
+    assert 0 < record["balance/saturation"] < 1
+    assert record["balance/saturation"] == pytest.approx(
+        (record["layer_01/saturation"] + record["layer_02/saturation"]) / 2
+    )
+
+
+def test_references_that_cannot_be_compared_are_refused(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches figures of two models that share neither words nor experts."""
+    for name, settings, word in (
+        ("words", ["data.vocab_size=300"], "tokenizer"),
+        ("experts", ["experts=e16"], "its number of experts is 16, not 8"),
+        ("dense", ["experts=dense"], "layers with experts"),
+    ):
+        assert train("trainer.max_steps=1", *settings, run_dir=tmp_path / name) == 0
+        capsys.readouterr()
+        assert main(["evaluate", str(run_dir), f"reference={tmp_path / name}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: reference=") and word in said and said.count("\n") == 1, said
+    assert main(["evaluate", str(run_dir), "reference=/nowhere"]) == 2
+    assert main(["evaluate", str(run_dir), f"output={tmp_path / 'x.parquet'}"]) == 2
+    assert "output=" in capsys.readouterr().err
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
+    """Catches phases read into prose; the vocabulary and co-activation are there."""
+    file = tmp_path / "prose.txt"
+    file.write_text("No cricket at all.\n\nJust two paragraphs of prose.")
+    output = tmp_path / "measured.json"
+    assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
+    table = pq.read_table(output.with_suffix(".parquet")).to_pylist()
+    assert {r["domain"] for r in table} == {"all", "token", "expert"}
+    record = json.loads(output.read_text())
+    assert {n for n in record if n.startswith("specialisation/")} == {
+        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share")
+    }
+
+
+def test_dense_models_get_no_table(tmp_path: Path) -> None:
+    """Nothing is routed, so nothing is written beside the JSON."""
+    assert train("experts=dense", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "evaluate-best-val.json").exists()
+    assert not (tmp_path / "run" / "evaluate-best-val.parquet").exists()
+
+
+def test_a_strategy_that_is_not_here_costs_the_churn_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run balanced by somebody's own class is measured where that class is not installed."""
+    (tmp_path / "elsewhere.py").write_text(
+        "from s15erav3.balancing import LossFree\n\n\nclass Mine(LossFree):\n    pass\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        assert train("balancing._target_=elsewhere.Mine", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0
+    monkeypatch.delitem(sys.modules, "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "balance/next_churn is left out" in capsys.readouterr().err
+    assert "balance/next_churn" not in json.loads((tmp_path / "run" / "evaluate-best-val.json").read_text())
