@@ -40,20 +40,20 @@ class Strategy(NamedTuple):
 
 
 RATES = (0.003, 0.01, 0.03, 0.1)
-ALPHAS = (0.001, 0.01, 0.03, 0.1)
+ALPHAS = (0.001, 0.01, 0.03, 0.1, 0.3)
 STRATEGIES = {
     "none": Strategy(["balancing=none"]),
     "loss_free": Strategy(["balancing=loss_free"], "balancing.rate", RATES),
     "proportional": Strategy(["balancing=proportional"], "balancing.rate", (0.003, 0.01, 0.03, 0.1)),
-    "smebu": Strategy(["balancing=smebu"], "balancing.rate", RATES),
+    "smebu": Strategy(["balancing=smebu"], "balancing.rate", (*RATES, 0.3)),
     "original": Strategy(["balancing=original"], "balancing.rate", (0.1, 1.0, 10.0, 100.0)),
     "quantile": Strategy(["balancing=quantile"], "balancing.ema", (0.0, 0.5, 0.9, 0.98)),
-    "dsv3": Strategy(["balancing=dsv3"], "balancing.rate", RATES),
+    "dsv3": Strategy(["balancing=dsv3"], "balancing.rate", (0.001, *RATES)),
     "aux_micro": Strategy(["balancing=aux", "balancing.scope=micro"], "balancing.alpha", ALPHAS),
     "aux_sequence": Strategy(["balancing=aux", "balancing.scope=sequence"], "balancing.alpha", ALPHAS),
     "aux_global": Strategy(["balancing=aux", "balancing.scope=global"], "balancing.alpha", ALPHAS),
     "simbal": Strategy(["balancing=simbal"], "balancing.alpha", (0.0001, 0.001, 0.01, 0.1)),
-    "bip": Strategy(["balancing=bip"], "balancing.rounds", (1, 2, 4, 8)),
+    "bip": Strategy(["balancing=bip"], "balancing.rounds", (1, 2, 4, 8, 16)),
     "switch": Strategy(
         ["balancing=switch"],
         "balancing.alpha",
