@@ -19,11 +19,13 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -236,14 +238,24 @@ def main() -> None:
     if not args.data.is_file():
         parser.error(f"--data {args.data} does not exist")
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        failures = work(list(tuning(args)), pool, "tuning")
-        if failures:
-            raise SystemExit(f"error: {failures} runs failed; mend what their logs say and start again.")
-        failures = work(list(finals(args)), pool, "study")
-    if failures:
-        raise SystemExit(f"error: {failures} runs failed; mend what their logs say and start again.")
+    signal.signal(signal.SIGTERM, pass_on)
+    pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for title, jobs in (("tuning", tuning), ("study", finals)):
+            if failures := work(list(jobs(args)), pool, title):
+                raise SystemExit(f"error: {failures} runs failed; mend what their logs say and start again.")
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on.") from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # without this, runs that wait would still be done
     print(f"done; next: python scripts/study_balancing_report.py {args.out}")
+
+
+def pass_on(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C reaches the runs by itself; SIGTERM only this process. Each run saves the step at hand."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from s15erav3.balancing import Combined, MicroBatch
 from s15erav3.balancing.base import stack_loads
 from s15erav3.build import build_module, model_config, plain, total_steps
 from s15erav3.cli import conf_dir
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.model import Transformer, count_parameters
+from s15erav3.errors import UserError
+from s15erav3.model import TrainingRules, Transformer, count_parameters
+from s15erav3.training.module import LanguageModule
 from tests.tiny import DATA, MODEL
 
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
@@ -48,23 +51,77 @@ def data() -> CommentaryData:
     return CommentaryData(vocab_size=512, sequence_length=32, batch_size=4).prepare()
 
 
+GATED = ("switch", "expert_choice")
+"""Strategies that bring a gate of their own, which a dense model and one with groups cannot have."""
+NARROW = "experts.moe_intermediate_size=16"
+
+
+def built(data: CommentaryData, *settings: str) -> LanguageModule:
+    """The module of a tiny model with these settings."""
+    return build_module(composed(*MODEL, *DATA, *settings), data, "cpu")
+
+
 @pytest.mark.parametrize("experts", [e for e in choices("experts") if e != "deepseek_v3"])
 @pytest.mark.parametrize("balancing", choices("balancing"))
 def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: str, data: CommentaryData) -> None:
-    """Module, loss and change of bias can be had for every pair, dense included."""
-    cfg = composed(*MODEL, *DATA, f"experts={experts}", f"balancing={balancing}", "experts.moe_intermediate_size=16")
-    if experts == "dense":
-        cfg.experts.moe_intermediate_size = None
-    module = build_module(cfg, data, "cpu")
+    """Module, loss and change of bias can be had for every pair, dense included where it can be."""
+    settings = [f"experts={experts}", f"balancing={balancing}"]
+    if experts == "dense" and balancing in GATED:
+        with pytest.raises(UserError, match="n_routed_experts=0"):
+            built(data, *settings)
+        return
+    module = built(data, *settings, *([] if experts == "dense" else [NARROW]))
     nll, out = module._nll(torch.randint(512, (2, 33)))
-    routings = out.routings
-    assert nll.isfinite()
-    auxiliary = module.balancer.loss(routings)
-    assert auxiliary is None or auxiliary.isfinite()
-    if routings:
-        loads = stack_loads(routings)
+    assert nll.isfinite() and bool(out.routings) == (experts != "dense")
+    if out.routings:
+        batch = MicroBatch(out.routings, 2)
+        auxiliary = module.balancer.loss(batch)
+        assert auxiliary is None or (auxiliary.isfinite() and auxiliary.shape == () and auxiliary.requires_grad)
+        with torch.no_grad():
+            module.balancer.observe(batch)
+        loads = stack_loads(out.routings)
         change = module.balancer.bias_change(loads, 0.0)
         assert change.shape == loads.shape and change.dtype == torch.float32
+        assert change.isfinite().all()
+
+
+@pytest.mark.parametrize("balancing", choices("balancing"))
+def test_groups_go_with_rules_that_know_them_alone(balancing: str, data: CommentaryData) -> None:
+    """Of what one group in two may not choose, those that solve for a cutoff know nothing; one sentence says so."""
+    settings = [f"balancing={balancing}", "experts.n_group=2", NARROW]
+    if balancing in (*GATED, "quantile", "bip"):
+        with pytest.raises(UserError, match="n_group=1") as caught:
+            built(data, *settings)
+        assert str(caught.value).endswith(".") and str(caught.value).count(". ") == 0
+    else:
+        built(data, *settings)
+
+
+@pytest.mark.parametrize("balancing", [b for b in choices("balancing") if b != "expert_choice"])
+def test_what_combines_with_every_strategy_does(balancing: str, data: CommentaryData) -> None:
+    """``balancing.z_loss=...`` beside any choice: it reaches the loss and the routers, and the strategy stays."""
+    add_ons = ["balancing.z_loss=1e-3", "balancing.capacity_factor=2.0", "balancing.router_jitter=0.1"]
+    module = built(data, f"balancing={balancing}", *add_ons, "balancing.expert_dropout=0.2", NARROW)
+    combined, alone = module.balancer, built(data, f"balancing={balancing}", NARROW).balancer
+    assert isinstance(combined, Combined) and isinstance(alone, Combined)
+    assert combined.add_ons.z_loss == 1e-3 and type(combined.strategy) is type(alone.strategy)
+    for router in module.routers:
+        assert router.rules == TrainingRules(router_jitter=0.1, capacity_factor=2.0, expert_dropout=0.2)
+    _, out = module._nll(torch.randint(512, (2, 33)))
+    batch = MicroBatch(out.routings, 2)
+    loss, own = combined.loss(batch), combined.strategy.loss(batch)
+    z = 1e-3 * torch.stack([routing.logits.logsumexp(-1).square().mean() for routing in out.routings]).sum()
+    assert loss is not None
+    torch.testing.assert_close(loss, z if own is None else z + own)
+
+
+def test_without_add_ons_nothing_is_added(data: CommentaryData) -> None:
+    """The defaults of conf/train.yaml are all off, and a strategy's own capacity is not overwritten by them."""
+    module = built(data, "balancing=loss_free", NARROW)
+    assert isinstance(module.balancer, Combined) and module.balancer.add_ons.z_loss == 0
+    assert all(router.rules == TrainingRules() for router in module.routers)
+    switch = built(data, "balancing=switch", NARROW)
+    assert {router.rules.capacity_factor for router in switch.routers} == {1.25}
 
 
 @pytest.mark.parametrize("optimizer", choices("optimizer"))

@@ -7,32 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from s15erav3.balancing import Balancer, LossFree, OriginalRule, Unbalanced
 from s15erav3.balancing.base import move_biases
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.errors import UserError
-from s15erav3.model import ModelConfig, Router
+from s15erav3.model import Router
+from tests.balancing.parts import config, micro_batch, skewed
 
 LOADS = torch.tensor([[10, 2, 4, 4], [0, 0, 0, 20], [7, 1, 5, 3]])  # means 5, 5, 4
-
-
-def config(experts: int, k: int) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=8,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=1,
-        kv_lora_rank=4,
-        qk_nope_head_dim=4,
-        qk_rope_head_dim=4,
-        v_head_dim=4,
-        intermediate_size=8,
-        n_routed_experts=experts,
-        num_experts_per_tok=k,
-        moe_intermediate_size=8,
-    )
 
 
 def test_loss_free_moves_by_the_sign_of_the_distance_from_the_mean() -> None:
@@ -121,7 +104,7 @@ def test_no_balancing_changes_nothing_at_all() -> None:
     """The baseline of every comparison: any hidden term would make it another strategy."""
     change = Unbalanced().bias_change(LOADS, 0.5)
     assert change.shape == (3, 4) and change.dtype == torch.float32 and (change == 0).all()
-    assert Unbalanced().loss([]) is None
+    assert Unbalanced().loss(micro_batch()) is None
     assert not list(Unbalanced().parameters()) and not list(Unbalanced().buffers())
 
 
@@ -132,7 +115,7 @@ def test_rules_of_bias_add_no_loss_and_keep_loads_and_state(balancer: Balancer) 
     first = balancer.bias_change(loads, 0.25)
     assert torch.equal(loads, LOADS)
     assert torch.equal(balancer.bias_change(loads, 0.25), first)
-    assert balancer.loss([]) is None
+    assert balancer.loss(micro_batch()) is None
     assert not first.requires_grad
 
 
@@ -167,18 +150,6 @@ def test_an_infinite_rate_is_refused() -> None:
     """inf - inf is nan, and top-k of nan scores is arbitrary."""
     with pytest.raises(UserError):
         LossFree(math.inf)
-
-
-def skewed(experts: int, k: int, seed: int) -> tuple[Router, Tensor]:
-    """A router whose scores favour the first experts by far, and its tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    router = Router(config(experts, k))
-    torch.nn.init.normal_(router.weight, std=0.3, generator=generator)
-    with torch.no_grad():
-        router.weight[:, 0] += torch.linspace(1, -1, experts)
-    x = torch.randn(512, 16, generator=generator)
-    x[:, 0] = 2.0
-    return router, x
 
 
 @pytest.mark.parametrize(("experts", "k"), [(8, 2), (16, 3)])

@@ -1,4 +1,4 @@
-"""What is logged of a run with multi-token prediction."""
+"""What is logged of a run: with multi-token prediction, with a balancing loss, with a capacity."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from s15erav3.balancing import LossFree
+from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.model import routers
-from s15erav3.training.module import LanguageModule, StepRecord
-from s15erav3.training.mtp import MultiTokenLoss
-from s15erav3.training.schedule import Constant
+from s15erav3.training.module import StepRecord
 from tests.tiny import rows
-from tests.training.parts import VOCABULARY, Windows, tiny_net, trainer
+from tests.training.parts import Windows, module_for, tiny_net, trainer
 
 
 class Records(L.Callback):
@@ -34,23 +32,12 @@ class Data(Windows):
     length = 7
 
 
-def sgd(net: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"params": list(net.parameters()), "initial_lr": 0.5}], lr=0.5)
-
-
 @pytest.mark.parametrize("depth", [0, 2])
 def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp_path: Path) -> None:
     """Catches a loss of the last step alone, columns that move up by one, and blocks under a layer's number."""
     net, seen = tiny_net(num_nextn_predict_layers=depth), Records()
     telemetry = Telemetry(str(tmp_path), every_n_steps=4)
-    module = LanguageModule(
-        net,
-        LossFree(0.02),
-        optimizer=sgd,
-        schedule=Constant(),
-        byte_lengths=torch.arange(VOCABULARY) % 5,
-        multi_token_loss=MultiTokenLoss(0.3, 0.1, 0.67, end_of_text=7),
-    )
+    module = module_for(LossFree(0.02), net)
     trainer(4, callbacks=[seen, telemetry]).fit(module, Data())
     row = telemetry.latest
     later = seen.steps[1:]  # the first step has a row of its own
@@ -77,3 +64,58 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
             assert row[f"bias_update_{name}"] == pytest.approx(last.bias_change[at, expert].item())
     line = rows(tmp_path / "balance.jsonl")[-1]
     assert line["layers"] == layers and line["load"] == last.loads.tolist()
+
+
+def logged(balancer: Balancer, folder: Path, steps: int = 4) -> tuple[dict[str, float], Records]:
+    """The last row of a run of so many steps, and the record of each."""
+    seen, telemetry = Records(), Telemetry(str(folder), every_n_steps=steps)
+    module = module_for(balancer, micro_batches=2)
+    trainer(steps, callbacks=[seen, telemetry]).fit(module, Data())
+    return telemetry.latest, seen
+
+
+def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
+    """From the recorded loads and biases in plain Python. Seen to fail with each measure exchanged for another, with
+    a figure of the first layer alone, and with biases as they were before the update."""
+    row, _ = logged(LossFree(0.02), tmp_path)
+    line = rows(tmp_path / "balance.jsonl")[-1]
+    loads, biases = line["load"], line["bias"]
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    fair = [mean(load) for load in loads]
+    expected = {
+        "maxvio_batch": mean([(max(load) - m) / m for load, m in zip(loads, fair, strict=True)]),
+        "minvio_batch": mean([(m - min(load)) / m for load, m in zip(loads, fair, strict=True)]),
+        "gini": mean(
+            [sum(abs(x - y) for x in load for y in load) / 16 / (2 * m) for load, m in zip(loads, fair, strict=True)]
+        ),
+        "cv": mean([mean([(c - m) ** 2 for c in load]) ** 0.5 / m for load, m in zip(loads, fair, strict=True)]),
+        "dead_experts": sum(c == 0 for load in loads for c in load),
+        "bias_norm": mean([sum(b * b for b in bias) ** 0.5 for bias in biases]),
+        "bias_spread": mean([max(bias) - min(bias) for bias in biases]),
+    }
+    for name, value in expected.items():
+        assert row[f"balance/{name}"] == pytest.approx(value, rel=1e-5), name
+    assert "train/balance_loss" not in row and "balance/drop_rate" not in row
+
+
+def test_the_balancing_loss_is_averaged_since_the_last_row(tmp_path: Path) -> None:
+    """Seen to fail with the loss of the last step, and with a column that moves up into the place of another."""
+    row, seen = logged(AuxiliaryLoss(0.1), tmp_path)
+    losses = [step.balance_loss.item() for step in seen.steps[1:] if step.balance_loss is not None]
+    assert len(losses) == 3 and row["train/balance_loss"] == pytest.approx(sum(losses) / 3)
+    assert row["train/grad_norm"] == pytest.approx(seen.steps[-1].grad_norm.item())
+    assert row["train/loss"] == pytest.approx(sum(step.loss.item() for step in seen.steps[1:]) / 3)
+
+
+def test_the_drop_rate_is_a_share_of_the_steps_choices(tmp_path: Path) -> None:
+    """Seen to fail with the choices of one layer in the place of all."""
+    row, seen = logged(Combined(LossFree(0.02), AddOns(capacity_factor=0.5, z_loss=1e-3)), tmp_path)
+    dropped = seen.steps[-1].dropped
+    assert dropped is not None
+    assert row["balance/drop_rate"] == pytest.approx(dropped.sum().item() / (2 * 8 * 7 * 2))
+    assert row["balance/drop_rate"] >= 0.4  # half of the places are missing
+    assert "train/balance_loss" in row
+    assert row["bias_L01/E00"] == pytest.approx(rows(tmp_path / "balance.jsonl")[-1]["bias"][0][0])

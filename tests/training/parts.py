@@ -1,4 +1,4 @@
-"""A tiny model, tokens to train it on, and a Trainer around them."""
+"""A tiny model, tokens to train it on, its module and a Trainer around them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from s15erav3.balancing import Balancer
 from s15erav3.model import ModelConfig, Router, Transformer
+from s15erav3.training.module import LanguageModule
+from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.training.schedule import Constant
 
 VOCABULARY = 40
 
@@ -79,3 +83,24 @@ def trainer(steps: int = 3, **settings: Any) -> L.Trainer:
         use_distributed_sampler=False,
         **{"limit_val_batches": 0, **settings},
     )
+
+
+def sgd(net: nn.Module, lr: float = 0.5) -> torch.optim.Optimizer:
+    """Plain gradient descent."""
+    return torch.optim.SGD([{"params": list(net.parameters()), "initial_lr": lr}], lr=lr)
+
+
+def module_for(balancer: Balancer, net: Transformer | None = None, **settings: Any) -> LanguageModule:
+    """A module that trains ``tiny_net`` or another by plain gradient descent."""
+    net = net or tiny_net()
+    ahead = MultiTokenLoss(0.3, 0.1, 0.67, end_of_text=7) if net.config.num_nextn_predict_layers else None
+    lengths = torch.arange(VOCABULARY) % 5
+    usual = {"optimizer": sgd, "schedule": Constant(), "byte_lengths": lengths, "multi_token_loss": ahead}
+    return LanguageModule(net, balancer, **usual | settings)
+
+
+def trained(balancer: Balancer, net: Transformer | None = None, steps: int = 1, **settings: Any) -> LanguageModule:
+    """A module after so many steps of four micro-batches of two sequences; ``settings`` are the Trainer's."""
+    module = module_for(balancer, net, micro_batches=4)
+    trainer(steps, **settings).fit(module, Windows())
+    return module

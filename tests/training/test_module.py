@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
-from s15erav3.balancing import Balancer, LossFree, OriginalRule, Unbalanced
+from s15erav3.balancing import Balancer, LossFree, MicroBatch, OriginalRule, Unbalanced
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.errors import UserError
-from s15erav3.model import Router, Routing, Transformer, routers
+from s15erav3.model import Router, Transformer, routers
 from s15erav3.training import module as module_file
 from s15erav3.training.module import LanguageModule, StepRecord
 from s15erav3.training.mtp import MultiTokenLoss
@@ -301,10 +301,10 @@ def test_a_balancers_loss_is_averaged_over_micro_batches() -> None:
     """An auxiliary loss that grows with accumulation is another strength at every batch size."""
 
     class Auxiliary(Unbalanced):
-        def loss(self, routings: Sequence[Routing]) -> Tensor:
-            assert len(routings) == 2
-            calls.append(routings)
-            return 3.0 * torch.stack([r.scores.square().mean() for r in routings]).sum()
+        def loss(self, micro_batch: MicroBatch) -> Tensor:
+            assert len(micro_batch.routings) == 2 and micro_batch.sequences == 2
+            calls.append(micro_batch)
+            return 3.0 * torch.stack([r.scores.square().mean() for r in micro_batch.routings]).sum()
 
     calls: list[Any] = []
     net, data = tiny_net().double(), Windows()
@@ -316,12 +316,16 @@ def test_a_balancers_loss_is_averaged_over_micro_batches() -> None:
     windows = data.batches[0]
     out = reference(windows[:, :-1])  # equal micro-batches: the mean of their means is the mean
     loss = F.cross_entropy(reference.logits(out.hidden).flatten(0, 1), windows[:, 1:].flatten())
-    (loss + 3.0 * torch.stack([r.scores.square().mean() for r in out.routings]).sum()).backward()
+    auxiliary = 3.0 * torch.stack([r.scores.square().mean() for r in out.routings]).sum()
+    (loss + auxiliary).backward()
     for (name, a), b in zip(net.named_parameters(), reference.named_parameters(), strict=True):
         assert b[1].grad is not None
         torch.testing.assert_close(a, b[1] - 0.5 * b[1].grad, rtol=1e-7, atol=1e-9, msg=name)
     assert module.last_step is not None
     assert module.last_step.loss.item() == pytest.approx(loss.item(), rel=1e-6)  # train/loss without the term
+    assert module.last_step.balance_loss is not None
+    assert module.last_step.balance_loss.item() == pytest.approx(auxiliary.item(), rel=1e-6)
+    assert not module.last_step.balance_loss.requires_grad
 
 
 def test_the_schedule_multiplies_the_initial_rate_in_every_step() -> None:
@@ -425,10 +429,14 @@ def test_validation_measures_all_tokens_of_uneven_batches() -> None:
         "val/loss",
         "val/bpb",
         "balance/maxvio_global",
+        "balance/minvio_global",
         "balance/entropy_global",
         "balance/cv_global",
+        "balance/gini_global",
         "balance/dead_experts_global",
-    }
+        "balance/confidence",
+        "balance/margin",
+    }  # their values, and balance/churn: test_validation.py
 
 
 def test_every_validation_starts_at_zero() -> None:
