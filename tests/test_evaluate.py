@@ -142,6 +142,14 @@ def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_single_layer_with_experts(tmp_path: Path) -> None:
+    """torchmetrics makes a scalar of a single layer's mean: the table and every name are there all the same."""
+    assert train("trainer.max_steps=2", "model.num_layers=2", run_dir=tmp_path / "run") == 0
+    assert main(["evaluate", str(tmp_path / "run" / "checkpoints" / "last.ckpt")]) == 0
+    record = json.loads((tmp_path / "run" / "evaluate-last-val.json").read_text())
+    assert record["layers"] == [1] and record["layer_01/confidence"] == record["balance/confidence"] > 0
+
+
 def test_dense_models_get_no_table(tmp_path: Path) -> None:
     """Nothing is routed, so nothing is written beside the JSON."""
     assert train("experts=dense", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0

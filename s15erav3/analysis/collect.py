@@ -91,8 +91,9 @@ class Collector:
         domains = {}
         for name, table in self.tables.items():
             slots, tokens = table.compute()
-            domains[name] = Counts(self.labels[name].names, slots.cpu(), tokens.cpu())
-        per_layer = {name: mean.compute().cpu() for name, mean in self.means.items()}
+            domains[name] = Counts(self.labels[name].names, slots.cpu(), tokens.cpu().reshape(-1))
+        # torchmetrics makes a scalar of a single element, such as the mean of a single layer.
+        per_layer = {name: mean.compute().cpu().reshape(-1) for name, mean in self.means.items()}
         if churn is not None:
             per_layer["next_churn"] = churn
         loads, together = self.loads.compute().cpu(), self.together.compute().cpu()

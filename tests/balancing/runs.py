@@ -1,0 +1,45 @@
+"""Tiny runs by the verb ``train``, of each strategy and of all add-ons at once, as command-line settings."""
+
+from __future__ import annotations
+
+STEPS = 6
+COMMON = [
+    f"trainer.max_steps={STEPS}",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.val_check_interval=1000",
+    "callbacks.telemetry.every_n_steps=1",
+    "callbacks.telemetry.per_expert=false",
+    "callbacks.checkpoint.every_n_steps=2",
+    "callbacks.samples=null",
+    "logger=none",
+    "data.sequence_length=16",
+]
+RUNS = {
+    "loss_free": ["balancing=loss_free"],
+    "proportional": ["balancing=proportional"],
+    "original": ["balancing=original"],
+    "smebu": ["balancing=smebu"],
+    "dsv3": ["balancing=dsv3", "balancing.freeze_at=0.6"],
+    "quantile": ["balancing=quantile", "balancing.ema=0.5"],
+    "bip": ["balancing=bip"],
+    "global": ["balancing=aux", "balancing.scope=global"],
+    "sequence": ["balancing=aux", "balancing.scope=sequence"],
+    "simbal": ["balancing=simbal"],
+    "switch": ["balancing=switch"],
+    "expert_choice": ["balancing=expert_choice"],
+    "none": ["balancing=none"],
+    "add_ons": [
+        "balancing=smebu",
+        "balancing.z_loss=1e-3",
+        "balancing.capacity_factor=1.0",
+        "balancing.router_jitter=0.1",
+        "balancing.expert_dropout=0.2",
+        "model.num_nextn_predict_layers=1",
+    ],
+}
+"""Names and what is particular to each run."""
+
+
+def settings_of(name: str) -> list[str]:
+    """All settings of a run, for ``tests.tiny.train``."""
+    return [*COMMON, *RUNS[name]]

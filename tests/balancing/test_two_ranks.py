@@ -1,0 +1,66 @@
+"""Strategies that look at tokens, in two real processes: both end with the same numbers, those of all tokens."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from s15erav3.balancing import BIP, AuxiliaryLoss, Quantile
+from tests.balancing.parts import micro_batch, skewed
+
+LOADS = torch.ones(1, 6, dtype=torch.int64)
+
+
+def figures(parts: list[slice]) -> dict[str, Tensor]:
+    """What each strategy makes of a step whose micro-batches are these parts of 512 tokens."""
+    router, x = skewed(6, 2, seed=0)
+    with torch.no_grad():
+        quantile, auxiliary = Quantile(), AuxiliaryLoss(1.0, "global")
+        quantile.attach([router])
+        for part in parts:
+            batch = micro_batch(router(x[part]))
+            quantile.observe(batch)
+            loss = auxiliary.loss(batch)
+        bip = BIP(rounds=2)
+        bip.attach([router])
+        for part in parts:
+            bip.observe(micro_batch(router(x[part])))
+        return {
+            "quantile": quantile.bias_change(LOADS, 0.0),
+            "bip": bip.bias_change(LOADS, 0.0),
+            "global": loss,
+            "f": auxiliary._step_loads,
+        }
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    own = [slice(0, 128), slice(256, 384)] if rank == 0 else [slice(128, 256), slice(384, 512)]
+    torch.save(figures(own), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_see_the_tokens_of_both(tmp_path: Path) -> None:
+    """A bias that differs between ranks is two models. Seen to fail without ``from_all_ranks`` in Quantile, without
+    either sum over ranks in BIP, and without the one in AuxiliaryLoss."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    quarters = [slice(0, 128), slice(128, 256), slice(256, 384), slice(384, 512)]
+    whole, parts = figures([slice(0, 512)]), figures(quarters)
+    for name in ("quantile", "bip", "f"):
+        assert torch.equal(one[name], other[name]), name
+    torch.testing.assert_close(one["quantile"], whole["quantile"])
+    torch.testing.assert_close(one["bip"], parts["bip"])  # the mean over micro-batches
+    assert torch.equal(one["f"], whole["f"])
+    assert one["global"] != other["global"]  # P is each rank's own
