@@ -1,6 +1,8 @@
 # Every target sets up what it needs: a virtual environment in .venv with the package installed in place.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, each with one thread: tiny tensors on many threads wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all check format bench sample-corpus clean
@@ -21,10 +23,10 @@ train: setup ## train the default experiment, offline, on bundled text
 	$(BIN)/s15erav3 train
 
 test: setup ## the fast tests (minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup ## all tests, as CI runs them
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

@@ -158,6 +158,7 @@ def test_dense_control_and_no_logger(tmp_path: Path) -> None:
     assert main(["evaluate", str(run)]) == 0
 
 
+@pytest.mark.slow  # bf16 on a CPU that is not made for it
 def test_bf16_and_tokenizers(tmp_path: Path) -> None:
     """bf16 autocast trains with fp32 biases; a public encoding takes the place of the corpus' own."""
     run = tmp_path / "run"
