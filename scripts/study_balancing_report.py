@@ -71,15 +71,14 @@ def main_table(study: Study, setting: str) -> list[str]:
         label = BLANK if value is None else f"{STRATEGIES[name].knob.removeprefix('balancing.')} {value:g}"
         rows.append([name, label, NOT_CAUSAL.get(name, "yes"), *figures(study.finals(setting, name), none)])
     rows.append(["dense", BLANK, "yes", *figures(study.dense(), none)])
-    return table([*head, "churn, %", "time per step", "parameters (active)"], rows)
+    return table([*head, "churn, %", "parameters (active)"], rows)
 
 
 def figures(runs: Runs, none: Runs) -> list[str]:
     """The cells of one strategy; of a dense model only some have a meaning."""
     if not runs:
-        return ["not run yet", *[BLANK] * 7]
+        return ["not run yet", *[BLANK] * 6]
     uneven, dead = of(runs, MAXVIO), of(runs, "balance/dead_experts_global")
-    usual, speed = of(none, "perf/tokens_per_second"), of(runs, "perf/tokens_per_second")
     turned, one = churn(runs), next(iter(runs.values())).result
     steps = median(steps_to_balance(run) for run in runs.values()) if uneven else None
     return [
@@ -89,7 +88,6 @@ def figures(runs: Runs, none: Runs) -> list[str]:
         f"{dead.median:g}" if dead else BLANK,
         BLANK if steps is None else f"{steps:g}" if math.isfinite(steps) else "-",
         f"{100 * turned:.2f}" if turned is not None else BLANK,
-        f"{usual.median / speed.median:.2f}" if usual and speed else BLANK,
         f"{one['params/total'] / 1e6:.2f} M ({one['params/active'] / 1e6:.2f} M)",
     ]
 
@@ -108,8 +106,10 @@ def tuning_table(study: Study, setting: str) -> list[str]:
         cells = [f"**{cell}**" if value == chosen else cell for value, cell in zip(tried, cells, strict=True)]
         ends = {max(tried), min(tried)} - {0.0, 1 if name == "bip" else None}  # below which there is nothing to try
         edge = BLANK if chosen is None else "yes" if chosen in ends else "no"
-        rows.append([name, STRATEGIES[name].knob, *cells, edge])
-    return table(["strategy", "setting", *["value: val/bpb, MaxVio"] * 4, "at the edge"], rows) if rows else [NOTHING]
+        rows.append([name, STRATEGIES[name].knob, edge, *cells])
+    widest = max(map(len, rows), default=3)
+    head = ["strategy", "setting", "at the edge", *["value: val/bpb, MaxVio"] * (widest - 3)]
+    return table(head, [[*row, *[""] * (widest - len(row))] for row in rows]) if rows else [NOTHING]
 
 
 def verdicts(study: Study, setting: str) -> list[str]:
@@ -203,9 +203,9 @@ def report(study: Study) -> str:
         "seed. *MaxVio global* and *dead experts* (sum over layers): of the validation text. *Steps to balance*: the "
         f"first logged step from which on MaxVio of a training step, as a mean of {WINDOW} logged steps, stays at or "
         f"below {BALANCED:g} times what random routing shows; - if it never does. *Churn*: share of tokens whose "
-        "experts the last bias update changed, at the validations before the last. *Time per step*, none = 1, is "
-        "indicative only: runs shared a machine. Not causal: bip lets later tokens decide in training, expert_choice "
-        "in validation too, so that its val/bpb is none of a language model.",
+        "experts the last bias update changed, at the validations before the last. Times are not told, "
+        "as runs shared a machine: scripts/bench_balancing.py measures them. Not causal: bip lets later tokens decide "
+        "in training, expert_choice in validation too, so that its val/bpb is none of a language model.",
         "",
     ]
     for setting in study.settings:

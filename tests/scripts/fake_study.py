@@ -21,7 +21,6 @@ def write_run(
     maxvio: float | None,
     batch: tuple[float, ...] = EVEN,
     churn: tuple[float, ...] = (0.04, 0.02, 0.03, 0.0),
-    speed: float = 1000.0,
     status: str = "completed",
 ) -> None:
     """A run of four validations; ``maxvio=None`` is one without experts."""
@@ -36,7 +35,6 @@ def write_run(
         "max_steps": STEPS[-1],
         "params/total": 1_230_000,
         "params/active": 450_000,
-        "perf/tokens_per_second": speed,
         "val/bpb": bpb,
     }
     rows: list[dict[str, float]] = [{"step": step, "train/loss": 1.0} for step in STEPS]
