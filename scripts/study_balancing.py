@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--experts", nargs="+", default=["e16", "e64"])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--tune-steps", type=int, default=200)
+    parser.add_argument("--tune-steps", type=int, default=160)
     parser.add_argument("--tune-seed", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
