@@ -14,17 +14,7 @@ from s15erav3.analysis.collect import Routed
 from s15erav3.analysis.measure import Measured
 from s15erav3.analysis.specialisation import mutual_information
 from s15erav3.balancing.choices import coactivation_share
-from s15erav3.balancing.diagnostics import (
-    bias_norm,
-    bias_spread,
-    coefficient_of_variation,
-    dead_experts,
-    gini,
-    load_entropy,
-    max_violation,
-    min_violation,
-    random_floor,
-)
+from s15erav3.balancing.diagnostics import bias_norm, bias_spread, dead_experts, evenness, random_floor
 
 
 def summary(measured: Measured) -> dict[str, Any]:
@@ -38,13 +28,7 @@ def summary(measured: Measured) -> dict[str, Any]:
     if routed is None:
         return result
     experts, tokens = routed.loads.shape[-1], int(measured.cost["tokens"])
-    spread = {
-        "maxvio": max_violation(routed.loads),
-        "minvio": min_violation(routed.loads),
-        "gini": gini(routed.loads),
-        "entropy": load_entropy(routed.loads),
-        "cv": coefficient_of_variation(routed.loads),
-    }
+    spread = evenness(routed.loads)
     others = {
         "bias_norm": bias_norm(routed.biases),
         "bias_spread": bias_spread(routed.biases),

@@ -58,6 +58,17 @@ def coefficient_of_variation(loads: Tensor) -> Tensor:
     return loads.std(dim=-1, correction=0) / loads.mean(dim=-1)
 
 
+def evenness(loads: Tensor) -> dict[str, Tensor]:
+    """``maxvio``, ``minvio``, ``entropy``, ``cv`` and ``gini`` of each layer: (L, E) -> (L,) each."""
+    return {
+        "maxvio": max_violation(loads),
+        "minvio": min_violation(loads),
+        "entropy": load_entropy(loads),
+        "cv": coefficient_of_variation(loads),
+        "gini": gini(loads),
+    }
+
+
 def bias_norm(biases: Tensor) -> Tensor:
     """L2 norm of each layer's biases: (L, E) -> (L,)."""
     norm: Tensor = torch.linalg.vector_norm(biases.double(), dim=-1)

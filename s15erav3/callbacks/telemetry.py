@@ -14,12 +14,9 @@ from torch import Tensor
 from s15erav3.balancing.diagnostics import (
     bias_norm,
     bias_spread,
-    coefficient_of_variation,
     dead_experts,
-    gini,
-    load_entropy,
+    evenness,
     max_violation,
-    min_violation,
     random_floor,
 )
 from s15erav3.callbacks.throughput import Throughput
@@ -146,14 +143,13 @@ class Telemetry(L.Callback):
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
     """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
+    even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
-        "balance/maxvio_batch": max_violation(loads).mean().item(),
-        "balance/minvio_batch": min_violation(loads).mean().item(),
+        "balance/maxvio_batch": even["maxvio"],
+        "balance/minvio_batch": even["minvio"],
         "balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok),
-        "balance/entropy": load_entropy(loads).mean().item(),
+        **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
         "balance/dead_experts": float(dead_experts(loads).sum()),
-        "balance/cv": coefficient_of_variation(loads).mean().item(),
-        "balance/gini": gini(loads).mean().item(),
         "balance/bias_norm": bias_norm(biases).mean().item(),
         "balance/bias_spread": bias_spread(biases).mean().item(),
     }

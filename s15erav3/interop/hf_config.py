@@ -68,15 +68,15 @@ def to_hub(config: ModelConfig) -> Json:
     Raises:
         UserError: there is no DeepseekV3 that computes the same.
     """
-    if config.n_routed_experts and config.scoring_func != "sigmoid":
-        raise UserError(
-            f"a model with experts.scoring_func={config.scoring_func} cannot be exported: DeepseekV3 in transformers "
-            "knows only sigmoid, and would compute something else."
-        )
     if not config.causal:
         raise UserError(
             "a model with experts.topk_method=expert_choice cannot be exported: DeepseekV3 has no such routing, and it "
             "cannot generate, as experts choose among tokens that are still to come."
+        )
+    if config.n_routed_experts and config.scoring_func != "sigmoid":
+        raise UserError(
+            f"a model with experts.scoring_func={config.scoring_func} cannot be exported: DeepseekV3 in transformers "
+            "knows only sigmoid, and would compute something else."
         )
     if config.n_routed_experts == 1:
         raise UserError(

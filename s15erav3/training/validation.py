@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
 from s15erav3.balancing.choices import churn, confidence, top_k_margin
-from s15erav3.balancing.diagnostics import (
-    coefficient_of_variation,
-    dead_experts,
-    gini,
-    load_entropy,
-    max_violation,
-    min_violation,
-)
+from s15erav3.balancing.diagnostics import dead_experts, evenness
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.routing_metrics import TokenMean
@@ -68,14 +61,8 @@ class Validation(nn.Module):
         found = {"val/loss": cost["loss"], "val/bpb": cost["bpb"]}
         if self.loads is not None:
             loads = self.loads.compute()
-            found |= {
-                "balance/maxvio_global": max_violation(loads).mean(),
-                "balance/minvio_global": min_violation(loads).mean(),
-                "balance/entropy_global": load_entropy(loads).mean(),
-                "balance/cv_global": coefficient_of_variation(loads).mean(),
-                "balance/gini_global": gini(loads).mean(),
-                "balance/dead_experts_global": dead_experts(loads).sum(),
-            }
+            found |= {f"balance/{name}_global": value.mean() for name, value in evenness(loads).items()}
+            found["balance/dead_experts_global"] = dead_experts(loads).sum()
             found["balance/confidence"] = self.confidence.compute().mean()
             if self.tokens_choose:
                 found["balance/margin"] = self.margin.compute().mean()
