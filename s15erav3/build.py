@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.balancing import AddOns, Combined
+from s15erav3.callbacks.heartbeat import Heartbeat
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.checkpoint import WholeFileIO
@@ -133,7 +134,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
 
 
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
-    """The group ``callbacks``, and those without which no run can be resumed."""
+    """The group ``callbacks``, and those without which no run can be resumed or watched."""
     every, keep = cfg.callbacks.checkpoint.every_n_steps, cfg.callbacks.checkpoint.get("keep_every_n_steps")
     check_number("callbacks.checkpoint.every_n_steps", every, at_least=1, whole=True)
     if keep is not None:
@@ -143,6 +144,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     return [
         RunState(description),
         *named.values(),
+        Heartbeat(run_dir),
         ModelCheckpoint(
             folder, "best", monitor="val/bpb", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False
         ),

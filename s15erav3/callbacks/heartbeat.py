@@ -1,0 +1,69 @@
+"""progress.json: how far a run is and which process runs it, for whoever watches the sweep from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from s15erav3.callbacks.telemetry import Telemetry
+
+SHOWN = ("train/loss", "train/bpb", "balance/maxvio_batch", "perf/tokens_per_second")
+
+
+class Heartbeat(L.Callback):
+    """Write ``{"step", "max_steps", "seconds", "pid", "host", "time"}`` and the last known metrics, at the beginning,
+    every few seconds and at every validation.
+
+    It shows what :class:`Telemetry` last read, and so never waits for the device itself.
+
+    Args:
+        run_dir: folder of ``progress.json``.
+        every_seconds: least time between two writes within training.
+    """
+
+    def __init__(self, run_dir: Path, every_seconds: float = 2.0) -> None:
+        self.file, self.every_seconds = run_dir / "progress.json", every_seconds
+        self._began, self._wrote, self._first_step = time.time(), 0.0, 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.time()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._first_step = trainer.global_step
+        self._write(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if time.time() - self._wrote >= self.every_seconds:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, {key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    def _write(self, trainer: L.Trainer, validated: dict[str, float] | None = None) -> None:
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        self._validated = validated or getattr(self, "_validated", {})
+        telemetry = next((c for c in trainer.callbacks if isinstance(c, Telemetry)), None)  # type: ignore[attr-defined]
+        latest = telemetry.latest if telemetry else {}
+        now = time.time()
+        progress = {
+            "step": trainer.global_step,
+            "max_steps": trainer.max_steps,
+            "first_step": self._first_step,
+            "seconds": now - self._began,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "time": now,
+            **{key: latest[key] for key in SHOWN if key in latest},
+            **self._validated,
+        }
+        scratch = self.file.with_name(self.file.name + ".partial")
+        scratch.write_text(json.dumps(progress) + "\n")
+        scratch.replace(self.file)
+        self._wrote = now
