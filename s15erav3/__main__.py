@@ -12,6 +12,8 @@ VERBS = {
     "train": "train a model, sweep over settings (-m), or resume a run",
     "evaluate": "measure a checkpoint: loss, bits per byte, expert balance",
     "sample": "continue a prompt with a checkpoint",
+    "report": "write one HTML page about a run: curves, expert loads, what experts are for",
+    "compare": "put the runs of sweeps side by side: a table, CSV, Markdown, HTML",
     "export": "turn a checkpoint into a Hugging Face folder",
 }
 USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(

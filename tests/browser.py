@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 SCREENSHOTS = Path(__file__).parent.parent / ".ci" / "screenshots"
@@ -26,13 +29,24 @@ FLAGS = [
     "disable-sync",
 ]
 DESKTOP, PHONE = (1280, 900), (390, 844)
+LONGEST = 12_000
+"""Pixels of a screenshot, from top to bottom."""
+
+UNDRAWN = """[...document.querySelectorAll('.chart')].filter((chart) => {
+  const marks = '.scatterlayer path.js-line, .scatterlayer path.point, .barlayer path, .boxlayer path, '
+    + '.violinlayer path, .parcoords canvas, .gl-canvas';
+  const pictures = [...chart.querySelectorAll('.heatmaplayer image')];
+  const shown = chart.querySelector(marks) || pictures.some((p) => p.href.baseVal.length > 100);
+  return !chart.querySelector('svg.main-svg') || !shown;
+}).map((chart) => chart.id)"""
 
 
 class Page:
     """A page that has been opened and has drawn all its charts."""
 
-    def __init__(self, driver: webdriver.Chrome) -> None:
+    def __init__(self, driver: webdriver.Chrome, size: tuple[int, int]) -> None:
         self.driver = driver
+        self.resize(*size)
 
     def js(self, expression: str, *values: Any) -> Any:
         """The value of a JavaScript expression; values are arguments[0] and so on."""
@@ -52,18 +66,36 @@ class Page:
             "performance.getEntriesByType('resource').map((r) => r.name).filter((n) => !n.startsWith('data:'))"
         )
 
+    def undrawn(self) -> list[str]:
+        """Names of the charts in which there is nothing to be seen."""
+        return self.js(UNDRAWN)
+
+    def tab_to(self, selector: str, at_most: int = 200) -> None:
+        """Press Tab until an element that matches the CSS selector has the focus."""
+        for _ in range(at_most):
+            self.press(Keys.TAB)
+            if self.js("document.activeElement.matches(arguments[0])", selector):
+                return
+        raise AssertionError(f"{at_most} presses of Tab did not reach {selector}")
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other."""
+        ActionChains(self.driver, duration=0).send_keys(*keys).perform()
+
     def screenshot(self, name: str) -> Path:
         """The whole length of the page, for people to look at."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        width, height = self.js("[innerWidth, Math.min(12000, document.documentElement.scrollHeight)]")
-        self.resize(width, height)
+        width, height = self.size
+        self.resize(width, self.js("document.documentElement.scrollHeight"))
         file = SCREENSHOTS / f"{name}.png"
         self.driver.save_screenshot(str(file))
+        self.resize(width, height)
         return file
 
     def resize(self, width: int, height: int) -> None:
         """As a screen of this many CSS pixels."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.size = width, min(height, LONGEST)
+        metrics = {"width": width, "height": self.size[1], "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def overflows(self) -> bool:
@@ -75,20 +107,21 @@ class Page:
 def opened(file: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False) -> Iterator[Page]:
     """Open an HTML file, offline.
 
-    Skips the test where there is no Chromium: on Debian, ``apt-get install chromium chromium-driver``.
+    Skips the test where there is no Chromium (on Debian, ``apt-get install chromium chromium-driver``), or fails it
+    if S15ERAV3_NEEDS_BROWSER is set, as in CI.
     """
-    driver_path = shutil.which("chromedriver")
-    if driver_path is None or shutil.which("chromium") is None:
-        pytest.skip("no Chromium here; on Debian: apt-get install chromium chromium-driver")
+    driver_path, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver_path is None or browser is None:
+        told = "no Chromium here; on Debian: apt-get install chromium chromium-driver"
+        pytest.fail(told) if os.environ.get("S15ERAV3_NEEDS_BROWSER") else pytest.skip(told)
     options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
+    options.binary_location = browser
     for flag in FLAGS:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
     try:
-        page = Page(driver)
-        page.resize(*size)
+        page = Page(driver, size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.execute_cdp_cmd("Network.enable", {})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -34,7 +36,7 @@ class Run(NamedTuple):
     overrides: dict[str, str]
     """What the command line said: groups and dotted keys with their values as text."""
     config: dict[str, Any]
-    """The composed config as plain containers, interpolations as they stand."""
+    """The composed config as plain containers, interpolations as they stand. Not to be changed: runs share parts."""
 
 
 class Balance(NamedTuple):
@@ -56,22 +58,26 @@ class Balance(NamedTuple):
 
 def find_runs(folder: Path) -> list[Path]:
     """Run folders at or below ``folder``, in the order of job numbers; what a restarted sweep set aside, in hidden
-    folders, is left out."""
-    found = [config.parent.parent for config in _visible(folder, ".hydra/config.yaml")]
+    folders, is left out, and so is a second way to a folder, by a link."""
+    found = list(_visible(folder, set()))
     return sorted(found, key=lambda run: [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in run.parts])
 
 
-def _visible(folder: Path, name: str) -> Iterator[Path]:
-    """Files ``name`` at or below ``folder``; a run's own folders are not looked into."""
-    if (folder / name).is_file():
-        yield folder / name
+def _visible(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Folders with a config at or below ``folder``; a run's own folders are not looked into."""
+    place = os.path.realpath(folder)
+    if place in seen:
+        return
+    seen.add(place)
+    if (folder / ".hydra" / "config.yaml").is_file():
+        yield folder
         return
     try:
-        below = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and entry.name[:1] != "."]
+        below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[:1] != ".")
     except OSError:  # removed meanwhile, or not ours to read
         return
     for path in below:
-        yield from _visible(path, name)
+        yield from _visible(Path(path), seen)
 
 
 def read_run(folder: Path) -> Run:
@@ -79,39 +85,87 @@ def read_run(folder: Path) -> Run:
     try:
         config = _yaml(folder / ".hydra" / "config.yaml")
         given = _yaml(folder / ".hydra" / "overrides.yaml") if (folder / ".hydra" / "overrides.yaml").exists() else []
-        if not isinstance(config, dict) or not isinstance(given, list):
+        if not config or not isinstance(config, dict) or not isinstance(given, list):
             raise ValueError(".hydra does not hold a config")
+        overrides = dict(_split(str(override)) for override in given)
         result, progress = _json(folder / "result.json"), _json(folder / "progress.json")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        alive = not result and is_alive(progress)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         return Run(folder, "broken", " ".join(str(error).split()), {}, {}, {})
-    overrides = dict(_split(str(override)) for override in given)
     if "status" in result:
         return Run(folder, str(result["status"]), str(result.get("reason", "")), result, overrides, config)
     if result:
         return Run(folder, "broken", "result.json has no status", {}, overrides, config)
-    status, reason = ("running", "") if is_alive(progress) else ("interrupted", "it was killed, or never began")
-    return Run(folder, status, reason, progress, overrides, config)
+    if alive:
+        return Run(folder, "running", "", progress, overrides, config)
+    reason = "it was killed" if progress else "no step yet: it has just begun, or was killed before the first"
+    return Run(folder, "interrupted", reason, progress, overrides, config)
+
+
+def read_choices(folder: Path) -> dict[str, str]:
+    """What was chosen for each group of the config, defaults included; empty where ``.hydra/hydra.yaml`` does not
+    tell. Only that part of the file is read as YAML, which is slow."""
+    try:
+        text = (folder / ".hydra" / "hydra.yaml").read_text()
+        part = re.search(r"^    choices:\n((?:      .*\n)+)", text, flags=re.MULTILINE)
+        found = _part(part[1]) if part else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return {str(key): "null" if value is None else str(value) for key, value in found.items()}
 
 
 def is_alive(progress: dict[str, Any]) -> bool:
     """Whether the process that writes ``progress.json`` is at work: by its number on this machine, else by its
-    having written within ten minutes."""
+    having written within ten minutes.
+
+    Raises:
+        ValueError, TypeError: a number in it is none.
+    """
     if not progress:
         return False
+    wrote = float(progress.get("time", 0))
     if progress.get("host") != socket.gethostname():
-        return time.time() - float(progress.get("time", 0)) < 600
+        return time.time() - wrote < 600
+    number = int(progress.get("pid", 0))
     try:
-        os.kill(int(progress["pid"]), 0)
-    except (KeyError, ValueError, ProcessLookupError):
+        if number <= 0:
+            return False
+        os.kill(number, 0)
+    except (OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         pass
-    return True
+    return _began(number) <= wrote + 1
+
+
+def _began(number: int) -> float:
+    """When a process began, in seconds of the clock, as far as the system tells: numbers are given again."""
+    try:
+        ticks = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _yaml(file: Path) -> Any:
-    with file.open("rb") as stream:
-        return yaml.load(stream, Loader=Loader)
+    """A YAML file. The configs of a sweep have most of their parts in common, so each part is parsed once."""
+    text = file.read_bytes().decode()
+    parts = re.split(r"^(?=[A-Za-z_]\w*:)", text, flags=re.MULTILINE)
+    try:
+        if parts[0]:  # a list, or nothing that this program wrote
+            return yaml.load(text, Loader=Loader)
+        return {key: value for part in parts[1:] for key, value in _part(part).items()}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name}: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _part(text: str) -> dict[str, Any]:
+    found = yaml.load(text, Loader=Loader)
+    if not isinstance(found, dict):
+        raise ValueError("a part of it is no mapping")
+    return found
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -120,7 +174,10 @@ def _json(file: Path) -> dict[str, Any]:
         text = file.read_text()
     except FileNotFoundError:
         return {}
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} holds no object")
     return found

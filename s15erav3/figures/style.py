@@ -3,55 +3,109 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
-# Okabe and Ito's eight (2008), black left out: it is the text's, and cannot be seen on dark paper.
-CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
+# Okabe and Ito's eight (2008) without black, which cannot be seen on dark paper, and with a yellow that can be seen
+# on light paper.
+CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B3A100")
 SEQUENTIAL = "Cividis"
-# Blue is less than the middle, orange more; lightness tells the distance, so that it also reads in grey.
+# Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
+DIVERGING_ON_DARK = [[0.0, "#7cc0ff"], [0.25, "#40709c"], [0.5, "#33333a"], [0.75, "#a0642a"], [1.0, "#ffb454"]]
+# From the first layer to the last; no end of it is near to either paper.
+DEPTH = [[0.0, "#56B4E9"], [0.3, "#0072B2"], [0.6, "#B0628F"], [0.8, "#D55E00"], [1.0, "#E69F00"]]
 
 
 def expert_colour(expert: int) -> str:
-    """A colour for an expert: the eight categories, then hues in turn at other lightness."""
+    """A colour for an expert: the eight categories, then hues in turn at other lightness, none near to a paper's."""
     if expert < len(CATEGORIES):
         return CATEGORIES[expert]
     lap, place = divmod(expert, len(CATEGORIES))
     base = CATEGORIES[place].lstrip("#")
     hue, light, strength = colorsys.rgb_to_hls(*(int(base[i : i + 2], 16) / 255 for i in (0, 2, 4)))
-    light = (0.35, 0.72, 0.5, 0.25, 0.82, 0.6, 0.42)[(lap - 1) % 7]
+    light = (0.36, 0.72, 0.52, 0.64, 0.45, 0.78, 0.57)[(lap - 1) % 7]
     red, green, blue = colorsys.hls_to_rgb((hue + 0.043 * lap) % 1, light, strength)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
+def layer_colours(n: int) -> list[str]:
+    """A colour for each of n layers: the categories as far as they go, then a scale from the first to the last."""
+    if n <= len(CATEGORIES):
+        return list(CATEGORIES[:n])
+    return [str(colour) for colour in sample_colorscale(DEPTH, [i / (n - 1) for i in range(n)])]
+
+
 def template(*, dark: bool = False) -> go.layout.Template:
-    """Plotly's settings for one kind of paper; the paper itself is left see-through."""
+    """Plotly's settings for one kind of paper; the paper itself is left see-through.
+
+    Heatmaps around a middle take their colours from here, through ``coloraxis``, so that the middle is near the paper.
+    """
     ink, grid = ("#e4e4e7", "#3f3f46") if dark else ("#27272a", "#e4e4e7")
     axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "title": {"standoff": 8}}
+    axis |= {"exponentformat": "e", "separatethousands": True}  # 900 micro is no learning rate
+    bar = {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "len": 0.6,
+        "thickness": 12,
+        "xpad": 0,
+        "ypad": 0,
+        "outlinewidth": 0,
+        "y": 1.03,
+        "yanchor": "bottom",
+    }
     return go.layout.Template(
         layout={
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": list(CATEGORIES),
+            "coloraxis": {"colorscale": DIVERGING_ON_DARK if dark else DIVERGING, "colorbar": bar},
             "xaxis": axis,
             "yaxis": axis,
-            "margin": {"l": 56, "r": 16, "t": 48, "b": 48},
+            "margin": {"l": 56, "r": 16, "t": 104, "b": 48},
+            "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 28}, "font": {"size": 15}},
             "hoverlabel": {"namelength": -1},
-            "legend": {"orientation": "h", "y": -0.2, "x": 0},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         }
     )
 
 
-def figure(title: str, x: str, y: str, *, height: int = 360) -> go.Figure:
-    """An empty figure with its title and the titles of its axes."""
+def figure(title: str, x: str, y: str, *, height: int = 380, subtitle: str = "") -> go.Figure:
+    """An empty figure with its title and the titles of its axes.
+
+    Args:
+        subtitle: what the colours are, where that is not plain from a legend.
+    """
+    under = {"subtitle": {"text": subtitle}} if subtitle else {}
     return go.Figure(
         layout={
             "template": template(),
-            "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
+            "title": {"text": title} | under,
             "xaxis": {"title": {"text": x}},
             "yaxis": {"title": {"text": y}},
             "height": height,
         }
     )
+
+
+def expert_axis(n: int) -> dict[str, object]:
+    """Settings of an axis of n experts: of many, every other, fourth, ... one has its name written."""
+    every = 1
+    while n / every > 16:
+        every *= 2
+    return {"showgrid": False, "zeroline": False, "tickvals": expert_names(n)[::every]}
+
+
+def expert_names(n: int) -> list[str]:
+    """E00, E01, ..."""
+    return [f"E{expert:02d}" for expert in range(n)]
+
+
+def layer_names(layers: Sequence[int]) -> list[str]:
+    """L00, L01, ... by the numbers of the layers."""
+    return [f"L{layer:02d}" for layer in layers]

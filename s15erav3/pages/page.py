@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import plotly.graph_objects as go
@@ -15,6 +17,8 @@ from plotly.offline import get_plotlyjs
 from s15erav3.figures.style import template
 
 HERE = Path(__file__).parent
+SHARED = ("x", "y", "text", "customdata")
+"""Arrays of a trace that many traces have in common: stored once in the page."""
 
 
 class Chart(NamedTuple):
@@ -22,12 +26,29 @@ class Chart(NamedTuple):
 
     figure: go.Figure
     caption: str
+    wide: bool = False
+    """Takes the whole width of the page."""
 
 
 class Html(NamedTuple):
     """Markup of one's own: a table, a widget whose script is given to :func:`write_page`."""
 
     markup: str
+    wide: bool = True
+    """Takes the whole width of the page."""
+
+
+class Choice(NamedTuple):
+    """Several figures or tables in one place, of which the reader chooses one by one select for each label."""
+
+    title: str
+    labels: Sequence[str]
+    """Of the selects."""
+    options: Mapping[tuple[str, ...], go.Figure] | Mapping[tuple[str, ...], Html]
+    """By one value for each label; every combination of values, the last label's changing fastest. The first is shown
+    at first. Either all are figures or none is."""
+    caption: str
+    wide: bool = False
 
 
 class Section(NamedTuple):
@@ -36,22 +57,39 @@ class Section(NamedTuple):
     title: str
     text: str
     """Plain text."""
-    blocks: Sequence[Chart | Html]
+    blocks: Sequence[Chart | Choice | Html]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Html:
-    """A table of plain texts, which scrolls inside itself where it is wider than the page; numbers are set right."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join("<tr>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
+    """A table of plain texts, which scrolls inside itself where it is wider than the page; columns of numbers are set
+    right."""
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
+    head = "".join(
+        f'<th scope="col"{_number(number)}>{escape(name)}</th>' for name, number in zip(header, right, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{_number(number)}>{escape(text)}</td>" for text, number in zip(row, right, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     return Html(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<h3>{escape(caption)}</h3><div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(text: str) -> str:
-    number = text.replace(",", "").lstrip("-").replace(".", "", 1).rstrip("%").strip().isdigit()
-    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)? ?%?", text) is not None
+
+
+def _number(is_one: bool) -> str:
+    return ' class="number"' if is_one else ""
+
+
+def details(summary: str, markup: str) -> Html:
+    """Markup that is folded away until the reader opens it."""
+    return Html(f"<details><summary>{escape(summary)}</summary>{markup}</details>")
 
 
 def write_page(
@@ -70,18 +108,21 @@ def write_page(
         title, subtitle: plain text.
         sections: in reading order; each with an entry in the table of contents.
         styles, scripts: CSS and JavaScript of widgets, run after the charts are set up.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: a choice lacks a combination of its values.
     """
-    charts: list[dict[str, object]] = []
-    parts: list[dict[str, object]] = []
-    for number, section in enumerate(sections):
-        blocks: list[dict[str, object]] = []
-        for block in section.blocks:
-            if isinstance(block, Chart):
-                blocks.append({"chart": f"chart-{len(charts)}", "caption": block.caption})
-                charts.append(_without_template(block.figure))
-            else:
-                blocks.append({"markup": block.markup})
-        parts.append({"id": f"section-{number}", "title": section.title, "text": section.text, "blocks": blocks})
+    store = _Store()
+    parts = [
+        {
+            "id": _slug(section.title),
+            "title": section.title,
+            "text": section.text,
+            "blocks": [store.block(block) for block in section.blocks],
+        }
+        for section in sections
+    ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -90,23 +131,76 @@ def write_page(
         subtitle=subtitle,
         sections=parts,
         plotly=get_plotlyjs(),
-        charts=script_json(charts),
+        charts=script_json({"places": store.places, "shared": store.shared}),
         templates=script_json({"light": template().to_plotly_json(), "dark": template(dark=True).to_plotly_json()}),
         styles=[(HERE / "page.css").read_text(), *styles],
         scripts=[(HERE / "page.js").read_text(), *scripts],
     )
     scratch = file.with_name(file.name + ".partial")
-    scratch.write_text(page, encoding="utf-8")
-    scratch.replace(file)
+    try:
+        scratch.write_text(page, encoding="utf-8")
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
-def _without_template(figure: go.Figure) -> dict[str, object]:
-    """The figure as JSON's objects; page.js puts the template of the reader's paper in, and makes the slider itself:
-    Plotly's own cannot be reached by keyboard."""
-    found: dict[str, dict[str, object]] = json.loads(figure.to_json())
-    for key in ("template", "sliders", "updatemenus"):
-        found["layout"].pop(key, None)
-    return dict(found)
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+class _Store:
+    """The places of the page where charts stand, and the arrays that they share."""
+
+    def __init__(self) -> None:
+        self.places: list[list[dict[str, Any]]] = []
+        self.shared: list[Any] = []
+        self._numbers: dict[str, int] = {}
+
+    def block(self, block: Chart | Choice | Html) -> dict[str, Any]:
+        """What the template needs of a block."""
+        if isinstance(block, Html):
+            return {"markup": block.markup, "wide": block.wide}
+        if isinstance(block, Chart):
+            title = str(block.figure.layout.title.text or "")
+            return {"title": title, "selects": [], "chart": self._place([block.figure])} | _described(block)
+        values = [list(dict.fromkeys(column)) for column in zip(*block.options, strict=True)]
+        if list(block.options) != list(itertools.product(*values)):
+            raise ValueError(f"the choice '{block.title}' does not have every combination of its values in order")
+        selects = list(zip(block.labels, values, strict=True))
+        figures = [option for option in block.options.values() if isinstance(option, go.Figure)]
+        texts = [option.markup for option in block.options.values() if isinstance(option, Html)]
+        shown = {"chart": self._place(figures)} if figures else {"texts": texts}
+        return {"title": block.title, "selects": selects} | shown | _described(block)
+
+    def _place(self, figures: list[go.Figure]) -> str:
+        self.places.append([self._plain(figure) for figure in figures])
+        return f"chart-{len(self.places) - 1}"
+
+    def _plain(self, figure: go.Figure) -> dict[str, Any]:
+        """The figure as JSON's objects, without what the page provides: the template of the reader's paper, the title
+        as a heading, and the slider, as Plotly's own cannot be reached by keyboard."""
+        found: dict[str, Any] = json.loads(figure.to_json())
+        for key in ("template", "sliders", "updatemenus", "title"):
+            found["layout"].pop(key, None)
+        for trace in found["data"]:
+            for key in SHARED:
+                if isinstance(trace.get(key), list):
+                    trace[key] = self._share(trace[key])
+        return found
+
+    def _share(self, array: list[Any]) -> dict[str, int]:
+        key = json.dumps(array)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.shared)
+            self.shared.append(array)
+        return {"shared": self._numbers[key]}
+
+
+def _described(block: Chart | Choice) -> dict[str, Any]:
+    """Caption, width, and the subtitle, which figures of one choice have in common."""
+    figure = block.figure if isinstance(block, Chart) else next(iter(block.options.values()))
+    subtitle = figure.layout.title.subtitle.text if isinstance(figure, go.Figure) else None
+    return {"caption": block.caption, "wide": block.wide, "subtitle": subtitle or ""}
 
 
 def script_json(value: object) -> str:

@@ -1,0 +1,198 @@
+"""``s15erav3 compare``: the runs of sweeps side by side, as a table, as CSV, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, ListConfig
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from s15erav3 import cli
+from s15erav3.analysis.run_folder import Run, find_runs, read_run
+from s15erav3.analysis.sweep import BPB, Group, cautions, groups, metrics, ordered, states
+from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_csv
+from s15erav3.errors import UserError, check_flag, check_number, nearest
+from s15erav3.pages.comparison import write_comparison
+
+SAMPLE = 10
+"""Runs that do not count which the terminal lists."""
+
+
+class Compared(NamedTuple):
+    """What there is to show of the runs."""
+
+    title: str
+    runs: list[Run]
+    groups: list[Group]
+    grid: Grid
+    cautions: list[str]
+    left_out: list[list[str]]
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the verb; see ``s15erav3 compare --help``."""
+    cli.run("compare", compare, with_folders(arguments))
+    return 0
+
+
+def with_folders(arguments: list[str]) -> list[str]:
+    """Turn the leading folders of ``s15erav3 compare DIR ...`` into the setting ``folders=[DIR,...]``.
+
+    Raises:
+        UserError: none is given.
+    """
+    if any(a in ("-h", "--help") or a.startswith("folders=") for a in arguments):
+        return arguments
+    n = 0
+    while n < len(arguments) and arguments[n][:1] != "-" and ("=" not in arguments[n] or Path(arguments[n]).exists()):
+        n += 1
+    if not n:
+        raise UserError("compare needs a folder first: s15erav3 compare SWEEP_DIR... [SETTING=VALUE ...]")
+    return [f"folders=[{','.join(cli.quote(folder) for folder in arguments[:n])}]", *arguments[n:]]
+
+
+def compare(cfg: DictConfig) -> None:
+    """Read the runs, print the table, write the three files.
+
+    Raises:
+        UserError: there is no run, or a setting is unusable.
+    """
+    check_flag("descending", cfg.descending)
+    check_flag("unfinished", cfg.unfinished)
+    check_number("rows", cfg.rows, at_least=1, whole=True)
+    folders = [str(f) for f in (cfg.folders if isinstance(cfg.folders, ListConfig) else [cfg.folders])]
+    runs = read(folders)
+    known = {*metrics(runs), BPB}  # which a sweep that has just begun does not tell yet
+    sort = str(cfg.sort).removeprefix("-")
+    wanted = None if cfg.metrics is None else [str(m) for m in cfg.metrics]
+    for key, name in [("sort", sort), *(("metrics", name) for name in wanted or ())]:
+        if name not in known:
+            raise UserError(f"{key}={name} is no metric of these runs; {nearest(name, known)}")
+    descending = cfg.descending or str(cfg.sort).startswith("-")
+    found = ordered(groups(runs, unfinished=cfg.unfinished), sort, descending=descending)
+    title = "Comparison of " + ", ".join(folders)
+    compared = Compared(title, runs, found, grid(found, wanted), cautions(found), left_out(runs, found))
+    output = Path(str(cfg.output or folders[0])).expanduser()
+    write(compared, output, sort, descending)
+    show(compared, int(cfg.rows), output)
+
+
+def read(folders: Sequence[str]) -> list[Run]:
+    """Every run at or below the folders, each once.
+
+    Raises:
+        UserError: a folder is not there, or none holds a run.
+    """
+    found: dict[Path, Path] = {}
+    for name in folders:
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{name} is no folder; give a sweep's, such as multirun/NAME, or a run's.")
+        for run in find_runs(folder):
+            found.setdefault(run.resolve(), run)
+    if not found:
+        raise UserError(
+            f"there is no run below {', '.join(folders)} (a run's folder holds .hydra/config.yaml); give the folder of "
+            "a sweep or a run."
+        )
+    return [read_run(folder) for folder in found.values()]
+
+
+def write(compared: Compared, output: Path, sort: str, descending: bool) -> None:
+    """Write ``compare.csv``, ``compare.md`` and ``compare.html``, each whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("compare.csv", to_csv(compared.runs, compared.groups)),
+            ("compare.md", to_markdown(compared)),
+        ):
+            scratch = output / f"{name}.partial"
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(output / name)
+        file, rest = output / "compare.html", compared[2:]
+        write_comparison(file, compared.title, rest[0], compared.runs, *rest[1:], sort, descending=descending)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}; give output=FOLDER.") from error
+
+
+def to_markdown(compared: Compared) -> str:
+    """The table of groups, what to know before it, and the runs that do not count."""
+    text = f"# {compared.title}\n\n{counts(compared)}\n\n"
+    text += "".join(f"- {caution}\n" for caution in compared.cautions) + ("\n" if compared.cautions else "")
+    shown = compared.grid
+    text += markdown(shown.header, shown.rows, shown.n_settings)
+    if shown.same:
+        text += "\nThe same in all: " + ", ".join(f"{name} {value}" for name, value in shown.same.items()) + ".\n"
+    if compared.left_out:
+        text += "\n## Failed and unfinished\n\n" + markdown(["run", "state", "why, or how far"], compared.left_out, 3)
+    return text
+
+
+def counts(compared: Compared) -> str:
+    """How many runs are in which state."""
+    each = ", ".join(f"{n:,} {state}" for state, n in states(compared.runs).items())
+    n = len(compared.runs)
+    return f"{n:,} run{'s' if n > 1 else ''}: {each}. Median (lowest to highest) over the runs of a group that count."
+
+
+def show(compared: Compared, rows: int, output: Path) -> None:
+    """Print the table and what does not stand in it."""
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file has no width
+        console.width = 160
+    shown = compared.grid
+    console.print(compared.title, style="bold", markup=False, soft_wrap=True)
+    if compared.groups:
+        console.print(terminal_table(compared, rows, console.width))
+    if len(shown.rows) > rows:
+        console.print(f"{rows} of {len(shown.rows):,} groups; rows={len(shown.rows)} shows all", markup=False)
+    if shown.same:
+        console.print("the same in all: " + ", ".join(f"{k} {v}" for k, v in shown.same.items()), markup=False)
+    console.print(counts(compared), markup=False, soft_wrap=True)
+    for folder, state, account in compared.left_out[:SAMPLE]:
+        console.print(f"  {state}: {folder}{': ' if account else ''}{account}", markup=False, soft_wrap=True)
+    if len(compared.left_out) > SAMPLE:
+        console.print(f"  and {len(compared.left_out) - SAMPLE:,} more, in compare.md", markup=False)
+    for caution in compared.cautions:
+        console.print(f"note: {caution}", markup=False, soft_wrap=True)
+    console.print(f"wrote {output}: compare.csv, compare.md, compare.html", markup=False, soft_wrap=True)
+
+
+def terminal_table(compared: Compared, rows: int, width: int) -> Table:
+    """The table; where it is too wide, only the first two metrics tell their range."""
+    shown = compared.grid
+    for variant in (shown, without_ranges(shown, 2)):
+        table = Table(box=box.SIMPLE_HEAD)
+        for i, name in enumerate(variant.header):
+            left = i < variant.n_settings
+            table.add_column(escape(broken(name)), justify="left" if left else "right", overflow="fold")
+        for row in variant.rows[:rows]:
+            table.add_row(*map(escape, row))
+        if Console(width=10_000).measure(table).maximum <= width:
+            break
+    return table
+
+
+def broken(name: str) -> str:
+    """A metric's name in lines of some twelve characters."""
+    lines = [""]
+    for part in re.findall(r"[^/_.]+[/_.]?", name):
+        lines += [part] if lines[-1][-1:] == "/" or len(lines[-1] + part) > 13 else [lines.pop() + part]
+    return "\n".join(line for line in lines if line)
+
+
+def without_ranges(shown: Grid, n: int) -> Grid:
+    """Medians alone in all metrics but the first ``n``."""
+    first = shown.n_settings + 1 + n  # after the settings and the number of runs
+    rows = [[*row[:first], *(cell.partition(" (")[0] for cell in row[first:])] for row in shown.rows]
+    return shown._replace(rows=rows)

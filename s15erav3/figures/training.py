@@ -1,0 +1,97 @@
+"""Curves over the steps of a training, with the tokens seen under the pointer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from s15erav3.figures.style import figure
+
+Floats = NDArray[np.float64]
+FEW = 20
+"""Points up to which each of a curve is marked."""
+
+
+class Series(NamedTuple):
+    """One curve. Shapes: S points; those that are not finite are left out."""
+
+    name: str
+    steps: ArrayLike
+    """(S,)."""
+    values: ArrayLike
+    """(S,)."""
+    tokens: ArrayLike | None = None
+    """Tokens seen up to each step, (S,)."""
+    dash: str = "solid"
+    colour: str | None = None
+
+
+def curves(
+    title: str,
+    y: str,
+    series: Sequence[Series],
+    *,
+    log: bool = False,
+    from_zero: bool = False,
+    at_most: int = 1000,
+    digits: int = 5,
+) -> go.Figure:
+    """Curves that share their axes.
+
+    Args:
+        y: title of the axis, with its unit.
+        log: a logarithmic y axis, if all values are above 0.
+        from_zero: the y axis begins at 0.
+        at_most: points of each curve that are drawn; see :func:`thinned`.
+        digits: significant ones that are kept.
+    """
+    fig = figure(title, "step", y)
+    lowest = np.inf
+    for one in series:
+        steps, values = np.asarray(one.steps, dtype=np.float64), np.asarray(one.values, dtype=np.float64)
+        good = np.isfinite(values) & np.isfinite(steps)
+        kept = np.flatnonzero(good)[thinned(values[good], at_most)]
+        if not len(kept):
+            continue
+        lowest = min(lowest, float(values[kept].min()))
+        text = None
+        if one.tokens is not None:
+            seen = np.asarray(one.tokens, dtype=np.float64)[kept]
+            text = [f"{int(t):,} tokens" if np.isfinite(t) else "" for t in seen]
+        fig.add_scatter(
+            name=one.name,
+            x=[int(step) for step in steps[kept]],
+            y=[significant(value, digits) for value in values[kept].tolist()],
+            text=text,
+            mode="lines+markers" if len(kept) <= FEW and one.dash == "solid" else "lines",
+            line={"width": 1.8, "dash": one.dash} | ({"color": one.colour} if one.colour else {}),
+            hovertemplate="%{y}" + (" at %{text}" if text else "") + "<extra>%{fullData.name}</extra>",
+        )
+    fig.update_layout(hovermode="x unified", showlegend=len(series) > 1)
+    if fig.data:
+        fig.update_xaxes(range=[0, 1.01 * max(max(trace.x) for trace in fig.data)])
+    if from_zero:
+        fig.update_yaxes(rangemode="tozero")
+    if log and 0 < lowest < np.inf:
+        ticks = [m * 10.0**power for power in range(-6, 7) for m in (1, 2, 5)]
+        fig.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    return fig
+
+
+def thinned(values: Floats, at_most: int) -> NDArray[np.intp]:
+    """Which of values (S,) to draw: all, or the lowest and the highest of each stretch, so that no spike is lost, and
+    the first and the last."""
+    if len(values) <= at_most:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), max(1, at_most // 2 - 1))
+    ends = [[s[values[s].argmin()], s[values[s].argmax()]] for s in stretches]
+    return np.unique(np.concatenate([*ends, [0, len(values) - 1]]))
+
+
+def significant(value: float, digits: int) -> float:
+    """A number with so many significant digits."""
+    return float(f"{value:.{digits}g}")

@@ -1,0 +1,63 @@
+// Sorts the tables by their headers, and shows only the groups of runs that the reader asks for: in the table by rows, in
+// the charts by traces that carry a group's number.
+"use strict";
+(() => {
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      const key = (row) => row.cells[column].dataset.key;
+      const compare = new Intl.Collator("en", { numeric: true }).compare;
+      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");  // what is not there stays below
+        const order = x !== y && !isNaN(x) && !isNaN(y) ? x - y : compare(x, y);
+        return descending ? -order : order;
+      });
+      table.tBodies[0].append(...rows);
+    }));
+  }
+
+  const filter = document.querySelector(".filter");
+  if (!filter) return;
+  const groups = JSON.parse(filter.querySelector("script").textContent);
+  const selects = [...filter.querySelectorAll("select")];
+  const output = filter.querySelector("output");
+  filter.open = innerWidth >= 600;
+  let shown = new Set(groups.keys());
+
+  // Called after every drawing, as a chart that is drawn anew shows all of its traces.
+  function apply(chart) {
+    const wanted = [], places = [];
+    chart.data.forEach((trace, i) => {
+      if (trace.meta?.group === undefined) return;
+      const visible = shown.has(trace.meta.group);
+      if (visible !== (trace.visible ?? true)) {
+        wanted.push(visible);
+        places.push(i);
+      }
+    });
+    if (places.length) Plotly.restyle(chart, { visible: wanted }, places);
+  }
+
+  const charts = () => [...document.querySelectorAll(".chart")].filter((chart) => chart.data);
+  function choose() {
+    shown = new Set([...groups.keys()].filter((i) => selects.every((s) => !s.value || groups[i][s.name] === s.value)));
+    document.querySelectorAll("tr[data-group]").forEach((row) => { row.hidden = !shown.has(Number(row.dataset.group)); });
+    output.textContent = shown.size === groups.length ? "" : `${shown.size} of ${groups.length} groups`;
+    charts().forEach(apply);
+  }
+
+  selects.forEach((select) => {
+    select.selectedIndex = 0;  // browsers remember choices over a reload
+    select.addEventListener("change", choose);
+  });
+  const watched = new WeakSet();
+  new MutationObserver(() => charts().forEach((chart) => {
+    if (!watched.has(chart)) chart.on("plotly_afterplot", () => apply(chart));
+    watched.add(chart);
+    apply(chart);
+  })).observe(document.documentElement, { attributeFilter: ["data-drawn"] });
+})();

@@ -1,0 +1,147 @@
+"""What the experts of a trained model are for, and which work together.
+
+Shapes: L MoE layers, V values of a domain, E routed experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from s15erav3.analysis.collect import Counts, Routed
+from s15erav3.analysis.specialisation import mutual_information
+from s15erav3.balancing.choices import coactivation_share
+from s15erav3.data.labels import NO_TEXT
+from s15erav3.figures.heatmap import Floats, fair_shares
+from s15erav3.figures.specialisation import coactivation_heatmap, information_by_layer, lift, lift_heatmap
+from s15erav3.figures.style import expert_names, layer_names
+from s15erav3.pages.page import Chart, Choice, Html, Section, table
+
+LEAST = 100
+"""Slots of a value that an expert must be expected to have before its preference is told: chance moves them by 10 %."""
+LEAST_TOKENS = 8
+"""The same of single tokens, which are rarer: these must also be ``BEYOND`` standard deviations above chance."""
+BEYOND = 5
+STRONG = 1.2
+
+
+def specialisation_section(routed: Routed, about: str) -> Section:
+    """Mutual information, the strongest specialists, values x experts, and the vocabulary of each expert."""
+    found = {name: mutual_information(counts.slots) for name, counts in routed.domains.items()}
+    blocks: list[Chart | Choice | Html] = [
+        Chart(
+            information_by_layer(
+                {name: one.corrected.numpy() for name, one in found.items()},
+                routed.layers,
+                "What an expert tells about its token",
+                "bits",
+            ),
+            "Mutual information of expert and value, corrected for chance by Miller and Madow's term.",
+        ),
+        Chart(
+            information_by_layer(
+                {name: 100 * one.share.numpy() for name, one in found.items()},
+                routed.layers,
+                "The same over what there is to tell",
+                "% of the value's entropy",
+            ),
+            "100 % would be experts that give the value away.",
+        ),
+        table(
+            ("domain", "value", "layer", "expert", "times its share", "assignments"),
+            list(strongest(routed)),
+            f"The strongest specialists: three of each domain, where an even share is {LEAST} assignments or more",
+        ),
+    ]
+    told = sorted(found, key=lambda name: -float(found[name].share.mean()))
+    shown = {name: without_ends(routed.domains[name]) for name in told if name != "token"}
+    shown = {name: counts for name, counts in shown.items() if len(counts.values) > 1}
+    names = layer_names(routed.layers)
+    if shown:
+        options: dict[tuple[str, ...], go.Figure] = {
+            (domain, name): lift_heatmap(counts.slots[i].numpy(), counts.values, "Who takes what")
+            for domain, counts in shown.items()
+            for i, name in enumerate(names)
+        }
+        caption = (
+            "Orange: the expert takes more of this value than of the text, blue: less; the most frequent values first."
+        )
+        blocks.append(Choice("Who takes what", ("domain", "layer"), options, caption, wide=True))
+    words: dict[tuple[str, ...], Html] = {(name,): vocabulary(routed, i) for i, name in enumerate(names)}
+    caption = (
+        "The tokens that each expert takes most over its share: how many times the share, and how many assignments."
+        f" Left out: tokens where an even share is less than {LEAST_TOKENS} assignments, or chance a likely reason."
+    )
+    blocks.append(Choice("The vocabulary of each expert", ("layer",), words, caption, wide=True))
+    return Section("Specialisation", about, blocks)
+
+
+def without_ends(counts: Counts) -> Counts:
+    """A domain without end-of-text, which belongs to no value of it and is by itself in every expert's eyes."""
+    kept = [i for i, value in enumerate(counts.values) if value != NO_TEXT]
+    return Counts([counts.values[i] for i in kept], counts.slots[:, kept], counts.tokens[kept])
+
+
+def strongest(routed: Routed, each: int = 3) -> Iterator[list[str]]:
+    """Rows of the strongest (value, layer, expert) of each domain."""
+    for domain, counts in routed.domains.items():
+        slots = counts.slots.numpy()
+        times, expected = lift(slots)
+        times = np.where(expected >= LEAST, times, 0)
+        times[:, [value == NO_TEXT for value in counts.values]] = 0
+        for flat in np.argsort(-times, axis=None, kind="stable")[:each]:
+            layer, value, expert = np.unravel_index(flat, times.shape)
+            if (factor := float(times[layer, value, expert])) < STRONG:
+                break
+            place = f"L{routed.layers[layer]:02d}", f"E{expert:02d}"
+            yield [domain, counts.values[value], *place, f"{factor:.1f}", f"{slots[layer, value, expert]:,}"]
+
+
+def vocabulary(routed: Routed, layer: int, each: int = 8) -> Html:
+    """A table of experts of the layer at place ``layer``, and the tokens that each prefers most."""
+    counts = routed.domains["token"]
+    slots = counts.slots[layer].numpy()
+    times, expected = lift(slots)
+    clear = (expected >= LEAST_TOKENS) & (slots - expected >= BEYOND * np.sqrt(expected))
+    times = np.where(clear, times, 0)
+    loads: Floats = fair_shares(routed.loads[layer].numpy())
+    rows = []
+    for expert, name in enumerate(expert_names(len(loads))):
+        best = np.argsort(-times[:, expert], kind="stable")[:each]
+        told = " ".join(
+            f'<span class="token"><code>{escape(counts.values[value])}</code> {times[value, expert]:.1f} '
+            f"<small>{slots[value, expert]:,}</small></span>"
+            for value in best
+            if times[value, expert] >= STRONG
+        )
+        rows.append(
+            f'<tr><th scope="row">{name}</th><td class="number">{loads[expert]:.2f}</td>'
+            f'<td class="words">{told or "none stands out"}</td></tr>'
+        )
+    head = '<thead><tr><th scope="col">expert</th><th scope="col">load</th><th scope="col">tokens</th></tr></thead>'
+    return Html(
+        '<div class="scroll" tabindex="0" role="region" aria-label="The tokens of each expert">'
+        f"<table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def coactivation_section(routed: Routed, about: str) -> Section:
+    """Experts x experts of each layer."""
+    even = (routed.top_k - 1) / max(1, routed.loads.shape[-1] - 1) if routed.top_k is not None else None
+    if routed.top_k == 1:
+        return Section("Co-activation", "A token has one expert: none is used together with another.", [])
+    shares = coactivation_share(routed.coactivation).numpy()
+    title = "Which experts share their tokens"
+    options: dict[tuple[str, ...], go.Figure] = {
+        (name,): coactivation_heatmap(share, even, title)
+        for name, share in zip(layer_names(routed.layers), shares, strict=True)
+    }
+    middle = (
+        f"Choices without preference for company would give {even:.1%} of an expert's tokens to each other one."
+        if even is not None
+        else "The middle of the colours is the mean of the layer."
+    )
+    return Section("Co-activation", about, [Choice(title, ("layer",), options, middle, wide=True)])

@@ -1,0 +1,155 @@
+"""A run at a glance: how it ended, its main figures, what to type next, its settings."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import yaml
+
+from s15erav3.analysis.run_folder import Run
+from s15erav3.pages.page import Html, Section, details, table
+
+WARNINGS = {
+    "running": "The run is still at work: this page shows it up to the moment at which it was written.",
+    "interrupted": "The run was interrupted.",
+    "failed": "The run failed.",
+    "broken": "A file of the run cannot be read.",
+}
+
+
+def summary_section(run: Run, floor: float | None) -> Section:
+    """The page's first section.
+
+    Args:
+        floor: MaxVio that random even routing would show over the validation text, if that is known.
+    """
+    blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run, floor))}</dl>')]
+    if run.status in WARNINGS:
+        said = WARNINGS[run.status] + (f" Reason: {run.reason}" if run.reason else "")
+        blocks.insert(0, Html(f'<p class="warning" role="status">{escape(said)}</p>'))
+    left = []
+    if todo := "".join(commands(run)):
+        left.append(f'<h3>What to type next</h3><ul class="commands">{todo}</ul>')
+    if versions := run.result.get("versions"):
+        rows = [(name, str(version)) for name, version in versions.items()]
+        rows.append(("git commit", str(run.result.get("git_commit") or "none: an installed package")))
+        left.append(
+            details("Versions", table(("package", "version"), rows, "What the run was made with").markup).markup
+        )
+    if run.config:
+        text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+        pre = f'<pre class="scroll" tabindex="0" role="region" aria-label="Config">{escape(text)}</pre>'
+        left.append(details("The whole config", pre).markup)
+    if left:
+        blocks.append(Html("".join(left), wide=False))
+    if run.overrides:
+        given = table(("setting", "value"), list(run.overrides.items()), "What the command line set")
+        blocks.append(given._replace(wide=False))
+    return Section("Summary", "", blocks)
+
+
+def shape(config: dict[str, Any]) -> str:
+    """Layers, experts and strategy of a config in words."""
+    model, experts, balancing = (group(config, name) for name in ("model", "experts", "balancing"))
+    layers, count = model.get("num_layers"), experts.get("n_routed_experts")
+    parts = [f"{layers} layers"] if layers else []
+    if count:
+        chosen = experts.get("topk_method") == "expert_choice"
+        each = "which choose tokens" if chosen else f"{experts.get('num_experts_per_tok')} per token"
+        parts += [f"{count} experts, {each}", str(balancing.get("_target_", "")).rpartition(".")[2]]
+    elif layers:
+        parts.append("dense")
+    return ", ".join(part for part in parts if part)
+
+
+def group(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A group of a config; empty where it is not there, or no group."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def facts(run: Run, floor: float | None) -> Iterator[tuple[str, str, str]]:
+    """Name, figure and a remark of each main figure that the run has."""
+    number = {key: value for key, value in run.result.items() if isinstance(value, int | float)}
+
+    def remark(key: str, form: str) -> str:
+        return form.format(number[key]) if key in number else ""
+
+    steps, planned = number.get("steps", number.get("step")), number.get("max_steps")
+    yield "status", run.status, "" if steps is None else f"step {steps:,}" + (f" of {planned:,}" if planned else "")
+    for key, form, small in (
+        ("val/bpb", "{:.4f}", "bits per byte" + remark("best/val/bpb", ", best {:.4f}")),
+        ("val/loss", "{:.4f}", "nats per token" + remark("train/loss", ", train {:.4f}")),
+        ("balance/maxvio_global", "{:.3f}", f"random floor {floor:.3f}" if floor else ""),
+        ("balance/dead_experts_global", "{:.0f}", "of all layers, on validation"),
+        ("perf/tokens_per_second", "{:,.0f}", remark("perf/mfu", "{:.0%} of the device's peak")),
+    ):
+        if key in number:
+            yield NAMES.get(key, key), form.format(number[key]), small
+    if "params/total" in number:
+        active = number.get("params/active")
+        yield "parameters", short(number["params/total"]), f"{short(active)} active per token" if active else ""
+    if "tokens" in number:
+        yield "tokens seen", short(number["tokens"]), remark("epochs", "{:.1f} epochs")
+    seconds = number.get("wall_seconds", number.get("seconds"))
+    if seconds is not None:
+        yield "wall time", duration(seconds), ""
+    if "device" in run.result:
+        yield "device", str(run.result["device"]), str(run.result.get("precision", ""))
+
+
+NAMES = {
+    "balance/maxvio_global": "MaxVio global",
+    "balance/dead_experts_global": "dead experts",
+    "perf/tokens_per_second": "tokens/s",
+}
+
+
+def _fact(name: str, value: str, remark: str) -> str:
+    small = f"<small>{escape(remark)}</small>" if remark else ""
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
+
+
+def commands(run: Run) -> Iterator[str]:
+    """What to type next, as items of a list."""
+    place = shlex.quote(str(run.folder.absolute()))
+    saved = any((run.folder / "checkpoints").glob("*.ckpt"))
+    if run.status in ("interrupted", "failed") and saved:
+        yield _command(f"train resume={place}", "go on from its last checkpoint")
+    if run.status != "completed":
+        yield _command(f"report {place}", "write this page anew")
+    if not saved:
+        return
+    yield _command(f"evaluate {place} split=test", "measure the best checkpoint on the test part")
+    if run.result.get("causal", True):
+        yield _command(f"sample {place} prompt='1st Inns'", "let it write")
+
+
+def _command(rest: str, purpose: str) -> str:
+    return f"<li><span>{escape(purpose)}</span><code>s15erav3 {escape(rest)}</code></li>"
+
+
+def short(count: float) -> str:
+    """1234567 as 1.23 M."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 as 1 h 02 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def written_at() -> str:
+    """Now, for the subtitle."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")

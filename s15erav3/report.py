@@ -1,0 +1,205 @@
+"""``s15erav3 report``: one self-contained HTML page about a run, whatever state it is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3 import cli
+from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.measure import measure
+from s15erav3.analysis.run_folder import Run, find_runs, read_balance, read_metrics, read_run
+from s15erav3.analysis.trace import sample_passages, trace
+from s15erav3.balancing.diagnostics import random_floor
+from s15erav3.callbacks.run_state import collect_rng, restore_rng
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.labels import label_tokens
+from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
+from s15erav3.errors import UserError, check_number
+from s15erav3.pages.balance import balance_section
+from s15erav3.pages.commentary import Widget, commentary
+from s15erav3.pages.learning import learning_section
+from s15erav3.pages.page import Section, write_page
+from s15erav3.pages.routing import coactivation_section, specialisation_section
+from s15erav3.pages.summary import group, shape, summary_section, written_at
+from s15erav3.restore import Trained, restore
+from s15erav3.screen import say
+
+MOST_STEPS = 200
+"""Lines of ``balance.jsonl`` that are looked at."""
+
+
+class Reading(NamedTuple):
+    """What the model showed on a part of its validation text."""
+
+    routed: Routed
+    widget: Widget | None
+    """``None`` where there is no passage to show."""
+    about: str
+    """What was read, in a sentence."""
+    floor: float | None
+    """MaxVio that random even routing would show on the whole validation part."""
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the verb; see ``s15erav3 report --help``."""
+    cli.run("report", report, with_run(arguments))
+    return 0
+
+
+def with_run(arguments: list[str]) -> list[str]:
+    """Turn the leading ``RUN_DIR`` of ``s15erav3 report RUN_DIR ...`` into the setting ``run_dir=RUN_DIR``.
+
+    Raises:
+        UserError: it is not given.
+    """
+    if any(a in ("-h", "--help") or a.startswith("run_dir=") for a in arguments):
+        return arguments
+    place, rest = arguments[:1], arguments[1:]
+    if not place or place[0].startswith("-") or ("=" in place[0] and not Path(place[0]).exists()):
+        raise UserError("report needs a run's folder first: s15erav3 report RUN_DIR [SETTING=VALUE ...]")
+    return [f"run_dir={cli.quote(place[0])}", *rest]
+
+
+def report(cfg: DictConfig) -> None:
+    """Write the page that ``cfg`` asks for and say where it is.
+
+    Raises:
+        UserError: the folder is no run, or a setting is unusable.
+    """
+    file = write_report(
+        Path(str(cfg.run_dir)).expanduser(),
+        Path(str(cfg.output)).expanduser() if cfg.output else None,
+        max_tokens=cfg.max_tokens,
+        accelerator=cfg.trainer.accelerator,
+        precision=cfg.trainer.precision,
+    )
+    say(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def write_report(
+    run_dir: Path,
+    output: Path | None = None,
+    *,
+    max_tokens: int = 32_768,
+    accelerator: str = "auto",
+    precision: str = "auto",
+) -> Path:
+    """Write one page about the run of a folder, completed or not; the random generators stay as they are.
+
+    Args:
+        output: the file; ``None`` is ``report.html`` in the folder.
+        max_tokens: of the validation part that the best checkpoint, or else the last one, reads; 0 for none.
+        accelerator, precision: to read with, as in the group ``trainer``.
+
+    Returns:
+        the file.
+
+    Raises:
+        UserError: there is no run in the folder, or the file cannot be written.
+    """
+    refuse_foreign(run_dir)
+    check_number("max_tokens", max_tokens, at_least=0, whole=True)
+    run, metrics, balance = read_run(run_dir), read_metrics(run_dir), read_balance(run_dir, MOST_STEPS)
+    sections = [learning_section(metrics)]
+    widgets: list[Widget] = []
+    floor = None
+    if has_experts(run) or balance is not None:
+        generators = collect_rng()
+        try:
+            seen = look(run_dir, max_tokens, accelerator, precision) if max_tokens else "max_tokens=0: not looked at."
+        finally:
+            restore_rng(generators)
+        floor = seen.floor if isinstance(seen, Reading) else None
+        sections.append(balance_section(metrics, balance, floor))
+        if isinstance(seen, Reading):
+            sections += [specialisation_section(seen.routed, seen.about), coactivation_section(seen.routed, seen.about)]
+            widgets += [seen.widget] if seen.widget else []
+            sections += [widget.section for widget in widgets]
+        else:
+            sections.append(Section("Specialisation", seen, []))
+    file = output or run_dir / "report.html"
+    place = run_dir.absolute()
+    about = [shape(run.config), f"seed {run.config['seed']}" if "seed" in run.config else "", f"written {written_at()}"]
+    try:
+        write_page(
+            file,
+            f"Run {place.parent.name}/{place.name}",
+            " \u00b7 ".join(part for part in about if part),
+            [summary_section(run, floor), *sections],
+            styles=[widget.style for widget in widgets],
+            scripts=[widget.script for widget in widgets],
+        )
+    except OSError as error:
+        raise UserError(f"output={file} cannot be written: {error.strerror}; name another file.") from error
+    return file
+
+
+def refuse_foreign(run_dir: Path) -> None:
+    """Refuse a folder that is no run's.
+
+    Raises:
+        UserError: it is not there, it is a sweep, or it is something else.
+    """
+    if (run_dir / ".hydra" / "config.yaml").is_file():
+        return
+    if not run_dir.is_dir():
+        raise UserError(f"run_dir={run_dir} is not a folder; give a run's folder, such as outputs/DATE/TIME.")
+    if runs := find_runs(run_dir):
+        raise UserError(
+            f"run_dir={run_dir} holds {len(runs)} runs; give one of them, such as {runs[0]}, or take "
+            f"s15erav3 compare {run_dir} for all."
+        )
+    raise UserError(f"run_dir={run_dir} is no run's folder: it has no .hydra/config.yaml.")
+
+
+def has_experts(run: Run) -> bool:
+    """Whether the run's config has routed experts."""
+    return bool(group(run.config, "experts").get("n_routed_experts"))
+
+
+def look(run_dir: Path, max_tokens: int, accelerator: str, precision: str) -> Reading | str:
+    """Let the run's best or last checkpoint read a part of its validation text; why not, in a sentence."""
+    settings: dict[str, Any] = {"checkpoint": str(run_dir), "context_extension": 1}
+    trainer = {"accelerator": accelerator, "precision": precision}
+    try:
+        trained = restore(OmegaConf.create(settings | {"trainer": trainer}))
+        if not trained.net.config.num_moe_layers:
+            return "The model has no experts."
+        own = {key: value for key, value in trained.saved.config["data"].items() if key != "max_epochs"}
+        data = CommentaryData(tokenizer=trained.tokenizer, **own).prepare()
+        return read(trained, data, max_tokens)
+    except UserError as error:
+        return f"What the experts are for cannot be shown: {error}"
+    except torch.OutOfMemoryError:
+        return "What the experts are for cannot be shown: the device's memory is full; take trainer.accelerator=cpu."
+
+
+def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
+    """One pass over the first ``max_tokens`` tokens of the validation part."""
+    config, tokens = trained.net.config, data.token_files.part("val")
+    labels = label_tokens(data.corpus(), data.plan, "val", data.tokenizer, tokens)
+    windows = EvaluationWindows(tokens[: max_tokens + 1], data.length)
+    batches = (torch.stack([windows[i] for i in batch]) for batch in EvaluationBatches(windows, data.eval_batch_size))
+    lengths = torch.from_numpy(data.tokenizer.byte_lengths)
+    measured = measure(trained.net, batches, labels, lengths, autocast=trained.autocast)
+    assert measured.routed is not None
+    slots = config.num_moe_layers * config.num_experts_per_tok
+    passages = sample_passages(tokens, labels, data.tokenizer.end_of_text, slots=slots)
+    traced = trace(trained.net, tokens, passages, data.length, autocast=trained.autocast)
+    count, of = int(measured.cost["tokens"]), len(tokens) - 1
+    about = (
+        f"As {trained.saved.file.name} (step {trained.saved.step:,}) routes "
+        + (f"the first {count:,} of {of:,}" if count < of else f"all {count:,}")
+        + " tokens of the validation text."
+    )
+    top_k = measured.routed.top_k
+    return Reading(
+        measured.routed,
+        commentary(traced, tokens, labels, data.tokenizer) if traced is not None else None,
+        about,
+        None if top_k is None else random_floor(of, config.n_routed_experts, top_k),
+    )
