@@ -75,12 +75,34 @@ def compare(cfg: DictConfig) -> None:
         if name not in known:
             raise UserError(f"{key}={name} is no metric of these runs; {nearest(name, known)}")
     descending = cfg.descending or str(cfg.sort).startswith("-")
-    found = ordered(groups(runs, unfinished=cfg.unfinished), sort, descending=descending)
-    title = "Comparison of " + ", ".join(folders)
-    compared = Compared(title, runs, found, grid(found, wanted), cautions(found), left_out(runs, found))
+    compared = arrange(folders, runs, sort, descending=descending, unfinished=cfg.unfinished, wanted=wanted)
     output = Path(str(cfg.output or folders[0])).expanduser()
     write(compared, output, sort, descending)
     show(compared, int(cfg.rows), output)
+
+
+def gather(*folders: str, sort: str = BPB, descending: bool = False, unfinished: bool = False) -> Compared:
+    """The runs below the folders in groups, sorted by a metric.
+
+    Raises:
+        UserError: there is no run.
+    """
+    return arrange(folders, read(folders), sort, descending=descending, unfinished=unfinished)
+
+
+def arrange(
+    folders: Sequence[str],
+    runs: list[Run],
+    sort: str,
+    *,
+    descending: bool,
+    unfinished: bool,
+    wanted: list[str] | None = None,
+) -> Compared:
+    """Group the runs of the folders, and say what there is to know of the groups."""
+    found = ordered(groups(runs, unfinished=unfinished), sort, descending=descending)
+    title = "Comparison of " + ", ".join(folders)
+    return Compared(title, runs, found, grid(found, wanted), cautions(found), left_out(runs, found))
 
 
 def read(folders: Sequence[str]) -> list[Run]:

@@ -13,7 +13,6 @@ from s15erav3.analysis.collect import Routed
 from s15erav3.analysis.measure import measure
 from s15erav3.analysis.run_folder import Run, find_runs, read_balance, read_metrics, read_run
 from s15erav3.analysis.trace import sample_passages, trace
-from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.callbacks.run_state import collect_rng, restore_rng
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
@@ -30,6 +29,7 @@ from s15erav3.screen import say
 
 MOST_STEPS = 200
 """Lines of ``balance.jsonl`` that are looked at."""
+FULL = "What the experts are for cannot be shown: the device's memory is full; take trainer.accelerator=cpu."
 
 
 class Reading(NamedTuple):
@@ -40,8 +40,8 @@ class Reading(NamedTuple):
     """``None`` where there is no passage to show."""
     about: str
     """What was read, in a sentence."""
-    floor: float | None
-    """MaxVio that random even routing would show on the whole validation part."""
+    cost: dict[str, float | int]
+    """``loss`` (nats per token), ``bpb``, ``tokens`` and ``bytes`` of that text."""
 
 
 def main(arguments: list[str]) -> int:
@@ -106,21 +106,22 @@ def write_report(
     run, metrics, balance = read_run(run_dir), read_metrics(run_dir), read_balance(run_dir, MOST_STEPS)
     sections = [learning_section(metrics)]
     widgets: list[Widget] = []
-    floor = None
     if has_experts(run) or balance is not None:
+        sections.append(balance_section(metrics, balance))
         generators = collect_rng()
         try:
-            seen = look(run_dir, max_tokens, accelerator, precision) if max_tokens else "max_tokens=0: not looked at."
-        finally:
-            restore_rng(generators)
-        floor = seen.floor if isinstance(seen, Reading) else None
-        sections.append(balance_section(metrics, balance, floor))
-        if isinstance(seen, Reading):
+            if not max_tokens:
+                raise UserError("max_tokens=0 lets the model read nothing.")
+            seen = look(run_dir, max_tokens, accelerator, precision)
             sections += [specialisation_section(seen.routed, seen.about), coactivation_section(seen.routed, seen.about)]
             widgets += [seen.widget] if seen.widget else []
             sections += [widget.section for widget in widgets]
-        else:
-            sections.append(Section("Specialisation", seen, []))
+        except UserError as error:
+            sections.append(Section("Specialisation", f"What the experts are for cannot be shown: {error}", []))
+        except torch.OutOfMemoryError:
+            sections.append(Section("Specialisation", FULL, []))
+        finally:
+            restore_rng(generators)
     file = output or run_dir / "report.html"
     place = run_dir.absolute()
     about = [shape(run.config), f"seed {run.config['seed']}" if "seed" in run.config else "", f"written {written_at()}"]
@@ -129,7 +130,7 @@ def write_report(
             file,
             f"Run {place.parent.name}/{place.name}",
             " \u00b7 ".join(part for part in about if part),
-            [summary_section(run, floor), *sections],
+            [summary_section(run), *sections],
             styles=[widget.style for widget in widgets],
             scripts=[widget.script for widget in widgets],
         )
@@ -161,21 +162,18 @@ def has_experts(run: Run) -> bool:
     return bool(group(run.config, "experts").get("n_routed_experts"))
 
 
-def look(run_dir: Path, max_tokens: int, accelerator: str, precision: str) -> Reading | str:
-    """Let the run's best or last checkpoint read a part of its validation text; why not, in a sentence."""
+def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", precision: str = "auto") -> Reading:
+    """Let the run's best or last checkpoint read a part of its validation text.
+
+    Raises:
+        UserError: there is no checkpoint, or no text, or the model has no experts.
+    """
     settings: dict[str, Any] = {"checkpoint": str(run_dir), "context_extension": 1}
-    trainer = {"accelerator": accelerator, "precision": precision}
-    try:
-        trained = restore(OmegaConf.create(settings | {"trainer": trainer}))
-        if not trained.net.config.num_moe_layers:
-            return "The model has no experts."
-        own = {key: value for key, value in trained.saved.config["data"].items() if key != "max_epochs"}
-        data = CommentaryData(tokenizer=trained.tokenizer, **own).prepare()
-        return read(trained, data, max_tokens)
-    except UserError as error:
-        return f"What the experts are for cannot be shown: {error}"
-    except torch.OutOfMemoryError:
-        return "What the experts are for cannot be shown: the device's memory is full; take trainer.accelerator=cpu."
+    trained = restore(OmegaConf.create(settings | {"trainer": {"accelerator": accelerator, "precision": precision}}))
+    if not trained.net.config.num_moe_layers:
+        raise UserError(f"the model of {run_dir} has no experts; take a run with experts=e8 or another such choice.")
+    own = {key: value for key, value in trained.saved.config["data"].items() if key != "max_epochs"}
+    return read(trained, CommentaryData(tokenizer=trained.tokenizer, **own).prepare(), max_tokens)
 
 
 def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
@@ -196,10 +194,5 @@ def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
         + (f"the first {count:,} of {of:,}" if count < of else f"all {count:,}")
         + " tokens of the validation text."
     )
-    top_k = measured.routed.top_k
-    return Reading(
-        measured.routed,
-        commentary(traced, tokens, labels, data.tokenizer) if traced is not None else None,
-        about,
-        None if top_k is None else random_floor(of, config.n_routed_experts, top_k),
-    )
+    widget = commentary(traced, tokens, labels, data.tokenizer) if traced is not None else None
+    return Reading(measured.routed, widget, about, measured.cost)

@@ -17,6 +17,7 @@ from s15erav3.cli import conf_dir
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import UserError
 from s15erav3.model import TrainingRules, Transformer, count_parameters
+from s15erav3.sweeps.plugins import register
 from s15erav3.training.module import LanguageModule
 from tests.tiny import DATA, MODEL
 
@@ -25,6 +26,7 @@ OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, re
 
 def composed(*settings: str) -> DictConfig:
     """conf/train.yaml with these settings."""
+    register(conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("train", [*settings, "+run_dir_=x", "run_dir=x"])
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from s15erav3.__main__ import VERBS, main
 from s15erav3.cli import conf_dir
+from s15erav3.sweeps.plugins import register
 from tests.tiny import TINY, result
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,7 @@ def test_every_command_of_the_readme_composes(command: list[str]) -> None:
     if "-m" in settings:
         given = [re.sub(r",.*", "", s) for s in given]
     OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
+    register(conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         compose(verb, given)
 

@@ -10,6 +10,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+REQUEUE = getattr(signal, "SIGUSR2", None)
+"""What submitit sends a job that is near its time limit. If somebody handles it, the last step is saved before they do."""
+
 
 class Interrupted(BaseException):
     """A signal asked for the end; the last checkpoint holds the step that was just finished.
@@ -20,6 +23,10 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int, run_dir: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.exit_status, self.run_dir = 128 + signal_number, run_dir
+        self._made_of = signal_number, run_dir
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path]]:
+        return type(self), self._made_of  # worker processes hand it on
 
 
 class LastCheckpoint(Checkpoint):
@@ -45,11 +52,14 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._receive)
+        if REQUEUE and callable(signal.getsignal(REQUEUE)):
+            self._handlers[REQUEUE] = signal.signal(REQUEUE, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None and REQUEUE not in (number, self._received):
             raise KeyboardInterrupt
-        self._received = number
+        if self._received != REQUEUE:  # Slurm may send SIGTERM before it and after it
+            self._received = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         step = trainer.global_step
@@ -71,6 +81,8 @@ class LastCheckpoint(Checkpoint):
         if self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
+            if self._received == REQUEUE:
+                self._handlers[REQUEUE](REQUEUE, None)  # queues the job again and exits, or says why it does not
             raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

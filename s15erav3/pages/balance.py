@@ -25,12 +25,8 @@ NUMBERS = 80_000
 Steps = NDArray[np.intp]
 
 
-def balance_section(metrics: Metrics, balance: Balance | None, floor: float | None) -> Section:
-    """Loads and biases of all experts over the steps.
-
-    Args:
-        floor: MaxVio that random even routing would show over the validation text, if that is known.
-    """
+def balance_section(metrics: Metrics, balance: Balance | None) -> Section:
+    """Loads and biases of all experts over the steps."""
     if balance is None:
         return Section("Balance", "No load has been logged yet: balance.jsonl is empty, or not there.", [])
     text = (
@@ -38,7 +34,7 @@ def balance_section(metrics: Metrics, balance: Balance | None, floor: float | No
         "the busiest expert's load less 1. Loads of training are those of one optimizer step, of so few tokens that "
         "even random choices are uneven: that is the floor."
     )
-    return Section("Balance", text, [*sliders(balance), *unevenness(metrics, balance, floor), *lines(balance)])
+    return Section("Balance", text, [*sliders(balance), *unevenness(metrics, balance), *lines(balance)])
 
 
 def sliders(balance: Balance) -> list[Chart]:
@@ -63,11 +59,9 @@ def sliders(balance: Balance) -> list[Chart]:
     return charts
 
 
-def unevenness(metrics: Metrics, balance: Balance, floor: float | None) -> list[Chart]:
+def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     """MaxVio by layer and on validation, entropy, dead experts."""
-    floors = metrics.get("balance/maxvio_floor", np.empty(0))
-    floors = floors[np.isfinite(floors)]
-    of_step = float(np.median(floors)) if len(floors) else None
+    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor{end}") for end in ("", "_global"))
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),
@@ -82,7 +76,7 @@ def unevenness(metrics: Metrics, balance: Balance, floor: float | None) -> list[
         at = np.concatenate([np.asarray(series.steps) for series in overall])
         lows = [
             *(s._replace(name="floor of a step") for s in floor_line(of_step, at)),
-            *(s._replace(name="floor of validation", dash="dot") for s in floor_line(floor, at)),
+            *(s._replace(name="floor of validation", dash="dot") for s in floor_line(of_validation, at)),
         ]
         charts.append(
             Chart(
@@ -107,6 +101,12 @@ def unevenness(metrics: Metrics, balance: Balance, floor: float | None) -> list[
         if series := _present(*(series_of(metrics, column, name) for column, name in names.items())):
             charts.append(Chart(curves(title, unit, series, from_zero=title == "Dead experts"), caption))
     return charts
+
+
+def _median(metrics: Metrics, name: str) -> float | None:
+    found = metrics.get(name, np.empty(0))
+    found = found[np.isfinite(found)]
+    return float(np.median(found)) if len(found) else None
 
 
 def _present(*series: Series | None) -> list[Series]:

@@ -21,13 +21,9 @@ WARNINGS = {
 }
 
 
-def summary_section(run: Run, floor: float | None) -> Section:
-    """The page's first section.
-
-    Args:
-        floor: MaxVio that random even routing would show over the validation text, if that is known.
-    """
-    blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run, floor))}</dl>')]
+def summary_section(run: Run) -> Section:
+    """The page's first section."""
+    blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run))}</dl>')]
     if run.status in WARNINGS:
         said = WARNINGS[run.status] + (f" Reason: {run.reason}" if run.reason else "")
         blocks.insert(0, Html(f'<p class="warning" role="status">{escape(said)}</p>'))
@@ -72,7 +68,7 @@ def group(config: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def facts(run: Run, floor: float | None) -> Iterator[tuple[str, str, str]]:
+def facts(run: Run) -> Iterator[tuple[str, str, str]]:
     """Name, figure and a remark of each main figure that the run has."""
     number = {key: value for key, value in run.result.items() if isinstance(value, int | float)}
 
@@ -84,7 +80,7 @@ def facts(run: Run, floor: float | None) -> Iterator[tuple[str, str, str]]:
     for key, form, small in (
         ("val/bpb", "{:.4f}", "bits per byte" + remark("best/val/bpb", ", best {:.4f}")),
         ("val/loss", "{:.4f}", "nats per token" + remark("train/loss", ", train {:.4f}")),
-        ("balance/maxvio_global", "{:.3f}", f"random floor {floor:.3f}" if floor else ""),
+        ("balance/maxvio_global", "{:.3f}", remark("balance/maxvio_floor_global", "random floor {:.3f}")),
         ("balance/dead_experts_global", "{:.0f}", "of all layers, on validation"),
         ("perf/tokens_per_second", "{:,.0f}", remark("perf/mfu", "{:.0%} of the device's peak")),
     ):

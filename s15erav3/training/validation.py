@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
 from s15erav3.balancing.choices import churn, confidence, top_k_margin
-from s15erav3.balancing.diagnostics import dead_experts, evenness
+from s15erav3.balancing.diagnostics import dead_experts, evenness, random_floor
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.routing_metrics import TokenMean
@@ -29,6 +30,9 @@ class Validation(nn.Module):
         layers = config.num_moe_layers  # without those of multi-token prediction, which validation leaves out
         self.cost = BitsPerByte()
         self.loads = ExpertLoads(layers, config.n_routed_experts) if layers else None
+        self.last_loads: Tensor | None = None
+        """Of the last whole validation, over its batches and ranks: int64, (L, E)."""
+        self.top_k = config.num_experts_per_tok
         self.tokens_choose = config.topk_method != "expert_choice"
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
 
@@ -60,11 +64,13 @@ class Validation(nn.Module):
         cost = self.cost.compute()
         found = {"val/loss": cost["loss"], "val/bpb": cost["bpb"]}
         if self.loads is not None:
-            loads = self.loads.compute()
+            self.last_loads = loads = self.loads.compute()
             found |= {f"balance/{name}_global": value.mean() for name, value in evenness(loads).items()}
             found["balance/dead_experts_global"] = dead_experts(loads).sum()
             found["balance/confidence"] = self.confidence.compute().mean()
             if self.tokens_choose:
+                tokens = int(loads[0].sum()) // self.top_k
+                found["balance/maxvio_floor_global"] = torch.tensor(random_floor(tokens, loads.shape[-1], self.top_k))
                 found["balance/margin"] = self.margin.compute().mean()
             if self.tokens_choose and probed:
                 found["balance/churn"] = self.churn.compute().mean()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from s15erav3.balancing import Balancer, LossFree, Unbalanced
+from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.model import Router, Routing
 from s15erav3.training.validation import Validation
 from tests.balancing.parts import config, inputs, reader, routing_of
@@ -46,6 +47,7 @@ def test_every_figure_by_hand() -> None:
         "balance/cv_global": math.sqrt((0.25**2 + 1.25**2 + 2 * 0.75**2) / 4) / 0.75,
         "balance/gini_global": 2 * (2 * 1 + 2 * 2 + 1) / 16 / (2 * 0.75),
         "balance/dead_experts_global": 2.0,
+        "balance/maxvio_floor_global": random_floor(3, 4, 1),
         "balance/confidence": (0.8 / 1.6 + 0.7 / 1.5 + 0.9 / 1.8) / 3,
         "balance/margin": (0.4 + (0.7 - 0.65) + (0.9 - 0.35)) / 3,
     }
@@ -94,7 +96,7 @@ def test_where_experts_choose_there_is_neither_margin_nor_churn() -> None:
     """A token has no K there. Seen to fail without the distinction."""
     values = {"topk_method": "expert_choice", "scoring_func": "softmax", "norm_topk_prob": False}
     routing = reader(4, 1, **values)(inputs(torch.tensor(SCORES)))
-    assert not {"balance/margin", "balance/churn"} & measured(routing, **values).keys()
+    assert not {"balance/margin", "balance/churn", "balance/maxvio_floor_global"} & measured(routing, **values).keys()
     validation = Validation(config(4, 1, **values))
     validation.update(torch.tensor(1.0), torch.ones(3, dtype=torch.int64), [routing])
     validation.probe([], [routing], torch.zeros(1, 4))
