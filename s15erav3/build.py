@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,7 +46,6 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
         cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
-    check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
     check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
     check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
     check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
@@ -150,6 +150,17 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
         ),
         LastCheckpoint(folder / "last.ckpt", every, keep),
     ]
+
+
+def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
+    """The group ``logger``, each told the whole config and how large the model is."""
+    counts = count_parameters(config)
+    described = plain(cfg) | {"params": {"total": counts.total, "active": counts.active}}
+    loggers: list[Logger] = []
+    for settings in cfg.logger.values():
+        loggers.append(instantiate(settings))
+        loggers[-1].log_hyperparams(described)
+    return loggers
 
 
 def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:

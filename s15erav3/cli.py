@@ -23,6 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3.errors import UserError, nearest
+from s15erav3.sweeps.plugins import register
+
+# Also for the worker processes of a sweep, which import this module with the job that they are handed.
+OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
 
 # Settings whose value is taken as typed: text and paths may hold commas, equal signs and spaces.
 FREE_TEXT = ("prompt", "stop", "checkpoint", "resume", "init_from", "data.path", "output", "reference")
@@ -56,34 +60,82 @@ def run(
     Raises:
         UserError: the command line or the config is wrong, or the job said so.
     """
-    OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
-    multirun = any(a in ("-m", "--multirun") for a in arguments)
-    folder = conf or conf_dir()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
-    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them first
-    settings = [a if multirun else _quoted(a) for a in arguments if not a.startswith("-")]
-    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *flags, *settings]
-    returned: list[Any] = []
-    failures: list[Exception] = []
+    kept = call(verb, job, arguments, conf=conf, name=name)
+    if kept.failures and not kept.multirun:
+        raise kept.failures[0]
+    if kept.failures:
+        summary = (
+            f"{len(kept.failures)} of {len(kept.failures) + len(kept.returned)} jobs failed; their errors stand above."
+        )
+        if all(isinstance(error, UserError) for error in kept.failures):
+            raise UserError(summary)
+        raise SystemExit(f"error: {summary}")
+    return kept.returned[-1] if kept.returned else None
 
-    def keep(cfg: DictConfig) -> Any:
-        sys.argv = before  # Lightning starts the other ranks by the command line as it was typed
+
+class Job:
+    """The function that Hydra calls for each job: what it returned, and how it failed, stays with it.
+
+    A failure is told here, for Hydra would go on to print its own account of it, and the other jobs of a sweep go on.
+    Other processes can be handed it by pickle, and so find what Hydra needs in them; what they keep is their own.
+
+    Args:
+        work: what to do with a config.
+        argv: the command line as it was typed, by which Lightning starts the other ranks.
+        multirun: whether there are other jobs.
+        conf, name: the config, to name settings in messages.
+    """
+
+    def __init__(
+        self, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path, name: str
+    ) -> None:
+        self.work, self.argv, self.multirun, self.conf, self.name = work, argv, multirun, conf, name
+        self.returned: list[Any] = []
+        self.failures: list[Exception] = []
+        self.__module__ = "s15erav3"  # by which Hydra names the job
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        sys.argv = self.argv
         try:
-            returned.append(job(cfg))
-            return returned[-1]
-        except Exception as error:  # told here, for Hydra would go on to print its own account of it
+            self.returned.append(self.work(cfg))
+            return self.returned[-1]
+        except Exception as failure:
+            error: Exception = failure
             if isinstance(error, HydraException | OmegaConfBaseException):
-                error = UserError(_explain(error, folder, name or verb))
-            failures.append(error)
-            if multirun:
+                error = UserError(explain(error, self.conf, self.name))
+            self.failures.append(error)
+            if self.multirun:
                 _tell_failure(error)
             return None
 
-    keep.__module__ = "s15erav3"
+
+def call(
+    verb: str,
+    job: Callable[[DictConfig], Any],
+    arguments: list[str],
+    *,
+    conf: Path | None = None,
+    name: str | None = None,
+) -> Job:
+    """What :func:`run` does, without judging how the jobs ended.
+
+    Raises:
+        UserError: the command line or the config is wrong.
+    """
+    if verb != "train" and "hydra/launcher=gpu_queue" in arguments:
+        raise UserError("hydra/launcher=gpu_queue is for train -m alone; leave it out.")
+    folder = conf or conf_dir()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    register(conf_dir())
+    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them first
+    multirun = any(a in ("-m", "--multirun") for a in flags)
+    settings = [a if multirun else _quoted(a) for a in arguments if not a.startswith("-")]
+    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *flags, *settings]
+    kept = Job(job, before, multirun, folder, name or verb)
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(keep)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(kept)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, folder, name or verb)) from error
+        raise UserError(explain(error, folder, name or verb)) from error
     except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
         raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {_flat(error)}.") from error
     except OSError as error:
@@ -95,14 +147,7 @@ def run(
         ) from error
     finally:
         sys.argv = before
-    if failures and not multirun:
-        raise failures[0]
-    if failures:
-        summary = f"{len(failures)} of {len(failures) + len(returned)} jobs failed; their errors stand above."
-        if all(isinstance(error, UserError) for error in failures):
-            raise UserError(summary)
-        raise SystemExit(f"error: {summary}")
-    return returned[-1] if returned else None
+    return kept
 
 
 def _tell_failure(error: Exception) -> None:
@@ -130,7 +175,7 @@ def quote(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _explain(error: Exception, folder: Path, name: str) -> str:
+def explain(error: BaseException, folder: Path, name: str) -> str:
     """One sentence for what Hydra found wrong."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import platform
 import shlex
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
+LOOKING = ("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export")
+"""Parts of the package that look at runs, or start them, and have no influence on what a run learns."""
 
 
 def is_first_rank() -> bool:
     """Whether this process is the one that writes; the other ranks of a distributed run are started with a rank."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK"))
-
-
-def refuse_taken(arguments: list[str]) -> None:
-    """Look before Hydra does: it would write its config over that of a run or sweep that is already there.
-
-    Args:
-        arguments: the command line of ``train``, for the places that it names itself; default places are new.
-
-    Raises:
-        UserError: the folder holds a run or a sweep.
-    """
-    named = {key: value.strip("'\"") for key, _, value in (a.partition("=") for a in arguments)}
-    if any(a in ("-m", "--multirun") for a in arguments):
-        sweep = named.get("hydra.sweep.dir") or f"multirun/{named.get('sweep.name', '')}"
-        if (Path(sweep) / "multirun.yaml").exists():
-            raise UserError(f"{sweep} already holds a sweep; choose another sweep.name, or remove the folder.")
-    elif "hydra.run.dir" in named:
-        claim(Path(named["hydra.run.dir"]))
 
 
 def claim(run_dir: Path) -> None:
@@ -54,9 +42,31 @@ def claim(run_dir: Path) -> None:
             raise UserError(f"{place} already holds a run ({name}); take resume={place}, or choose another folder.")
 
 
+def write_config(run_dir: Path, cfg: DictConfig, hydra: DictConfig) -> None:
+    """Write ``.hydra/``, as Hydra itself would have before anybody could look: the config last, as sign of a run.
+
+    Args:
+        cfg: the composed config of the run.
+        hydra: the same of Hydra, under its key ``hydra``.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    parts = {"overrides": hydra.hydra.overrides.task, "hydra": hydra, "config": cfg}
+    try:
+        (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
+        for name, part in parts.items():
+            replace_text(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}: {error.filename}; choose a writable place."
+        ) from error
+
+
 def discard(run_dir: Path) -> None:
     """Remove the folder of a run that never began, if it holds nothing but its config."""
     hydra = run_dir / ".hydra"
+    (run_dir / "progress.json").unlink(missing_ok=True)
     if {p.name for p in run_dir.iterdir()} <= {".hydra"}:
         for file in hydra.glob("*"):
             file.unlink()
@@ -65,20 +75,23 @@ def discard(run_dir: Path) -> None:
         run_dir.rmdir()
 
 
-def resume_point(wanted: str, outputs: Path) -> tuple[Path, Path, Payload]:
+def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
     """Folder, checkpoint file and checkpoint that ``resume=`` means.
 
-    ``last`` is the newest run below ``outputs``. In a run's folder the readable checkpoint with the most
-    steps is taken: after a kill the files need not agree.
+    ``last`` is the run below ``places`` that saved last, hidden folders left out. In a run's folder the readable
+    checkpoint with the most steps is taken: after a kill the files need not agree.
 
     Raises:
         UserError: there is nothing to resume.
     """
     path = Path(wanted).expanduser()
     if wanted == "last":
-        newest = max(outputs.rglob("checkpoints/*.ckpt"), key=lambda f: f.stat().st_mtime, default=None)
+        below = [(file, file.relative_to(place)) for place in places for file in place.rglob("checkpoints/*.ckpt")]
+        found = [file for file, name in below if not any(part.startswith(".") for part in name.parts)]
+        newest = max(found, key=lambda f: f.stat().st_mtime, default=None)
         if newest is None:
-            raise UserError(f"resume=last found no checkpoint below {outputs.resolve()}; name a run's folder.")
+            looked = " or ".join(str(place.resolve()) for place in places)
+            raise UserError(f"resume=last found no checkpoint below {looked}; name a run's folder.")
         path = newest.parent.parent
     if path.is_file():
         run_dir = path.resolve().parent.parent
@@ -153,13 +166,30 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and the git commit of the code that runs."""
+    """Versions, git commit and content of the code that runs."""
     packages = ("torch", "lightning", "hydra-core", "tiktoken", "wandb")
     return {
         "versions": {"s15erav3": __version__, "python": platform.python_version()}
         | {package: version(package) for package in packages},
         "git_commit": _git_commit(),
+        "code": code(),
     }
+
+
+@cache
+def code() -> str:
+    """What this program's source and version are, as 16 hex digits: those parts of it that decide what a run learns.
+
+    Unlike the git commit it stays what it is when a README changes, and changes with an edit that is not committed.
+    It is read once in a program: ask for it at the beginning, as the files may be edited while it runs.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package)
+        if name.parts[0].removesuffix(".py") not in LOOKING:
+            digest.update(f"\0{name.as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _git_commit() -> str | None:

@@ -53,11 +53,11 @@ def program() -> str:
     """This program as it was called, for commands that can be pasted."""
     called = Path(sys.argv[0])
     return (
-        f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else shlex.quote(str(_short(called)))
+        f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else shlex.quote(str(short(called)))
     )
 
 
-def _short(path: Path) -> Path:
+def short(path: Path) -> Path:
     """Relative to the working folder where that is shorter to type."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
@@ -149,11 +149,12 @@ def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any
             )
         )
     place, again = (
-        shlex.quote(str(_short(run_dir))),
+        shlex.quote(str(short(run_dir))),
         max(1, round(2 * result["max_steps"] / result["steps"] * result["epochs"])),
     )
     rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
-    rows.append(("files", f"{place}: result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
+    looked_at = "report.html, " if (run_dir / "report.html").exists() else ""
+    rows.append(("files", f"{place}: {looked_at}result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
     console.print(_grid(f"s15erav3 {result['status']}", rows))
     for command in (
         f"sample {place}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3 import cli, runs, screen
-from s15erav3.build import build_callbacks, build_data, build_module, build_trainer, plain
+from s15erav3.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
+from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.callbacks.samples import Samples
 from s15erav3.callbacks.telemetry import Diverged, Telemetry
@@ -25,11 +28,25 @@ from s15erav3.checkpoint import Payload, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.model import count_parameters
 from s15erav3.pretrained import adopt
 from s15erav3.training.module import LanguageModule
+
+GROUPS = (
+    "model",
+    "experts",
+    "balancing",
+    "optimizer",
+    "schedule",
+    "data",
+    "tokenizer",
+    "trainer",
+    "logger",
+    "callbacks",
+)
+"""Groups of conf/train.yaml that a run is made of."""
 
 
 class Session(NamedTuple):
@@ -47,18 +64,22 @@ class Resumed(NamedTuple):
     payload: Payload
 
 
+class Complete(UserError):
+    """The run to be resumed has no step left to do."""
+
+
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 train --help``."""
-    # Lightning's remarks are about its defaults, which this program replaces on purpose.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\.")
     wanted = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=")]
+    sweeping = any(a in ("-m", "--multirun") or a.startswith("sweep.resume=") for a in arguments)
     try:
         if wanted and wanted[-1] not in ("", "null"):
             _resume(wanted[-1], [a for a in arguments if not a.startswith("resume=")])
+        elif sweeping:
+            from s15erav3.sweeps.multirun import main as sweep  # which needs this module
+
+            return sweep(arguments)
         else:
-            if runs.is_first_rank():
-                runs.refuse_taken(arguments)
             cli.run("train", train, arguments)
     except Interrupted as error:
         screen.say(f"{error}; go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}")
@@ -68,11 +89,11 @@ def main(arguments: list[str]) -> int:
 
 def _resume(wanted: str, arguments: list[str]) -> None:
     """Compose the run's own saved config, with the changes given now, and go on in its folder."""
-    if any(a in ("-m", "--multirun") for a in arguments):
-        raise UserError("resume= continues one run; leave out -m, or resume the runs of a sweep one by one.")
+    if any(a in ("-m", "--multirun") or a.startswith("sweep.resume=") for a in arguments):
+        raise UserError("resume= continues one run; leave out -m, or go on with a whole sweep by sweep.resume=FOLDER.")
     if any(a.lstrip("+").startswith("init_from=") for a in arguments):
         raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
-    run_dir, file, payload = runs.resume_point(wanted, Path("outputs"))
+    run_dir, file, payload = runs.resume_point(wanted, Path("outputs"), Path("multirun"))
     text = payload["run"]["config"]["data"]["path"]
     settings = [
         *([f"data.path={cli.quote(text)}"] if text else []),
@@ -91,53 +112,102 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     )
 
 
-def train(cfg: DictConfig, resumed: Resumed | None = None) -> float:
-    """Train as ``cfg`` says, in the folder ``cfg.run_dir``, and leave ``result.json`` there.
+def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
+    """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
 
     Returns:
-        ``val/bpb`` at the end, which sweepers minimise.
+        what ``result.json`` there now holds.
 
     Raises:
         UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
             that never began leaves no folder behind.
         Interrupted: a signal ended it; it can be resumed.
     """
+    be_quiet()
+    runs.code()  # now, as its files may be edited while this runs
     run_dir, began_at = Path(cfg.run_dir), time.time()
+    one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
-    checkpoint = resumed and resumed.file
-    status, reason, exit_code, claimed = "failed", "", 1, False
+    outcome: dict[str, Any] = {}
+    exit_code, claimed = 1, False
     try:
         if resumed is None and runs.is_first_rank():
             runs.claim(run_dir)
             claimed = True
+            runs.write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
+            beat(run_dir, {"step": 0})
         session = prepare(cfg, run_dir, resumed)
+        file = resumed and resumed.file
         if resumed is not None:
             resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
+            if runs.is_first_rank():
+                (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
-        session.trainer.fit(session.module, datamodule=session.data, ckpt_path=checkpoint, weights_only=True)
-        status, exit_code = "completed", 0
-    except Interrupted as error:
-        status, reason, exit_code = "interrupted", str(error), error.exit_status
-        raise
-    except Diverged as error:
-        reason = str(error)
-        raise UserError(f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps.") from error
+        session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
+        outcome, exit_code = {"status": "completed", "reason": ""}, 0
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        outcome, exit_code = ending(error)
+        if isinstance(error, Diverged):
+            raise UserError(
+                f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps."
+            ) from error
         raise
     finally:
-        finish_wandb(exit_code)
-        if session is not None or (claimed and HydraConfig.get().mode == RunMode.MULTIRUN):
-            outcome = {"status": status, "reason": reason, "wall_seconds": time.time() - began_at}
-            result = outcome | runs.provenance() | (measured(cfg, session) if session else {})
-            if runs.is_first_rank():
-                runs.write_result(run_dir, result)
-        elif claimed:
-            runs.discard(run_dir)
+        result = outcome | {"wall_seconds": time.time() - began_at}
+        try:
+            if session is not None or (one_of_many and (claimed or resumed is not None)):
+                result |= runs.provenance() | (measured(cfg, session) if session else {})
+                if runs.is_first_rank():
+                    runs.write_result(run_dir, result)
+            elif claimed:
+                runs.discard(run_dir)
+        finally:
+            finish_wandb(exit_code, result)
     callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
+    if cfg.get("report") and runs.is_first_rank():
+        add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
-    return float(str(result["val/bpb"]))
+    return result
+
+
+def add_report(run_dir: Path, accelerator: str) -> None:
+    """Write ``report.html``. The run is complete, and its result written: what goes wrong here is told, and no more."""
+    from s15erav3.report import write_report  # a second, for the figures
+
+    try:
+        write_report(run_dir, accelerator=accelerator)
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        screen.say(f"no report.html: {told}; try {screen.program()} report {shlex.quote(str(screen.short(run_dir)))}")
+
+
+def be_quiet() -> None:
+    """Lightning's remarks are about its defaults, which this program replaces on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+
+
+def ending(error: BaseException) -> tuple[dict[str, Any], int]:
+    """How ``result.json`` tells of a run that ``error`` ended, and its exit status.
+
+    ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
+    """
+    if isinstance(error, Interrupted):
+        return {"status": "interrupted", "reason": str(error)}, error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "reason": "stopped by SIGINT"}, 128 + signal.SIGINT
+    if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
+        return {"status": "interrupted", "reason": "its process was told to exit"}, 1
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        error = UserError(cli.explain(error, cli.conf_dir(), "train"))
+    told = isinstance(error, UserError | Diverged)
+    reason = str(error) if told else f"{type(error).__name__}: {error}"
+    return {
+        "status": "failed",
+        "reason": reason,
+        "error": "UserError" if isinstance(error, UserError) else type(error).__name__,
+    }, 1
 
 
 def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
@@ -146,23 +216,13 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
     """
-    for group in (
-        "model",
-        "experts",
-        "balancing",
-        "optimizer",
-        "schedule",
-        "data",
-        "tokenizer",
-        "trainer",
-        "logger",
-        "callbacks",
-    ):
+    for group in GROUPS:
         if not isinstance(cfg[group], DictConfig):
             raise UserError(
                 f"{group}={cfg[group]} cannot be chosen for a run that is resumed: it keeps its own; change single "
                 f"settings ({group}.key=value), or start a new run."
             )
+    check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     origin, tokenizer = None, None
     if cfg.init_from and resumed is None:
@@ -197,7 +257,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         if runs.is_first_rank():
             runs.rewind(run_dir, resumed.payload["global_step"])
             OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # what was changed now holds for the next time
-    trainer.loggers = [instantiate(logger) for logger in cfg.logger.values()]
+    trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)
 
 
@@ -205,11 +265,11 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
     """Say so if the run has no step left to do.
 
     Raises:
-        UserError: its steps are done or its time is up.
+        Complete: its steps are done or its time is up.
     """
     done = payload["global_step"]
     if done >= trainer.max_steps:
-        raise UserError(
+        raise Complete(
             f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
             "trainer.max_steps to train it further."
         )
@@ -217,7 +277,7 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
         if isinstance(timer, Timer) and timer._duration:
             spent = payload["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
             if spent >= timer._duration:
-                raise UserError(
+                raise Complete(
                     f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
                     "trainer.max_time to train it further."
                 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s15erav3.__main__ import main
-from tests.tiny import TINY, train
+from tests.tiny import DATA, MODEL, TINY, train
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -97,7 +97,7 @@ def test_a_model_that_no_machine_can_train_is_told(tmp_path: Path, capsys: pytes
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``trainer=gpu`` never falls back silently."""
-    assert "no CUDA device" in refusal(capsys, "train", *TINY[:-5], "trainer=gpu", f"hydra.run.dir={tmp_path / 'run'}")
+    assert "no CUDA device" in refusal(capsys, "train", *MODEL, *DATA, "trainer=gpu", f"hydra.run.dir={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,14 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.C
 def test_a_folder_with_a_sweep_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same sweep.name twice is refused before anything is written."""
+    """Another sweep under the same sweep.name is refused before anything is written."""
     monkeypatch.chdir(tmp_path)
     sweep = [*TINY, "sweep.name=mine", "trainer.max_steps=1"]
     assert main(["train", "-m", *sweep, "seed=1"]) == 0
-    before = (tmp_path / "multirun" / "mine" / "0" / ".hydra" / "config.yaml").read_text()
-    assert "already holds a sweep" in refusal(capsys, "train", "-m", *sweep, "seed=2")
-    assert (tmp_path / "multirun" / "mine" / "0" / ".hydra" / "config.yaml").read_text() == before
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    said = refusal(capsys, "train", "-m", *sweep, "seed=2")
+    assert "seed=1, here seed=2" in said and "choose another sweep.name" in said
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
 @pytest.fixture(scope="module")

@@ -201,8 +201,8 @@ def test_a_sweep_is_a_folder_of_runs_and_a_bad_job_does_not_stop_it(
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "trainer.max_steps=2", "experts=e8,e16", "balancing.rate=0.01,-1"]
     assert main(["train", "-m", *TINY, *sweep]) == 2
     said = capsys.readouterr().err
-    assert "2 of 4 jobs failed" in said
-    assert "balancing.rate=-1" in said
+    assert "4 jobs, 2 done, 2 failed" in said
+    assert "job 3 (experts=e16 balancing.rate=-1) failed: " in said
     statuses = [result(tmp_path / "sweep" / str(job))["status"] for job in range(4)]
     assert statuses == ["completed", "failed", "completed", "failed"]
     assert main(["evaluate", str(tmp_path / "sweep" / "0"), "-m", "split=val,test"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,13 +138,15 @@ def test_a_relative_path_to_the_text_survives_a_change_of_folder(tmp_path: Path,
 
 
 def test_resume_last_finds_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``resume=last`` means the run below outputs/ that wrote a checkpoint last."""
+    """``resume=last`` means the run below outputs/ or multirun/ that wrote a checkpoint last, and none set aside."""
     monkeypatch.chdir(tmp_path)
-    for day in ("a", "b"):
-        assert train("trainer.max_steps=2", run_dir=tmp_path / "outputs" / day / "run") == 0
+    older, newer = tmp_path / "outputs" / "a" / "run", tmp_path / "multirun" / "b" / "0"
+    for run_dir in (older, newer):
+        assert train("trainer.max_steps=2", run_dir=run_dir) == 0
+    aside = shutil.copytree(newer, tmp_path / "multirun" / "b" / ".superseded" / "0-1")
+    (aside / "checkpoints" / "last.ckpt").touch()
     assert main(["train", "resume=last", "trainer.max_steps=3"]) == 0
-    assert result(tmp_path / "outputs" / "b" / "run")["steps"] == 3
-    assert result(tmp_path / "outputs" / "a" / "run")["steps"] == 2
+    assert (result(older)["steps"], result(newer)["steps"], result(aside)["steps"]) == (2, 3, 2)
 
 
 def test_a_kill_during_a_validation_loses_nothing(

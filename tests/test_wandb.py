@@ -1,4 +1,4 @@
-"""Weights & Biases: one offline run per job, readable by W&B's own reader, always closed."""
+"""Weights & Biases offline: one run per job, readable by W&B's own reader, always closed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.telemetry import Telemetry
+from tests.loggers.wandb_reader import (
+    assert_same_media,
+    assert_same_rows,
+    fragments,
+    history,
+    plain_of,
+    records,
+    updated,
+    written,
+)
 from tests.tiny import TINY, result, rows, train
 
 pytestmark = pytest.mark.slow
@@ -21,50 +31,63 @@ pytestmark = pytest.mark.slow
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No account, no network."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-def history(run_dir: Path) -> list[dict]:
-    """All history rows of the offline runs in a folder, as W&B's own reader gives them."""
-    read = []
-    for file in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
-        wandb = Path(sys.executable).with_name("wandb")
-        done = subprocess.run(
-            [wandb, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True, timeout=120
-        )
-        read += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [flat(record) for record in read if record.get("type") == "history"]
-
-
-def flat(record: dict) -> dict:
-    """Key and value of each item of a history record."""
-    items = record.get("items") or record.get("history", {}).get("item") or record.get("item") or record
-    if isinstance(items, dict):
-        return items
-    found = {}
-    for item in items:
-        key = item.get("key") or "/".join(item.get("nested_key", []))
-        value = item.get("value", item.get("value_json"))
-        found[key] = json.loads(value) if isinstance(value, str) else value
+def axis(run_dir: Path) -> str:
+    """What all metrics are drawn over."""
+    (found,) = {m["step_metric"] for m in records(run_dir, "metric") if m.get("glob_name") == "*"}
     return found
+
+
+def test_an_offline_run_holds_all_that_the_run_wrote(tmp_path: Path) -> None:
+    """Every value of every row, media, config, summary, artifact. Seen to fail with rows that are not merged, with
+    media in a row of their own, with the axis fixed to steps, and with the group or the result left out."""
+    run_dir = tmp_path / "run"
+    settings = ["logger=both", "logger.wandb.log_model=best", "logger.wandb.tags=[mine]"]
+    assert train(*settings, "trainer.max_steps=10", "sweep.name=first", "experts=e16", run_dir=run_dir) == 0
+    arrived = history(run_dir)
+    assert_same_rows(arrived, run_dir)
+    (fragment,) = fragments(run_dir)
+    files = {str(f.relative_to(fragment / "files")): f.read_bytes() for f in fragment.rglob("files/media/**/*.*")}
+    assert_same_media(arrived[:-1], files, run_dir)
+    table = json.loads(files[arrived[-1]["samples"]["path"]])
+    assert table["columns"] == ["step", "prompt", "text"]
+    assert table["data"] == [[s["step"], s["prompt"], s["text"]] for s in rows(run_dir / "samples.jsonl")]
+
+    run = next(records(run_dir, "run"))
+    assert (run["run_group"], run["job_type"], run["project"]) == ("first", "train", "s15erav3")
+    assert run["display_name"].startswith("e16 loss_free ")
+    assert {"experts=e16", "balancing=loss_free", "mine"} <= set(run["tags"])
+    assert axis(run_dir) == "trainer/global_step"
+
+    config = updated(run_dir, "config") | run["config"]["update"]
+    assert config["choices"]["experts"] == "e16" and config["choices"]["logger"] == "both"
+    assert config["balancing"]["_target_"] == "s15erav3.balancing.LossFree" and config["trainer"]["max_steps"] == 10
+    told, summary = result(run_dir), updated(run_dir, "summary")
+    assert config["params"] == {"total": told["params/total"], "active": told["params/active"]}
+    assert plain_of(told).items() <= summary.items()
+    assert summary["best/val/bpb"] == min(row["val/bpb"] for row in written(run_dir) if "val/bpb" in row)
+    (model,) = (a for a in records(run_dir, "artifact") if a["type"] == "model")
+    assert model["aliases"] == ["best", "latest"]
+    assert json.loads(model["metadata"])["best/val/bpb"] == told["best/val/bpb"]
+    assert model["manifest"]["contents"][0]["local_path"] == str(run_dir / "checkpoints" / "best.ckpt")
 
 
 def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
     """Without an explicit finish, job 2 would silently write into run 1, also after a failure."""
     sweep = [f"hydra.sweep.dir={tmp_path}", "logger=both", "trainer.max_steps=4", "optimizer.lr=1e-3,1e30,2e-3"]
+    sweep += ["logger.wandb.x_axis=tokens"]
     assert main(["train", "-m", *TINY, *sweep, "schedule.warmup_steps=0", "sweep.name=three"]) == 2
-    for job, status in enumerate(("completed", "failed", "completed")):
+    for job, status, rate in ((0, "completed", "0.001"), (1, "failed", "1e+30"), (2, "completed", "0.002")):
         run_dir = tmp_path / str(job)
-        assert result(run_dir)["status"] == status
-        assert len(list(run_dir.glob("wandb/offline-run-*/run-*.wandb"))) == 1
-        logged = [row for row in history(run_dir) if "train/loss" in row]
-        assert [row["trainer/global_step"] for row in logged] == [
-            row["step"] for row in rows(run_dir / "balance.jsonl")
-        ]
-        for row, line in zip(logged, rows(run_dir / "balance.jsonl"), strict=True):
-            assert row["tokens"] == line["tokens"]
-            assert row["bias_L01/E03"] == pytest.approx(line["bias"][0][3])
-    assert any("val/bpb" in row for row in history(tmp_path / "0"))
+        assert result(run_dir)["status"] == updated(run_dir, "summary")["status"] == status
+        assert len(fragments(run_dir)) == 1
+        assert [record["exit_code"] for record in records(run_dir, "exit")] == [int(status == "failed")]
+        (name,) = {run["display_name"] for run in records(run_dir, "run")}
+        assert name.startswith("e8 loss_free lr=") and float(name.partition("lr=")[2]) == float(rate)
+        assert axis(run_dir) == "tokens"
+        if status == "completed":
+            assert_same_rows(history(run_dir), run_dir)
 
 
 def test_without_an_account_a_run_is_offline(tmp_path: Path) -> None:
@@ -82,7 +105,8 @@ def test_without_an_account_a_run_is_offline(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Same id, steps without a gap, also after a crash that W&B saw."""
+    """Same id, name and choices, steps without a gap, also after a crash that W&B saw; at the end the samples of both
+    parts."""
     run_dir = tmp_path / "run"
     original = Telemetry.on_train_batch_end
 
@@ -96,7 +120,12 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch
         with pytest.raises(RuntimeError, match="a bug"):
             train("logger=wandb", "trainer.max_steps=8", run_dir=run_dir)
     assert main(["train", f"resume={run_dir}"]) == 0
-    ids = {file.stem for file in run_dir.glob("wandb/offline-run-*/run-*.wandb")}
-    assert len(ids) == 1
-    steps = [row["trainer/global_step"] for row in history(run_dir) if "train/loss" in row]
-    assert sorted(set(steps)) == [1, 2, 4, 6, 8]
+    runs = list(records(run_dir, "run"))
+    assert len({run["run_id"] for run in runs}) == len({run["display_name"] for run in runs}) == 1
+    assert {run["config"]["update"]["choices"]["experts"] for run in runs if "choices" in run["config"]["update"]} == {
+        "e8"
+    }
+    assert [record.get("exit_code", 0) for record in records(run_dir, "exit")] == [1, 0]
+    found = history(run_dir)
+    assert sorted({row["trainer/global_step"] for row in found if "train/loss" in row}) == [1, 2, 4, 6, 8]
+    assert found[-1]["samples"]["nrows"] == len(rows(run_dir / "samples.jsonl")) == 4

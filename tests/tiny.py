@@ -25,6 +25,7 @@ RUN = [
     "callbacks.telemetry.every_n_steps=2",
     "callbacks.checkpoint.every_n_steps=3",
     "callbacks.samples.max_new_tokens=3",
+    "report=false",
 ]
 TINY = [*MODEL, *DATA, *RUN]
 

@@ -28,11 +28,9 @@ class Heartbeat(L.Callback):
     """
 
     def __init__(self, run_dir: Path, every_seconds: float = 2.0) -> None:
-        self.file, self.every_seconds = run_dir / "progress.json", every_seconds
+        self.run_dir, self.every_seconds = run_dir, every_seconds
         self._began, self._wrote, self._first_step = time.time(), 0.0, 0
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = time.time()
+        self._validated: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._first_step = trainer.global_step
@@ -48,22 +46,24 @@ class Heartbeat(L.Callback):
     def _write(self, trainer: L.Trainer, validated: dict[str, float] | None = None) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
-        self._validated = validated or getattr(self, "_validated", {})
+        self._validated = validated or self._validated
         telemetry = next((c for c in trainer.callbacks if isinstance(c, Telemetry)), None)  # type: ignore[attr-defined]
         latest = telemetry.latest if telemetry else {}
-        now = time.time()
+        self._wrote = time.time()
         progress = {
             "step": trainer.global_step,
             "max_steps": trainer.max_steps,
             "first_step": self._first_step,
-            "seconds": now - self._began,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "time": now,
+            "seconds": self._wrote - self._began,
             **{key: latest[key] for key in SHOWN if key in latest},
             **self._validated,
         }
-        scratch = self.file.with_name(self.file.name + ".partial")
-        scratch.write_text(json.dumps(progress) + "\n")
-        scratch.replace(self.file)
-        self._wrote = now
+        beat(self.run_dir, progress)
+
+
+def beat(run_dir: Path, progress: dict[str, Any]) -> None:
+    """Write ``progress.json`` whole, with the process that is at work on the run and the time."""
+    signed = progress | {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    scratch = run_dir / "progress.json.partial"
+    scratch.write_text(json.dumps(signed) + "\n")
+    scratch.replace(run_dir / "progress.json")

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
-"""What submitit sends a job that is near its time limit. If somebody handles it, the last step is saved before they do."""
+"""What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
 
 
 class Interrupted(BaseException):
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
         if self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
-            if self._received == REQUEUE:
+            if REQUEUE and self._received == REQUEUE:
                 self._handlers[REQUEUE](REQUEUE, None)  # queues the job again and exits, or says why it does not
             raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
 

@@ -77,6 +77,5 @@ class Samples(L.Callback):
         with self.file.open("a") as file:
             file.writelines(json.dumps(sample) + "\n" for sample in self.latest)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_text"):
-                rows = [[s["step"], s["prompt"], s["text"]] for s in self.latest]
-                logger.log_text("samples", columns=["step", "prompt", "text"], data=rows)
+            if hasattr(logger, "log_samples"):
+                logger.log_samples(self.latest, trainer.global_step)

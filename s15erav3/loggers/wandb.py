@@ -1,14 +1,135 @@
-"""Weights & Biases: offline unless the user is logged in, one run per job, resumed by its id."""
+"""Weights & Biases: online where an account is known, one run per job, and never in the way of training."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import sys
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from s15erav3.errors import UserError, check_number
+from s15erav3.loggers import naming
+from s15erav3.loggers.wandb_server import arrived, begin, sync_command, tell, within
+
+AXES = ("trainer/global_step", "tokens")
+
+
+class RunLogger(WandbLogger):
+    """One W&B run, with one history row for each step that is logged.
+
+    Rows, figures and texts are handed to W&B's own process, which writes them to a file below ``wandb/`` and sends
+    them when it can: training waits for none of it. What asks the server a question in *this* process (a table, an
+    artifact) is left for the end, where there is a limit of time.
+
+    Args:
+        run: the run that W&B has begun; ``None`` in other ranks than the first.
+        save_dir: the run's folder.
+        x_axis: the metric that all others are drawn over.
+        log_model: ``best`` or ``last`` sends that checkpoint at the end, ``False`` none.
+        finish_timeout: seconds to wait at the end, for what is asked of the server and for what is still under way.
+    """
+
+    def __init__(
+        self, run: Any, save_dir: Path, project: str, *, x_axis: str, log_model: str | bool, finish_timeout: float
+    ) -> None:
+        super().__init__(save_dir=str(save_dir), project=project, experiment=run, id=run and run.id)
+        self.folder, self.model_wanted, self.finish_timeout = save_dir, log_model, finish_timeout
+        self._row_of: int | None = None
+        if run is not None:
+            run.define_metric(x_axis)
+            run.define_metric("*", step_metric=x_axis)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add to the row of ``step``; with a new step the row before is complete."""
+        if step != self._row_of:
+            self.end_row()
+        self._row_of = step
+        self.experiment.log({**metrics, "trainer/global_step": step}, commit=False)
+
+    @rank_zero_only
+    def end_row(self) -> None:
+        """The row at hand is complete and may go."""
+        if self._row_of is not None:
+            self.experiment.log({}, commit=True)
+            self._row_of = None
+
+    @rank_zero_only
+    def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
+        """Add Plotly figures and histograms of values to the row of ``step``, under ``media/``."""
+        import wandb
+
+        media = {f"media/{name}": wandb.Plotly(figure) for name, figure in figures.items()}
+        bars = {f"media/{name}": wandb.Histogram(values, num_bins=32) for name, values in histograms.items()}
+        self.log_metrics({**media, **bars}, step)
+
+    @rank_zero_only
+    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Add texts ``{"step", "prompt", "text"}`` to the row of ``step``, to be read as ``media/samples``; those of
+        the whole run become the table ``samples`` at the end."""
+        import wandb
+
+        cells = "".join(
+            f"<dt>{escape(sample['prompt']) or '&empty;'}</dt><dd>{escape(sample['text'])}</dd>" for sample in samples
+        )
+        style = "<style>dl { font: 14px/1.4 sans-serif; white-space: pre-wrap } dt { opacity: .7 }</style>"
+        self.log_metrics({"media/samples": wandb.Html(f"{style}<dl>{cells}</dl>")}, step)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Tell the best score so far in the summary, as ``best/val/bpb``."""
+        score, monitor = checkpoint_callback.best_model_score, checkpoint_callback.monitor
+        if score is not None and monitor:
+            self.experiment.summary[f"best/{monitor}"] = float(score)
+
+    def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
+        """Put the result into the summary, send table and checkpoint, and close the run, all within twice
+        ``finish_timeout`` at most. What has not arrived by then stays on disk, and it is said how to send it.
+
+        Args:
+            exit_code: 0 marks the run as finished, anything else as failed.
+            result: as in ``result.json``.
+        """
+        run = self.experiment
+        self.end_row()
+        run.summary.update({key: value for key, value in result.items() if isinstance(value, str | int | float)})
+        missing = within(self.finish_timeout, lambda: self._send_large(result, exit_code == 0))
+        try:
+            run.finish(exit_code=exit_code)
+            whole = run.settings._offline or arrived(run)
+        except TimeoutError:
+            whole = False
+        if missing:
+            tell(f"W&B did not take the table of samples or the checkpoint ({missing}); they lie in {self.folder}")
+        if not whole:
+            tell(f"W&B has not received all of this run; send it with: {sync_command(run)}")
+
+    def _send_large(self, result: Mapping[str, Any], completed: bool) -> None:
+        """The table of all samples, and the checkpoint that is wanted."""
+        import wandb
+
+        texts = self.folder / "samples.jsonl"  # with those from before the run was interrupted
+        if texts.exists():
+            columns: list[Any] = ["step", "prompt", "text"]
+            samples = [json.loads(line) for line in texts.read_text().splitlines()]
+            rows = [[sample[column] for column in columns] for sample in samples]
+            place = {"trainer/global_step": result.get("steps"), "tokens": result.get("tokens")}
+            self.experiment.log({"samples": wandb.Table(columns=columns, data=rows), **place})
+        if self.model_wanted and completed:
+            file = self.folder / "checkpoints" / f"{self.model_wanted}.ckpt"
+            facts = {key: result[key] for key in ("steps", "tokens", "val/bpb", "best/val/bpb") if key in result}
+            artifact = wandb.Artifact(f"model-{self.experiment.id}", "model", metadata=facts)
+            artifact.add_file(str(file), policy="immutable")  # as it lies; a copy would stay in the user's home
+            self.experiment.log_artifact(artifact, aliases=[str(self.model_wanted)])
+
+
+_open: RunLogger | None = None
+"""The logger of the run that is under way in this process."""
 
 
 def wandb_logger(
@@ -16,52 +137,66 @@ def wandb_logger(
     project: str,
     group: str | None = None,
     name: str | None = None,
-    tags: list[str] | None = None,
-    x_axis: str = "trainer/global_step",
+    tags: Sequence[str] = (),
+    x_axis: str = AXES[0],
+    log_model: str | bool = False,
+    init_timeout: float = 20,
+    finish_timeout: float = 120,
     **settings: Any,
-) -> WandbLogger:
-    """A logger whose run continues when the run in ``save_dir`` is resumed.
+) -> RunLogger:
+    """Begin a run, or go on with the one of ``save_dir``.
+
+    Offline unless this machine knows an account; ``WANDB_MODE`` decides otherwise. If the server does not answer in
+    time the run goes on offline, and it is said.
 
     Args:
         save_dir: the run's folder; W&B writes below ``wandb/`` in it.
-        project, group, name, tags: as in ``wandb.init``.
+        project, group: as in ``wandb.init``.
+        name: ``None`` says in it what tells this run from others.
+        tags: beside those of the choices, as ``experts=e16``.
         x_axis: metric that all others are drawn over, ``trainer/global_step`` or ``tokens``.
+        log_model: ``best`` or ``last`` sends that checkpoint as an artifact at the end.
+        init_timeout, finish_timeout: seconds to wait for the server, at the beginning and at the end.
         settings: further arguments of ``wandb.init``.
+
+    Raises:
+        UserError: a value is none of those possible, or W&B refuses it.
     """
-    note = Path(save_dir) / "wandb" / "run-id.txt"
-    run_id = note.read_text().strip() if note.exists() else secrets.token_hex(4)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(run_id + "\n")
-    logger = WandbLogger(
-        save_dir=save_dir,
-        project=project,
-        group=group,
-        name=name,
-        tags=tags,
-        id=run_id,
-        resume="allow",
-        mode=_mode(),
-        **settings,
-    )
-    logger.experiment.define_metric("tokens")
-    logger.experiment.define_metric("*", step_metric=x_axis)
+    global _open
+    if x_axis not in AXES:
+        raise UserError(f"logger.wandb.x_axis={x_axis} must be one of {', '.join(AXES)}.")
+    if log_model not in (False, "best", "last"):
+        raise UserError(f"logger.wandb.log_model={log_model} must be false, best or last.")
+    check_number("logger.wandb.init_timeout", init_timeout, above=0)
+    check_number("logger.wandb.finish_timeout", finish_timeout, above=0)
+    folder, run = Path(save_dir), None
+    if not getattr(rank_zero_only, "rank", 0):
+        chosen = naming.choices(folder)
+        run = begin(
+            folder,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+            project=project,
+            group=group,
+            job_type="train",
+            name=name or naming.run_name(folder, chosen),
+            tags=naming.tags(chosen, list(tags)),
+            config={"choices": chosen},
+            **settings,
+        )
+    logger = RunLogger(run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout)
+    _open = logger if run is not None else None
     return logger
 
 
-def _mode() -> str:
-    """``WANDB_MODE``, else online if an account is known to this machine and offline if none is.
+def finish_wandb(exit_code: int, result: Mapping[str, Any] | None = None) -> None:
+    """Close the run of this process, if there is one: without it the next job of a multirun would write into this one.
 
-    Given to ``wandb.init`` by name: asking for the account sets W&B up, and it no longer looks at the
-    environment variable by which Lightning would tell it.
+    Args:
+        exit_code: 0 marks it as finished, anything else as failed.
+        result: as in ``result.json``, for the summary.
     """
-    import wandb
-
-    return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-
-
-def finish_wandb(exit_code: int) -> None:
-    """Close the run of this process, if there is one: without it the next job of a multirun would write
-    into this one."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=exit_code)
+    global _open
+    logger, _open = _open, None
+    if logger is not None:
+        logger.conclude(exit_code, result or {})

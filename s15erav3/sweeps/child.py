@@ -1,0 +1,87 @@
+"""The process of one job: its own session, environment and log, and its end when the sweep's program is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from hydra.core.utils import JobRuntime, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from hydra.version import setbase
+from omegaconf import DictConfig
+
+from s15erav3 import train  # noqa: F401  what takes seconds to import, so that processes are made with it there
+from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.cli import Job
+from s15erav3.errors import UserError
+from s15erav3.sweeps.slots import Slot
+
+
+def main(
+    config: DictConfig, context: HydraContext, task: TaskFunction, slot: Slot, environment: dict[str, str],
+    log: Path, sweep: Connection,
+) -> None:  # fmt: skip
+    """Run one job as Hydra's launchers do, and leave with its exit status.
+
+    Args:
+        config: composed, with Hydra's part.
+        environment: of the sweep's program; the slot's variables go over it.
+        log: what the job prints is appended to it.
+        sweep: closed when the sweep's program is gone, however it ended; the job then saves and ends.
+    """
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C on the terminal is the sweep's to pass on
+    threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
+    _print_to(log)
+    os.environ.clear()
+    os.environ.update(environment | slot.environment)
+    torch.set_num_threads(slot.threads)
+    job = config.hydra.job
+    print(
+        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {job.num} at {slot.name}: {' '.join(job_line(config))}",
+        flush=True,
+    )
+    setbase("1.3")
+    setup_globals()
+    JobRuntime.instance().set("name", job.name)
+    try:
+        run_job(
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=context,
+        )
+    except Interrupted as error:
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    failures = task.failures if isinstance(task, Job) else []
+    sys.exit(0 if not failures else 2 if isinstance(failures[0], UserError) else 1)
+
+
+def job_line(config: DictConfig) -> list[str]:
+    """The job's own command line."""
+    return [str(override) for override in config.hydra.overrides.task]
+
+
+def _print_to(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.close(file)
+
+
+def _end_with(sweep: Connection) -> None:
+    try:
+        sweep.recv()
+    except EOFError:
+        os.kill(os.getpid(), signal.SIGTERM)

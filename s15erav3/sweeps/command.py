@@ -1,0 +1,57 @@
+"""A sweep's command, kept in its folder and repeated by ``sweep.resume=SWEEP_DIR``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from s15erav3 import runs
+from s15erav3.cli import quote
+from s15erav3.errors import UserError
+
+FILE = Path(".sweep") / "command.json"
+
+
+class Command(NamedTuple):
+    """What to run, and where."""
+
+    arguments: list[str]
+    folder: Path
+
+
+def save_command(sweep: Path, arguments: list[str]) -> None:
+    """Remember what was typed after ``train``, and in which folder."""
+    file = sweep / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    runs.replace_text(file, json.dumps({"arguments": arguments, "folder": str(Path.cwd())}, indent=2) + "\n")
+
+
+def repeated(wanted: str, changes: list[str]) -> Command:
+    """The command of the sweep in the folder ``wanted``, with ``changes`` in place of what they change.
+
+    Raises:
+        UserError: there is no sweep.
+    """
+    sweep = Path(wanted).expanduser().absolute()
+    try:
+        kept = json.loads((sweep / FILE).read_text())
+        arguments, folder = [str(a) for a in kept["arguments"]], Path(kept["folder"])
+    except OSError as error:
+        where = "does not exist" if not sweep.exists() else f"holds no sweep: it has no {FILE}"
+        raise UserError(f"sweep.resume={wanted} {where}; give the folder that a sweep was made in.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{shlex.quote(str(sweep / FILE))} cannot be read ({error!r}); type the sweep's command again."
+        ) from error
+    changed = {_key(change) for change in changes} | {"hydra.sweep.dir"}
+    arguments = [a for a in arguments if a.startswith("-") or _key(a) not in changed]
+    flags = [c for c in changes if c not in ("-m", "--multirun")]
+    return Command(
+        [*arguments, *flags, f"hydra.sweep.dir={quote(str(sweep))}"], folder if folder.is_dir() else Path.cwd()
+    )
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0]

@@ -1,0 +1,141 @@
+"""``hydra/launcher=gpu_queue``: a process for each job, as many at once as there are places."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3 import runs
+from s15erav3.analysis.run_folder import read_run
+from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.errors import UserError
+from s15erav3.sweeps import child
+from s15erav3.sweeps.objective import objective
+from s15erav3.sweeps.oversee import Planned, plan
+from s15erav3.sweeps.queue import drain
+from s15erav3.sweeps.signals import Signals
+from s15erav3.sweeps.slots import Slot, make_slots
+from s15erav3.sweeps.table import Board
+from s15erav3.sweeps.work import make_room
+
+KIND = "forkserver" if sys.platform == "linux" else "spawn"
+"""Processes are forked from a server that has imported this program and touched no GPU: seconds saved for each job."""
+
+
+class GpuQueue(Launcher):
+    """Run each job in a fresh process, on the GPU or share of the CPU that is free.
+
+    Args:
+        gpus, jobs_per_gpu, cpu_slots, threads_per_job: see :func:`make_slots`.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    def __init__(self, gpus: Any, jobs_per_gpu: Any, cpu_slots: Any, threads_per_job: Any) -> None:
+        self.slots = make_slots(gpus, jobs_per_gpu, cpu_slots, threads_per_job)
+        self.board = Board(self.slots)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's own, called before :meth:`launch`."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Hydra's own; see :meth:`launch_planned`."""
+        return self.launch_planned(list(plan(self.config, self.context, job_overrides, initial_job_idx)))
+
+    def launch_planned(self, jobs: list[Planned]) -> list[JobReturn]:
+        """Run those of the jobs that are not complete yet; sweepers may ask for more, several times.
+
+        Returns:
+            for each job its objective, ``None`` of one that failed.
+
+        Raises:
+            Interrupted: a signal asked for the end; the jobs have saved.
+        """
+        self.board.add(jobs)
+        todo = [job for job in jobs if job.found.state != "done"]
+        if todo:
+            self._run(todo)
+        return [self._returned(job) for job in jobs]
+
+    def _run(self, jobs: list[Planned]) -> None:
+        processes = multiprocessing.get_context(KIND)
+        processes.set_forkserver_preload([child.__name__])
+        theirs, ours = processes.Pipe(duplex=False)
+
+        def start(job: Planned, slot: Slot) -> Any:
+            make_room(job.found, job.folder, Path(str(job.config.hydra.sweep.dir)).absolute())
+            job.folder.mkdir(parents=True, exist_ok=True)
+            process = processes.Process(  # type: ignore[attr-defined]
+                target=child.main,
+                args=(job.config, self.context, self.task, slot, dict(os.environ), job.folder / "train.log", theirs),
+                name=f"job {job.number}",
+            )
+            process.start()
+            self.board.begun(job, slot)
+            signals.pass_on(process)
+            return process
+
+        def ended(job: Planned, slot: Slot, process: Any) -> None:
+            leave_word(job, process.exitcode, time.time() - self.board.began(job), stopped=bool(signals.received))
+            self.board.ended(job)
+            signals.forget(process)
+
+        def tick() -> bool:
+            self.board.refresh()
+            return not signals.received
+
+        with ours, theirs, Signals() as signals, self.board:
+            drain(jobs, self.slots, start, ended, tick)
+        if signals.received:
+            raise Interrupted(signals.received, Path(str(self.config.hydra.sweep.dir)))
+
+    def _returned(self, job: Planned) -> JobReturn:
+        """What Hydra's sweepers are told; never a failure, which would end an Optuna study."""
+        run, value = read_run(job.folder), None
+        if run.status == "completed":
+            try:
+                value = objective(job.config.sweep.objective, run.result)
+            except UserError:  # told in the account at the end
+                value = None
+        return JobReturn(
+            overrides=job.overrides,
+            cfg=job.settings,
+            hydra_cfg=OmegaConf.masked_copy(job.config, "hydra"),
+            working_dir=os.getcwd(),
+            task_name=str(job.config.hydra.job.name),
+            status=JobStatus.COMPLETED,
+            _return_value=value,
+        )
+
+
+def leave_word(job: Planned, exit_code: int | None, seconds: float, stopped: bool) -> None:
+    """Write the result of a job whose process could not: killed, or ended before it was a run.
+
+    Args:
+        seconds: for which it ran.
+        stopped: whether the sweep was asked to stop meanwhile.
+    """
+    run, code = read_run(job.folder), exit_code or 0
+    old = job.found.result if job.found.state == "resume" else {}
+    if (job.folder / "result.json").exists() and run.result != old:
+        return
+    if not (job.folder / ".hydra" / "config.yaml").exists():
+        runs.write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
+    why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with status {code}"
+    outcome = {"status": "interrupted" if stopped else "failed", "reason": why, "error": "Killed"}
+    figures = {key: value for key, value in run.result.items() if "/" in key or key in ("steps", "max_steps")}
+    steps = {"steps": run.result.get("step", run.result.get("steps", 0))}
+    runs.write_result(job.folder, outcome | {"wall_seconds": seconds} | runs.provenance() | figures | steps)

@@ -1,0 +1,54 @@
+"""``s15erav3 train -m``: a sweep from its command to its account, and again after an interruption."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import chdir
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+
+from s15erav3 import cli, screen
+from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.errors import UserError
+from s15erav3.screen import short
+from s15erav3.sweeps.account import account
+from s15erav3.sweeps.command import Command, repeated, save_command
+from s15erav3.sweeps.launcher import GpuQueue
+from s15erav3.sweeps.oversee import overseen
+from s15erav3.sweeps.work import work
+
+
+def main(arguments: list[str]) -> int:
+    """Run the sweep, or what is left of it, and tell how each job ended.
+
+    Returns:
+        the exit status: 0 if all jobs are complete, 2 if those that failed are the user's to mend, else 1; 128 + n
+        after signal n.
+
+    Raises:
+        UserError: the command cannot be run; nothing has begun.
+    """
+    wanted = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("sweep.resume=")]
+    rest = [a for a in arguments if not a.startswith("sweep.resume=")]
+    again = bool(wanted) and wanted[-1] not in ("", "null")
+    command = repeated(wanted[-1], rest) if again else Command(rest, Path.cwd())
+    if not any(a in ("-m", "--multirun") for a in command.arguments):
+        raise UserError("sweep.resume=null resumes nothing; give the folder of a sweep.")
+    Plugins.instance().register(GpuQueue)
+    stopped: Interrupted | KeyboardInterrupt | None = None
+    failures: list[Exception] = []
+    with overseen(lambda folder: save_command(folder, command.arguments)) as sweep:
+        try:
+            with chdir(command.folder):
+                failures = cli.call("train", work, command.arguments).failures
+        except (Interrupted, KeyboardInterrupt) as signalled:
+            stopped = signalled
+    if sweep.folder is None or not sweep.jobs:  # --help, --cfg and the like, or stopped before it began
+        return 0 if stopped is None else 130
+    status = account(sweep, failures)
+    if stopped is None:
+        return status
+    go_on = f"{screen.program()} train sweep.resume={shlex.quote(str(short(sweep.folder)))}"
+    screen.say(f"{str(stopped) or 'stopped by SIGINT'}; go on with: {go_on}")
+    return stopped.exit_status if isinstance(stopped, Interrupted) else 130

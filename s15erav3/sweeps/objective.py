@@ -1,0 +1,43 @@
+"""``sweep.objective``: the metrics that a sweeper is told of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import ListConfig
+
+from s15erav3.errors import UserError, nearest
+
+
+def check_objective(wanted: Any) -> None:
+    """Refuse what names no metrics.
+
+    Raises:
+        UserError: with the value.
+    """
+    names = wanted if isinstance(wanted, list | ListConfig) else [wanted]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"sweep.objective={wanted} must be a metric such as val/bpb, or a list such as "
+            "[val/bpb,balance/maxvio_global]."
+        )
+
+
+def objective(wanted: Any, result: dict[str, Any]) -> float | list[float]:
+    """The metrics ``wanted`` of a completed run: a number for one name, a list for several.
+
+    Args:
+        result: ``result.json``.
+
+    Raises:
+        UserError: the run has no such metric.
+    """
+    check_objective(wanted)
+    values = []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        value = result.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            numbers = {key for key, found in result.items() if isinstance(found, int | float)}
+            raise UserError(f"sweep.objective={name} is no metric of result.json: {nearest(name, numbers)}")
+        values.append(float(value))
+    return values[0] if isinstance(wanted, str) else values

@@ -1,0 +1,36 @@
+"""``hydra/sweeper=optuna``: Optuna chooses each run's settings, in a study that the same command goes on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from s15erav3.errors import UserError
+
+
+class OptunaStudy(Sweeper):
+    """What Hydra finds; Optuna, which takes a second to import, comes with the first search.
+
+    Raises:
+        UserError: the extra that brings Optuna is not installed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            from s15erav3.sweeps.study import Study
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"hydra/sweeper=optuna needs the module {error.name}; pip install 's15erav3[optuna]'."
+            ) from error
+        self.study = Study(**settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's own, called before :meth:`sweep`."""
+        self.study.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the trials that the study still lacks."""
+        self.study.sweep(arguments)

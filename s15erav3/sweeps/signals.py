@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM while jobs run: they are asked to save and end, and killed if it is asked for twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+from s15erav3 import screen
+
+
+class Signals:
+    """Within the block, the first signal goes to every job's process as SIGINT, and the second as SIGKILL to its group.
+
+    ``received`` is the number of the first signal, else 0.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._processes: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def pass_on(self, process: Any) -> None:
+        """Let a process have the signals, also one that has just come."""
+        self._processes[process.pid] = process
+        if self.received:
+            self._send(process.pid)
+
+    def forget(self, process: Any) -> None:
+        """The process has ended."""
+        self._processes.pop(process.pid, None)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = bool(self.received), self.received or number
+        if not again:
+            screen.say("stopping: each job finishes its step and saves; once more kills them")
+        for pid in list(self._processes):
+            self._send(pid, kill=again)
+
+    def _send(self, pid: int, kill: bool = False) -> None:
+        with suppress(ProcessLookupError):
+            if not kill:
+                os.kill(pid, signal.SIGINT)
+                return
+            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # and what it has started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""A callback that makes chosen jobs of a sweep fail, for as long as a file says so; and records where each runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+
+class Accident(L.Callback):
+    """Look into ``plan``, a JSON file of ``{key: [what, step]}``, at the end of each step.
+
+    Args:
+        plan: ``what`` is ``raise``, ``kill`` (this process, by SIGKILL) or ``slow`` (half a second for each step).
+        key: of this job; ``"*"`` in the plan means every job.
+    """
+
+    def __init__(self, plan: str, key: Any) -> None:
+        self.plan, self.key = Path(plan), str(key)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._record("begin", trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._record("end", trainer)
+
+    def _record(self, what: str, trainer: L.Trainer) -> None:
+        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+        seen = [os.environ.get(name) for name in names]
+        line = [what, self.key, trainer.global_step, time.time(), os.getpid(), *seen]
+        with self.plan.with_suffix(".record").open("a") as record:
+            record.write(json.dumps(line) + "\n")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        plan = json.loads(self.plan.read_text()) if self.plan.exists() else {}
+        what, step = plan.get(self.key) or plan.get("*") or ("", -1)
+        if what == "slow":
+            time.sleep(0.5)
+        elif trainer.global_step == step:
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("an accident")

@@ -1,0 +1,110 @@
+"""A sweep stopped, failed or repeated, in this process: what every launcher has in common."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s15erav3 import runs
+from s15erav3.__main__ import main
+from tests.sweeps.parts import accidents, contents, record, sweep
+from tests.tiny import result
+
+
+@pytest.mark.slow
+def test_only_what_is_missing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Complete jobs stay untouched, a failed one goes on from its checkpoint, one without begins anew; a sweep of
+    other settings in the same folder is refused, and nothing of it is written."""
+    folder = tmp_path / "a sweep"
+    settings = ["trainer.max_steps=4", "seed=1,2,3", *accidents(tmp_path, {2: ["raise", 4], 3: ["raise", 2]}, "seed")]
+    assert sweep(folder, *settings) == 1
+    said = capsys.readouterr().err
+    assert "3 jobs, 1 done, 2 failed" in said and f"sweep.resume='{folder}'" in said
+    assert "job 1 (seed=2) failed: RuntimeError: an accident" in said
+    first = contents(folder)
+
+    assert sweep(folder, *settings, "optimizer.lr=0.5") == 2
+    assert "optimizer.lr=0.004, here optimizer.lr=0.5" in capsys.readouterr().err
+    assert sweep(folder, "trainer.max_steps=4", "seed=one") == 2
+    assert contents(folder) == first
+
+    (tmp_path / "plan.json").unlink()
+    assert main(["train", f"sweep.resume={folder}"]) == 0
+    assert "3 jobs, 2 done, 1 skipped" in capsys.readouterr().err
+    begins = [(key, step) for what, key, step, *_ in record(tmp_path) if what == "begin"]
+    assert begins == [("1", 0), ("2", 0), ("3", 0), ("2", 3), ("3", 0)]
+    now = contents(folder)
+    assert all(now[file] == first[file] for file in first if file.is_relative_to(folder / "0"))
+    aside = folder / ".superseded" / "2-1"
+    assert all(now[aside / f.relative_to(folder / "2")] == first[f] for f in first if f.is_relative_to(folder / "2"))
+    assert [result(folder / str(job))["status"] for job in range(3)] == ["completed"] * 3
+
+    assert sweep(folder, *settings) == 0
+    assert "3 jobs, 3 skipped" in capsys.readouterr().err
+    assert {f: c for f, c in contents(folder).items() if ".sweep" not in f.parts} == {
+        f: c for f, c in now.items() if ".sweep" not in f.parts
+    }
+
+
+@pytest.mark.slow
+def test_a_run_of_other_code_is_set_aside_and_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of two versions of the program in one table are compared with each other."""
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep.name=mine", "trainer.max_steps=1", "seed=1"]
+    folder = tmp_path / "multirun" / "mine"
+    assert sweep(folder, *command) == 0
+    monkeypatch.setattr(runs, "code", lambda: "other")
+    assert sweep(folder, *command) == 0
+    assert "begins anew, as it was made by other code" in capsys.readouterr().err
+    assert result(folder / "0")["code"] == "other" != result(folder / ".superseded" / "0-1")["code"]
+
+
+@pytest.mark.slow
+def test_an_objective_is_told_to_the_sweeper_and_a_wrong_one_to_the_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt metric must not look like a sweep that went well."""
+    assert sweep(tmp_path, "trainer.max_steps=1", "seed=1", "sweep.objective=val/bbp") == 2
+    said = capsys.readouterr().err
+    assert "sweep.objective=val/bbp is no metric of result.json: did you mean 'val/bpb'" in said and "1 failed" in said
+    assert sweep(tmp_path, "trainer.max_steps=1", "seed=1", "sweep.objective=[val/bpb,balance/maxvio_global]") == 0
+    assert "1 skipped" in capsys.readouterr().err
+
+
+def test_a_bad_sweep_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sweepers write multirun.yaml before they look at the jobs."""
+    for bad, words in (
+        (["seeds=1,2"], "'seeds' is not a setting"),
+        (["hydra/launcher=gpu_queue", "hydra.launcher.gpus=-2"], "hydra.launcher.gpus=-2"),
+        (["sweep.objective=3"], "sweep.objective=3 must be a metric"),
+        (["balancing=loss_free,los_free"], "los_free"),
+    ):
+        assert sweep(tmp_path / "sweep", *bad) == 2
+        said = capsys.readouterr().err
+        assert words in said and len(said.splitlines()) == 1
+        assert not (tmp_path / "sweep").exists()
+
+
+def test_resuming_what_is_no_sweep_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, status 2, nothing written."""
+    for arguments in (
+        [f"sweep.resume={tmp_path / 'none'}"],
+        [f"sweep.resume={tmp_path}"],
+        ["sweep.resume="],
+        ["resume=last", f"sweep.resume={tmp_path}"],
+    ):
+        assert main(["train", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_is_remembered_with_the_folder(tmp_path: Path) -> None:
+    """``sweep.resume`` works for every sweeper and launcher, as it does not need multirun.yaml."""
+    assert sweep(tmp_path, "seed=-1,-2") == 2
+    kept = json.loads((tmp_path / ".sweep" / "command.json").read_text())
+    assert kept["folder"] == str(Path.cwd()) and kept["arguments"][-1] == "seed=-1,-2"

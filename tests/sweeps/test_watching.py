@@ -1,0 +1,164 @@
+"""What a sweep tells while it runs and at its end, and how it passes signals on; without training anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from s15erav3 import screen
+from s15erav3.cli import conf_dir
+from s15erav3.sweeps.account import account
+from s15erav3.sweeps.launcher import leave_word
+from s15erav3.sweeps.oversee import Planned, Sweep
+from s15erav3.sweeps.signals import Signals
+from s15erav3.sweeps.slots import make_slots
+from s15erav3.sweeps.state import Found
+from s15erav3.sweeps.table import Board
+from tests.tiny import result
+
+
+@cache
+def composed() -> DictConfig:
+    """conf/train.yaml, with Hydra's part."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", return_hydra_config=True)
+
+
+def planned(folder: Path, number: int, found: Found | None = None) -> Planned:
+    """A job of a sweep over seeds."""
+    config = composed().copy()
+    config.seed = number
+    overrides = ["model=pico", f"seed={number}"]
+    return Planned(number, overrides, config, folder / str(number), found or Found("fresh", "", {}))
+
+
+def write(job: Planned, result: dict[str, Any] | None = None, progress: dict[str, Any] | None = None) -> None:
+    """Files of a run."""
+    (job.folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    (job.folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(job.settings))
+    for name, content in (("result", result), ("progress", progress)):
+        if content is not None:
+            (job.folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """The program's console, which remembers what it was told."""
+    console = Console(record=True, width=100, file=open(os.devnull, "w"), force_terminal=False)  # noqa: SIM115
+    monkeypatch.setattr(screen, "console", console)
+    return console
+
+
+def test_the_table_shows_who_runs_and_how_it_goes(tmp_path: Path, said: Console) -> None:
+    """Of a large sweep all that run are seen, with their figures; the times left follow from the steps done."""
+    board = Board(make_slots([0, 1], 1, "auto", 1))
+    jobs = [planned(tmp_path, number) for number in range(12)]
+    board.add(jobs)
+    for job, slot in zip(jobs, board.slots, strict=False):
+        board.begun(job, slot)
+        write(job, progress={"step": 60, "max_steps": 100, "first_step": 20, "seconds": 40.0, "val/bpb": 1.5})
+        board.rows[job.number].look()
+    assert board.rows[0].left() == pytest.approx(40.0)
+    said.print(board.table())
+    text = said.export_text()
+    assert "seed=0" in text and "model=pico" not in text
+    row = next(line for line in text.splitlines() if line.split()[:2] == ["1", "seed=1"])
+    assert row.split()[2:] == ["running", "GPU", "1", "60/100", "1.5000", "0:00:40"]
+    assert "0 of 12 ended, 2 running" in text and sum("waiting" in line for line in text.splitlines()) == 4
+    write(jobs[0], {"status": "completed", "val/bpb": 1.25, "balance/maxvio_global": 0.5})
+    write(jobs[1], {"status": "failed", "reason": "RuntimeError: no"})
+    for job in jobs[:2]:
+        board.ended(job)
+    text = said.export_text()
+    assert "job 0 (seed=0) done in 0:00:0" in text and "val/bpb 1.2500, MaxVio 0.500" in text
+    assert "failed in" in text and "RuntimeError: no; 2 of 12 ended, 1 failed" in text
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        ({"status": "completed", "val/bpb": 2.0}, 0),
+        ({"status": "failed", "reason": "lr=-1 must be", "error": "UserError"}, 2),
+        ({"status": "failed", "reason": "train/loss is nan", "error": "Diverged"}, 2),
+        ({"status": "failed", "reason": "RuntimeError: no", "error": "RuntimeError"}, 1),
+        ({"status": "interrupted", "reason": "stopped by SIGTERM"}, 1),
+        ({"status": "completed"}, 2),  # without the objective
+        (None, 1),
+    ],
+)
+def test_the_account_is_read_from_the_folders(
+    second: dict[str, Any] | None, status: int, tmp_path: Path, said: Console
+) -> None:
+    """Jobs that ran in other processes leave nothing but folders, and a sweep that lacks a job is not complete."""
+    sweep = Sweep(lambda folder: None)
+    sweep.folder = tmp_path
+    sweep.jobs = {0: planned(tmp_path, 0, Found("done", "", {})), 1: planned(tmp_path, 1)}
+    write(sweep.jobs[0], {"status": "completed", "val/bpb": 1.0})
+    if second is not None:
+        write(sweep.jobs[1], second)
+    assert account(sweep, []) == status
+    text = said.export_text()
+    assert "2 jobs, " in text and "1 skipped" in text
+    assert ("sweep.resume=" in text) == (status != 0)
+    if second and "reason" in second:
+        assert f"job 1 (seed=1) {'stopped' if second['status'] == 'interrupted' else 'failed'}: " in text
+        assert second["reason"] in text
+
+
+def test_a_failure_that_left_no_trace_counts(tmp_path: Path, said: Console) -> None:
+    """A job refused in its own process writes nothing into the folder, which may hold an older result."""
+    sweep = Sweep(lambda folder: None)
+    sweep.folder, sweep.jobs = tmp_path, {0: planned(tmp_path, 0)}
+    write(sweep.jobs[0], {"status": "completed", "val/bpb": 1.0})
+    assert account(sweep, [RuntimeError("no")]) == 1
+
+
+def test_a_process_that_could_not_tell_is_told_of(tmp_path: Path) -> None:
+    """Killed before it was a run, within its first steps, or on its second attempt: never a run that seems to go on."""
+    before = planned(tmp_path, 0)
+    before.folder.mkdir()
+    leave_word(before, -signal.SIGKILL, 3.0, stopped=False)
+    assert result(before.folder)["reason"] == "killed by SIGKILL" and (before.folder / ".hydra/config.yaml").exists()
+    within = planned(tmp_path, 1)
+    write(within, progress={"step": 7, "max_steps": 9, "val/bpb": 2.0})
+    leave_word(within, 1, 3.0, stopped=True)
+    told = result(within.folder)
+    assert (told["status"], told["steps"], told["max_steps"], told["val/bpb"]) == ("interrupted", 7, 9, 2.0)
+    old = {"status": "interrupted", "reason": "stopped by SIGINT", "steps": 4}
+    again = planned(tmp_path, 2, Found("resume", "", old))
+    write(again, old)
+    leave_word(again, -signal.SIGKILL, 3.0, stopped=False)
+    assert (result(again.folder)["status"], result(again.folder)["steps"]) == ("failed", 4)
+    itself = planned(tmp_path, 3)
+    write(itself, {"status": "completed"})
+    leave_word(itself, 0, 3.0, stopped=False)
+    assert result(itself.folder) == {"status": "completed"}
+
+
+def test_a_second_ctrl_c_kills_what_the_first_did_not_end(said: Console) -> None:
+    """A job that hangs must not keep the user waiting; what it has started goes with it."""
+    script = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout and process.stdout.readline()
+    with Signals() as signals:
+        signals.pass_on(process)
+        assert not signals.received
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None and signals.received == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGKILL and signals.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "once more kills them" in said.export_text()
