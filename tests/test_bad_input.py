@@ -97,7 +97,8 @@ def test_a_model_that_no_machine_can_train_is_told(tmp_path: Path, capsys: pytes
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``trainer=gpu`` never falls back silently."""
-    assert "no CUDA device" in refusal(capsys, "train", *MODEL, *DATA, "trainer=gpu", f"hydra.run.dir={tmp_path / 'run'}")
+    said = refusal(capsys, "train", *MODEL, *DATA, "trainer=gpu", f"hydra.run.dir={tmp_path / 'run'}")
+    assert "no CUDA device" in said
 
 
 @pytest.mark.parametrize(
