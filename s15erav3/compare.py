@@ -141,8 +141,17 @@ def write(compared: Compared, output: Path, sort: str, descending: bool) -> None
             scratch = output / f"{name}.partial"
             scratch.write_text(text, encoding="utf-8")
             scratch.replace(output / name)
-        file, rest = output / "compare.html", compared[2:]
-        write_comparison(file, compared.title, rest[0], compared.runs, *rest[1:], sort, descending=descending)
+        write_comparison(
+            output / "compare.html",
+            compared.title,
+            compared.groups,
+            compared.runs,
+            compared.grid,
+            compared.cautions,
+            compared.left_out,
+            sort,
+            descending=descending,
+        )
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}; give output=FOLDER.") from error
 

@@ -135,7 +135,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
             runs.claim(run_dir)
             claimed = True
             runs.write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
-            beat(run_dir, {"step": 0})
+            beat(run_dir, {"step": 0, "first_step": 0})
         session = prepare(cfg, run_dir, resumed)
         file = resumed and resumed.file
         if resumed is not None:

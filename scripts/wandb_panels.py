@@ -81,7 +81,7 @@ def balance(x: str) -> Panels:
     return [
         line(x, "MaxVio of a step, and its floor", "balance/maxvio_batch", "balance/maxvio_floor"),
         line(x, "MaxVio of the validation part, and its floor", MAXVIO, "balance/maxvio_floor_global"),
-        lines(x, "MaxVio by layer", "layer_[0-9]+/maxvio"),
+        lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio|balance/maxvio_floor)"),
         line(x, "Entropy of loads", "balance/entropy"),
         line(x, "Dead experts", "balance/dead_experts"),
         line(x, "Tokens re-routed by one update", "balance/churn"),

@@ -84,6 +84,7 @@ class Page:
 
     def screenshot(self, name: str) -> Path:
         """The whole length of the page, for people to look at."""
+        self.wait("document.documentElement.dataset.drawn")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         width, height = self.size
         self.resize(width, self.js("document.documentElement.scrollHeight"))

@@ -149,15 +149,23 @@ def _began(number: int) -> float:
 
 
 def _yaml(file: Path) -> Any:
-    """A YAML file. The configs of a sweep have most of their parts in common, so each part is parsed once."""
-    text = file.read_bytes().decode()
-    parts = re.split(r"^(?=[A-Za-z_]\w*:)", text, flags=re.MULTILINE)
+    """A YAML file.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
-        if parts[0]:  # a list, or nothing that this program wrote
-            return yaml.load(text, Loader=Loader)
-        return {key: value for part in parts[1:] for key, value in _part(part).items()}
+        return from_yaml(file.read_bytes().decode())
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name}: {error}") from error
+
+
+def from_yaml(text: str) -> Any:
+    """What YAML says. The configs of a sweep have most of their parts in common, so each part is parsed once."""
+    parts = re.split(r"^(?=[A-Za-z_]\w*:)", text, flags=re.MULTILINE)
+    if parts[0]:  # a list, or nothing that this program wrote
+        return yaml.load(text, Loader=Loader)
+    return {key: value for part in parts[1:] for key, value in _part(part).items()}
 
 
 @functools.lru_cache(maxsize=4096)

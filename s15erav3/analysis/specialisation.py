@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.analysis.collect import Routed
+from s15erav3.data.labels import NO_TEXT
 
 
 class Information(NamedTuple):
@@ -66,8 +67,10 @@ class Specialist(NamedTuple):
         )
 
 
-def specialists(routed: Routed, *, least: int = 100, strong: float = 1.2) -> Iterator[Specialist]:
-    """The strongest specialist of each domain, strongest first, if it takes ``strong`` times its share or more.
+def specialists(routed: Routed, *, each: int = 1, least: int = 100, strong: float = 1.2) -> Iterator[Specialist]:
+    """The ``each`` strongest of each domain, strongest first, that take ``strong`` times their share or more.
+
+    End of text, which has no value, is left out.
 
     Only (value, expert) pairs are looked at where an expert that knew nothing of the value would have taken
     ``least`` assignments: chance moves those by some 10 %; of rarer ones the strongest are strong by chance.
@@ -77,9 +80,11 @@ def specialists(routed: Routed, *, least: int = 100, strong: float = 1.2) -> Ite
         expected = slots.sum(dim=-1, keepdim=True).double() * slots.sum(dim=-2, keepdim=True)
         expected /= slots.sum(dim=(-2, -1), keepdim=True)
         times = torch.where(expected >= least, slots / expected.clamp(min=1e-12), 0.0)
-        best = int(times.argmax())
-        layer, value, expert = (int(i) for i in torch.unravel_index(torch.tensor(best), times.shape))
-        if (strength := times[layer, value, expert].item()) >= strong:
+        times[:, [value == NO_TEXT for value in values]] = 0.0
+        for place in times.flatten().argsort(descending=True, stable=True)[:each]:
+            layer, value, expert = (int(i) for i in torch.unravel_index(place, times.shape))
+            if (strength := times[layer, value, expert].item()) < strong:
+                break
             count = int(slots[layer, value, expert])
             found.append(Specialist(name, values[value], routed.layers[layer], expert, strength, count))
     yield from sorted(found, key=lambda specialist: -specialist.times)

@@ -34,9 +34,9 @@ def curves(groups: Sequence[Group], metrics: Sequence[str], at_most: int = 200) 
     found: list[Curve] = []
     left = at_most
     for number, group in enumerate(groups):
-        its = [
-            curve for run in group.runs[: max(left, 0)] if (curve := _read(number, run, run in group.counted, metrics))
-        ]
+        if found and len(group.runs) > left:
+            break
+        its = [curve for run in group.runs[:left] if (curve := _read(number, run, run in group.counted, metrics))]
         left -= len(its)
         found += its
         counted = [curve for curve in its if curve.counted]

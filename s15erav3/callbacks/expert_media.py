@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 
-from s15erav3.figures.heatmap import bias_heatmap, load_heatmap
 from s15erav3.training.module import LanguageModule
 
 
@@ -31,6 +30,8 @@ class ExpertMedia(L.Callback):
         takers = [logger for logger in trainer.loggers if hasattr(logger, "log_media")]
         if load is None or not takers or not trainer.is_global_zero:
             return
+        from s15erav3.figures.heatmap import bias_heatmap, load_heatmap  # half a second, which other runs need not wait
+
         layers = list(pl_module.net.config.moe_layers)  # those of multi-token prediction last: validation has none
         load = load.cpu().double()
         biases = torch.stack([router.bias for router in pl_module.routers]).cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +13,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
+
+
+TOGETHER = 1.0
+"""Seconds within which signals mean one request: a cluster or a service manager signals every process of a sweep, whose
+program passes its own on."""
 
 
 class Interrupted(BaseException):
@@ -47,6 +53,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, file: Path, every_n_steps: int, keep_every_n_steps: int | None = None) -> None:
         self.file, self.every_n_steps, self.keep_every_n_steps = file, every_n_steps, keep_every_n_steps
         self._received: int | None = None
+        self._at = 0.0
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,9 +63,12 @@ class LastCheckpoint(Checkpoint):
             self._handlers[REQUEUE] = signal.signal(REQUEUE, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and REQUEUE not in (number, self._received):
+        first = self._received is None
+        if not first and REQUEUE not in (number, self._received) and time.monotonic() - self._at > TOGETHER:
             raise KeyboardInterrupt
-        if self._received != REQUEUE:  # Slurm may send SIGTERM before it and after it
+        if first:
+            self._at = time.monotonic()
+        if REQUEUE is None or self._received != REQUEUE:  # Slurm may send SIGTERM before it and after it
             self._received = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

@@ -143,11 +143,14 @@ class Telemetry(L.Callback):
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
     """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
+    floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
+    if config.topk_method == "expert_choice":
+        floor = {}  # experts choose: the loads are even whatever the tokens are
     even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
         "balance/maxvio_batch": even["maxvio"],
         "balance/minvio_batch": even["minvio"],
-        "balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok),
+        **floor,
         **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
         "balance/dead_experts": float(dead_experts(loads).sum()),
         "balance/bias_norm": bias_norm(biases).mean().item(),

@@ -21,8 +21,8 @@ FOLLOWED = 16
 
 
 def maxvio(load: ArrayLike) -> Floats:
-    """(max - mean) / mean of loads (..., E): (...,)."""
-    violation: Floats = fair_shares(load).max(axis=-1) - 1
+    """(max - mean) / mean of loads (..., E): (...,); 0 where there are none."""
+    violation: Floats = np.maximum(fair_shares(load).max(axis=-1) - 1, 0)
     return violation
 
 

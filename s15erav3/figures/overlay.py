@@ -63,6 +63,7 @@ def overlay(
                 "line": {"color": line.colour, "width": 2.4 if line.bold else 1, "dash": line.dash},
                 "showlegend": line.bold and line.colour != GREY,
                 "hovertemplate": f"{wrapped(line.name)}<br>%{{y}} at %{{x:,}}<extra></extra>",
+                "legendgroup": str(line.group),
                 "meta": {"group": line.group},
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.errors import UserError, check_number
 from s15erav3.loggers import naming
-from s15erav3.loggers.wandb_server import arrived, begin, sync_command, tell, within
+from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
 
 AXES = ("trainer/global_step", "tokens")
 
@@ -40,6 +40,7 @@ class RunLogger(WandbLogger):
         super().__init__(save_dir=str(save_dir), project=project, experiment=run, id=run and run.id)
         self.folder, self.model_wanted, self.finish_timeout = save_dir, log_model, finish_timeout
         self._row_of: int | None = None
+        self._lost = False
         if run is not None:
             run.define_metric(x_axis)
             run.define_metric("*", step_metric=x_axis)
@@ -50,14 +51,24 @@ class RunLogger(WandbLogger):
         if step != self._row_of:
             self.end_row()
         self._row_of = step
-        self.experiment.log({**metrics, "trainer/global_step": step}, commit=False)
+        self._send(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, commit=False))
 
     @rank_zero_only
     def end_row(self) -> None:
         """The row at hand is complete and may go."""
         if self._row_of is not None:
-            self.experiment.log({}, commit=True)
+            self._send(lambda: self.experiment.log({}, commit=True))
             self._row_of = None
+
+    def _send(self, work: Callable[[], None]) -> None:
+        """Hand something to W&B's own process; without it training goes on."""
+        if self._lost:
+            return
+        try:
+            work()
+        except OSError as error:  # killed, for want of memory say
+            self._lost = True
+            tell(f"W&B's own process is gone ({type(error).__name__}); training goes on without it")
 
     @rank_zero_only
     def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
@@ -85,7 +96,7 @@ class RunLogger(WandbLogger):
         """Tell the best score so far in the summary, as ``best/val/bpb``."""
         score, monitor = checkpoint_callback.best_model_score, checkpoint_callback.monitor
         if score is not None and monitor:
-            self.experiment.summary[f"best/{monitor}"] = float(score)
+            self._send(lambda: self.experiment.summary.update({f"best/{monitor}": float(score)}))
 
     def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
         """Put the result into the summary, send table and checkpoint, and close the run, all within twice
@@ -97,13 +108,17 @@ class RunLogger(WandbLogger):
         """
         run = self.experiment
         self.end_row()
-        run.summary.update({key: value for key, value in result.items() if isinstance(value, str | int | float)})
-        missing = within(self.finish_timeout, lambda: self._send_large(result, exit_code == 0))
+        figures = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+        self._send(lambda: run.summary.update(figures))
+        missing = "" if self._lost else within(self.finish_timeout, lambda: self._send_large(result, exit_code == 0))
         try:
             run.finish(exit_code=exit_code)
             whole = run.settings._offline or arrived(run)
         except TimeoutError:
             whole = False
+        except OSError:  # of a process that is gone
+            whole = False
+            give_up()
         if missing:
             tell(f"W&B did not take the table of samples or the checkpoint ({missing}); they lie in {self.folder}")
         if not whole:

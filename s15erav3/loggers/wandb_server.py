@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def within(seconds: float, work: Callable[[], None]) -> str:
     thread.start()
     thread.join(seconds)
     return found[0]
+
+
+def give_up() -> None:
+    """Forget W&B's own process, which is gone, so that the next run of this program gets another."""
+    import wandb
+
+    with suppress(Exception):  # there is nobody to say goodbye to
+        wandb.teardown()
 
 
 def arrived(run: Any) -> bool:

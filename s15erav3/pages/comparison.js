@@ -33,9 +33,9 @@
     const wanted = [], places = [];
     chart.data.forEach((trace, i) => {
       if (trace.meta?.group === undefined) return;
-      const visible = shown.has(trace.meta.group);
-      if (visible !== (trace.visible ?? true)) {
-        wanted.push(visible);
+      const hidden = !shown.has(trace.meta.group);
+      if (hidden !== (trace.visible === false)) {  // what a click on the legend has hidden is "legendonly"
+        wanted.push(!hidden);
         places.push(i);
       }
     });

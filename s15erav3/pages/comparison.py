@@ -105,7 +105,7 @@ def groups_section(
 
 def _filter(groups: Sequence[Group]) -> Html:
     selects: list[str] = []
-    for key in groups[0].settings:
+    for key in groups[0].settings if groups else ():
         values = sorted({group.settings[key] for group in groups}, key=natural)
         if len(values) <= MOST_VALUES and len(selects) < MOST_SETTINGS:
             options = "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
@@ -116,7 +116,8 @@ def _filter(groups: Sequence[Group]) -> Html:
     data = script_json([group.settings for group in groups])
     return Html(
         f'<details class="filter" open><summary>Show only</summary><script type="application/json">{data}</script>'
-        f'<div class="selects">{"".join(selects)}<output></output></div></details>'
+        f'<div class="selects">{"".join(selects)}<output></output></div>'
+        "<p>Effects and the Pareto front stay those of all groups.</p></details>"
     )
 
 

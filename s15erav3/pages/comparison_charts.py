@@ -71,9 +71,8 @@ def _kind(groups: Sequence[Group], columns: Sequence[str]) -> str:
 def effects_section(groups: Sequence[Group]) -> Section:
     """What each setting changes, the others being equal."""
     title = "Effect of each setting"
-    many = {
-        key for key in groups[0].settings if len({group.settings[key] for group in groups} - {ABSENT}) > MOST_VALUES
-    }
+    settings = groups[0].settings if groups else {}
+    many = {key for key in settings if len({group.settings[key] for group in groups} - {ABSENT}) > MOST_VALUES}
     found = {metric: [e for e in effects(groups, metric) if e.setting not in many] for metric in (BPB, MAXVIO)}
     names = list(dict.fromkeys(effect.setting for its in found.values() for effect in its))
     blocks: list[Choice | Chart | Html] = []
@@ -142,7 +141,8 @@ def parallel_section(groups: Sequence[Group], columns: Sequence[str]) -> Section
     title, fair = "Parallel coordinates", [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     drawn = fair[:MOST_GROUPS]
     some = [groups[i] for i in drawn]
-    varied = [key for key in groups[0].settings if len({group.settings[key] for group in some}) > 1]
+    settings = some[0].settings if some else {}
+    varied = [key for key in settings if len({group.settings[key] for group in some}) > 1]
     varied = [key for key in varied if key in columns or any(group.settings[key] == ABSENT for group in some)]
     if not varied:
         return Section(title, "The groups that count differ in no setting.", [])

@@ -35,10 +35,14 @@
 
   const draw = (state) => Plotly.react(state.element, traces(state), layout(state), settings);
 
+  let turn = 0;
   async function drawAll() {
+    const mine = ++turn;
+    delete root.dataset.drawn;
     for (const state of states) {
       await draw(state);
       await new Promise((done) => setTimeout(done));  // the page stays alive while all charts are drawn
+      if (mine !== turn) return;  // a later call draws all of them anew
     }
     root.dataset.drawn = String(states.length);
   }

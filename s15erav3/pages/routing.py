@@ -5,14 +5,13 @@ Shapes: L MoE layers, V values of a domain, E routed experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
 from s15erav3.analysis.collect import Counts, Routed
-from s15erav3.analysis.specialisation import mutual_information
+from s15erav3.analysis.specialisation import mutual_information, specialists
 from s15erav3.balancing.choices import coactivation_share
 from s15erav3.data.labels import NO_TEXT
 from s15erav3.figures.heatmap import Floats, fair_shares
@@ -22,6 +21,8 @@ from s15erav3.pages.page import Chart, Choice, Html, Section, table
 
 LEAST = 100
 """Slots of a value that an expert must be expected to have before its preference is told: chance moves them by 10 %."""
+NUMBERS = 400_000
+"""Cells of expert x expert heatmaps that a page shall carry; with hundreds of experts it shows fewer layers."""
 LEAST_TOKENS = 8
 """The same of single tokens, which are rarer: these must also be ``BEYOND`` standard deviations above chance."""
 BEYOND = 5
@@ -52,25 +53,26 @@ def specialisation_section(routed: Routed, about: str) -> Section:
         ),
         table(
             ("domain", "value", "layer", "expert", "times its share", "assignments"),
-            list(strongest(routed)),
+            strongest(routed),
             f"The strongest specialists: three of each domain, where an even share is {LEAST} assignments or more",
         ),
     ]
     told = sorted(found, key=lambda name: -float(found[name].share.mean()))
     shown = {name: without_ends(routed.domains[name]) for name in told if name != "token"}
     shown = {name: counts for name, counts in shown.items() if len(counts.values) > 1}
-    names = layer_names(routed.layers)
+    kept = layers_shown(routed)
+    names = dict(zip(kept, layer_names([routed.layers[i] for i in kept]), strict=True))
     if shown:
         options: dict[tuple[str, ...], go.Figure] = {
             (domain, name): lift_heatmap(counts.slots[i].numpy(), counts.values, "Who takes what")
             for domain, counts in shown.items()
-            for i, name in enumerate(names)
+            for i, name in names.items()
         }
         caption = (
             "Orange: the expert takes more of this value than of the text, blue: less; the most frequent values first."
         )
         blocks.append(Choice("Who takes what", ("domain", "layer"), options, caption, wide=True))
-    words: dict[tuple[str, ...], Html] = {(name,): vocabulary(routed, i) for i, name in enumerate(names)}
+    words: dict[tuple[str, ...], Html] = {(name,): vocabulary(routed, i) for i, name in names.items()}
     caption = (
         "The tokens that each expert takes most over its share: how many times the share, and how many assignments."
         f" Left out: tokens where an even share is less than {LEAST_TOKENS} assignments, or chance a likely reason."
@@ -79,25 +81,26 @@ def specialisation_section(routed: Routed, about: str) -> Section:
     return Section("Specialisation", about, blocks)
 
 
+def layers_shown(routed: Routed) -> list[int]:
+    """Places of the layers that a page has room for, evenly spaced."""
+    number = len(routed.layers)
+    room = max(4, NUMBERS // routed.loads.shape[-1] ** 2)
+    kept: list[int] = np.unique(np.linspace(0, number - 1, min(number, room)).round().astype(int)).tolist()
+    return kept
+
+
 def without_ends(counts: Counts) -> Counts:
     """A domain without end-of-text, which belongs to no value of it and is by itself in every expert's eyes."""
     kept = [i for i, value in enumerate(counts.values) if value != NO_TEXT]
     return Counts([counts.values[i] for i in kept], counts.slots[:, kept], counts.tokens[kept])
 
 
-def strongest(routed: Routed, each: int = 3) -> Iterator[list[str]]:
+def strongest(routed: Routed, each: int = 3) -> list[list[str]]:
     """Rows of the strongest (value, layer, expert) of each domain."""
-    for domain, counts in routed.domains.items():
-        slots = counts.slots.numpy()
-        times, expected = lift(slots)
-        times = np.where(expected >= LEAST, times, 0)
-        times[:, [value == NO_TEXT for value in counts.values]] = 0
-        for flat in np.argsort(-times, axis=None, kind="stable")[:each]:
-            layer, value, expert = np.unravel_index(flat, times.shape)
-            if (factor := float(times[layer, value, expert])) < STRONG:
-                break
-            place = f"L{routed.layers[layer]:02d}", f"E{expert:02d}"
-            yield [domain, counts.values[value], *place, f"{factor:.1f}", f"{slots[layer, value, expert]:,}"]
+    return [
+        [s.domain, s.value, f"L{s.layer:02d}", f"E{s.expert:02d}", f"{s.times:.1f}", f"{s.assignments:,}"]
+        for s in specialists(routed, each=each, least=LEAST)
+    ]
 
 
 def vocabulary(routed: Routed, layer: int, each: int = 8) -> Html:
@@ -133,11 +136,12 @@ def coactivation_section(routed: Routed, about: str) -> Section:
     even = (routed.top_k - 1) / max(1, routed.loads.shape[-1] - 1) if routed.top_k is not None else None
     if routed.top_k == 1:
         return Section("Co-activation", "A token has one expert: none is used together with another.", [])
-    shares = coactivation_share(routed.coactivation).numpy()
+    kept = layers_shown(routed)
+    shares = coactivation_share(routed.coactivation[kept]).numpy()
     title = "Which experts share their tokens"
     options: dict[tuple[str, ...], go.Figure] = {
         (name,): coactivation_heatmap(share, even, title)
-        for name, share in zip(layer_names(routed.layers), shares, strict=True)
+        for name, share in zip(layer_names([routed.layers[i] for i in kept]), shares, strict=True)
     }
     middle = (
         f"Choices without preference for company would give {even:.1%} of an expert's tokens to each other one."

@@ -132,13 +132,14 @@ def _command(rest: str, purpose: str) -> str:
 def short(count: float) -> str:
     """1234567 as 1.23 M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
+        if count >= size * 0.9995:  # so that 999,700 is 1 M
             return f"{count / size:.3g} {letter}"
     return f"{count:.0f}"
 
 
 def duration(seconds: float) -> str:
     """3725 as 1 h 02 min."""
+    seconds = round(seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

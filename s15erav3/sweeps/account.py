@@ -62,6 +62,8 @@ def ended(job: Planned) -> Ended:
     if not (job.folder / ".hydra" / "config.yaml").exists():
         return Ended(job, "not begun", "", False)
     run = read_run(job.folder)
+    if job.found.state == "again" and run.result == job.found.result and run.result:
+        return Ended(job, "not begun", "", False)  # what an earlier call left
     if run.status == "completed":
         try:
             objective(job.config.sweep.objective, run.result)

@@ -16,11 +16,13 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from s15erav3 import train  # noqa: F401  what takes seconds to import, so that processes are made with it there
+from s15erav3 import runs, train  # noqa: F401  what takes seconds to import, so that processes are made with it there
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.cli import Job
 from s15erav3.errors import UserError
 from s15erav3.sweeps.slots import Slot
+
+runs.code()  # of what has just been imported: the files may be edited while the sweep runs
 
 
 def main(
@@ -35,6 +37,9 @@ def main(
         log: what the job prints is appended to it.
         sweep: closed when the sweep's program is gone, however it ended; the job then saves and ends.
     """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server blocks
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C on the terminal is the sweep's to pass on
     threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()

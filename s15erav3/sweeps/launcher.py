@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -19,10 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from s15erav3 import runs
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.callbacks.last_checkpoint import Interrupted
-from s15erav3.errors import UserError
 from s15erav3.sweeps import child
-from s15erav3.sweeps.objective import objective
-from s15erav3.sweeps.oversee import Planned, plan
+from s15erav3.sweeps.oversee import Planned, plan, returned
 from s15erav3.sweeps.queue import drain
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import Slot, make_slots
@@ -68,11 +67,12 @@ class GpuQueue(Launcher):
         todo = [job for job in jobs if job.found.state != "done"]
         if todo:
             self._run(todo)
-        return [self._returned(job) for job in jobs]
+        return [returned(job) for job in jobs]
 
     def _run(self, jobs: list[Planned]) -> None:
         processes = multiprocessing.get_context(KIND)
-        processes.set_forkserver_preload([child.__name__])
+        if KIND == "forkserver":
+            start_server()
         theirs, ours = processes.Pipe(duplex=False)
 
         def start(job: Planned, slot: Slot) -> Any:
@@ -89,7 +89,7 @@ class GpuQueue(Launcher):
             return process
 
         def ended(job: Planned, slot: Slot, process: Any) -> None:
-            leave_word(job, process.exitcode, time.time() - self.board.began(job), stopped=bool(signals.received))
+            leave_word(job, process, time.time() - self.board.began(job), stopped=bool(signals.received))
             self.board.ended(job)
             signals.forget(process)
 
@@ -102,36 +102,31 @@ class GpuQueue(Launcher):
         if signals.received:
             raise Interrupted(signals.received, Path(str(self.config.hydra.sweep.dir)))
 
-    def _returned(self, job: Planned) -> JobReturn:
-        """What Hydra's sweepers are told; never a failure, which would end an Optuna study."""
-        run, value = read_run(job.folder), None
-        if run.status == "completed":
-            try:
-                value = objective(job.config.sweep.objective, run.result)
-            except UserError:  # told in the account at the end
-                value = None
-        return JobReturn(
-            overrides=job.overrides,
-            cfg=job.settings,
-            hydra_cfg=OmegaConf.masked_copy(job.config, "hydra"),
-            working_dir=os.getcwd(),
-            task_name=str(job.config.hydra.job.name),
-            status=JobStatus.COMPLETED,
-            _return_value=value,
-        )
+
+def start_server() -> None:
+    """Start the server that jobs are forked from, deaf to SIGTERM: one to the whole group is ours to pass on."""
+    multiprocessing.set_forkserver_preload([child.__name__])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def leave_word(job: Planned, exit_code: int | None, seconds: float, stopped: bool) -> None:
+def leave_word(job: Planned, process: Any, seconds: float, stopped: bool) -> None:
     """Write the result of a job whose process could not: killed, or ended before it was a run.
 
     Args:
+        process: of the job, which has ended.
         seconds: for which it ran.
         stopped: whether the sweep was asked to stop meanwhile.
     """
-    run, code = read_run(job.folder), exit_code or 0
+    run, code = read_run(job.folder), process.exitcode or 0
     old = job.found.result if job.found.state == "resume" else {}
     if (job.folder / "result.json").exists() and run.result != old:
         return
+    if run.status == "running" and run.result.get("pid") != process.pid:
+        return  # somebody resumed this very run meanwhile, and the job has refused to
     if not (job.folder / ".hydra" / "config.yaml").exists():
         runs.write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with status {code}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
@@ -17,9 +18,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s15erav3 import screen
+from s15erav3.analysis.run_folder import read_run
 from s15erav3.errors import UserError
-from s15erav3.sweeps.objective import check_objective
+from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import Found, examine
+
+MANY = 50
+"""Jobs that it takes seconds to compose."""
 
 
 class Planned(NamedTuple):
@@ -75,6 +80,8 @@ class Sweep:
             except Timeout as error:
                 raise UserError(f"another program runs the sweep {self.folder}; wait for it, or stop it.") from error
             self._lock = lock
+        if len(commands) > MANY:
+            screen.say(f"looking at {len(commands):,} jobs")
         planned = list(plan(config, context, commands, first))
         if not self.jobs:
             self.started(self.folder)
@@ -124,11 +131,24 @@ class Overseen(Launcher):
         """Plan the jobs, and have them launched."""
         jobs = self.sweep.plan(self.config, self.context, job_overrides, initial_job_idx)
         take: Callable[[list[Planned]], Sequence[JobReturn]] | None = getattr(self.launcher, "launch_planned", None)
+        if take:
+            return take(jobs)
         try:
-            return take(jobs) if take else self.launcher.launch(job_overrides, initial_job_idx)
+            return self.launcher.launch(job_overrides, initial_job_idx)
         except RuntimeError as error:  # joblib's and submitit's, of a job that was killed: the account tells of each
             screen.say(f"error: {type(self.launcher).__name__}: {str(error).partition(chr(10))[0]}")
-            return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+            return [returned(job) for job in jobs]
+
+
+def returned(job: Planned) -> JobReturn:
+    """What Hydra's sweepers are told of a job that has ended; never a failure, which would end an Optuna study."""
+    run, value = read_run(job.folder), None
+    if run.status == "completed":
+        try:
+            value = objective(job.config.sweep.objective, run.result)
+        except UserError:  # told in the account at the end
+            value = None
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 
 @contextmanager
@@ -148,10 +168,13 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
         return again
 
     plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
+    validate = BasicSweeper.validate_batch_is_legal
+    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, as planning them does
     try:
         yield sweep
     finally:
         plugins.__dict__.pop("instantiate_launcher", None)
+        BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
         sweep.close()
         if not sweep.jobs:
             for record, content in records.items():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from s15erav3 import screen
+from s15erav3.callbacks.last_checkpoint import TOGETHER
 
 
 class Signals:
@@ -20,6 +22,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._at = 0.0
         self._processes: dict[int, Any] = {}
         self._handlers: dict[int, Any] = {}
 
@@ -40,11 +43,15 @@ class Signals:
         self._processes.pop(process.pid, None)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = bool(self.received), self.received or number
+        again = bool(self.received)
+        if again and time.monotonic() - self._at < TOGETHER:
+            return
         if not again:
-            screen.say("stopping: each job finishes its step and saves; once more kills them")
+            self.received, self._at = number, time.monotonic()
         for pid in list(self._processes):
             self._send(pid, kill=again)
+        if not again:
+            screen.say("stopping: each job finishes its step and saves; once more kills them")
 
     def _send(self, pid: int, kill: bool = False) -> None:
         with suppress(ProcessLookupError):

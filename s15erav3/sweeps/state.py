@@ -8,13 +8,14 @@ import socket
 import time
 import zipfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import runs
-from s15erav3.analysis.run_folder import is_alive, read_run
+from s15erav3.analysis.run_folder import from_yaml, is_alive, read_run
 from s15erav3.checkpoint import candidates
 from s15erav3.errors import UserError
 
@@ -58,12 +59,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
             f"the run in {folder} is at work (process {run.result['pid']} on {run.result['host']}); wait for it, or "
             f"stop it; if there is no such run, remove {shlex.quote(str(folder / 'progress.json'))}."
         )
-    try:
-        saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    except Exception as error:  # of YAML or OmegaConf: many kinds, one meaning
-        return Found("again", f"its config cannot be read ({type(error).__name__})", {})
-    assert isinstance(saved, DictConfig)
-    changed = list(differences(saved, cfg))
+    changed = list(differences(run.config, cfg))
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
@@ -89,18 +85,20 @@ def _is_others(progress: dict[str, Any]) -> bool:
     return progress.get("pid") != os.getpid() and is_alive(progress)
 
 
-def differences(saved: DictConfig, now: DictConfig) -> Iterator[str]:
-    """``key=saved, here key=now`` for every setting that decides what a run is."""
-    old, new = (_settings(config) for config in (saved, OmegaConf.create(OmegaConf.to_yaml(now))))
+def differences(saved: dict[str, Any], now: DictConfig) -> Iterator[str]:
+    """``key=saved, here key=now`` for every setting that decides what a run is.
+
+    Args:
+        saved: as read from ``.hydra/config.yaml``.
+    """
+    old, new = (_settings(config) for config in (saved, from_yaml(OmegaConf.to_yaml(now))))
     for key in sorted(old.keys() | new.keys()):
         there, here = (f"{key}={found[key]}" if key in found else f"no {key}" for found in (old, new))
         if there != here and old.get(key) != new.get(key):
             yield f"{there}, here {here}"
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    container = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(container, dict)
+def _settings(container: dict[str, Any]) -> dict[str, Any]:
     ignored = WHERE + (ADOPTED if container.get("init_from") else ())
     flat = dict(_flat({key: value for key, value in container.items() if key not in ignored}))
     for path in ("init_from", "data.path"):  # a resumed run has saved them as absolute paths
@@ -124,8 +122,8 @@ def set_aside(folder: Path, sweep: Path) -> Path:
         where it is now.
     """
     name = os.path.relpath(folder, sweep).replace(os.sep, "_")
-    taken = sum(1 for _ in (sweep / ".superseded").glob(f"{name}-*"))
-    target = sweep / ".superseded" / f"{name}-{taken + 1}"
+    places = (sweep / ".superseded" / f"{name}-{number}" for number in count(1))
+    target = next(place for place in places if not place.exists())
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
     folder.mkdir()

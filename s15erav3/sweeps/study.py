@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from s15erav3 import screen
+from s15erav3.analysis.run_folder import read_run
 from s15erav3.errors import UserError
 
 JOB, SETTINGS, ATTEMPT = "job", "settings", "attempt"
@@ -110,13 +111,18 @@ class Study(OptunaSweeperImpl):  # type: ignore[misc]
             self.sampler.reseed_rng()  # a fixed seed would propose the first trials again
         for trial in self._trials(TrialState.RUNNING):
             values, known = None, trial.user_attrs
-            attempt = known.get(ATTEMPT, 1) + 1
+            attempt = known.get(ATTEMPT, 1) + self._was_killed(known)
             if SETTINGS in known and attempt <= ATTEMPTS:
                 study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt)
                 returns = self.launcher.launch([tuple(known[SETTINGS])], initial_job_idx=known[JOB])
                 values = returns[0].return_value
             study.tell(trial.number, values, TrialState.FAIL if values is None else TrialState.COMPLETE)
         self.n_trials = max(0, self.n_trials - len(self._trials(TrialState.COMPLETE)))
+
+    def _was_killed(self, known: dict[str, Any]) -> bool:
+        """Whether a trial's run ended without a word: one that was stopped has saved, one that never began is new."""
+        run = read_run(Path(str(self.config.hydra.sweep.dir)) / str(known.get(JOB)))  # type: ignore[union-attr]
+        return bool(run.result) and "status" not in run.result
 
     def _tell_best(self) -> None:
         """The best run, or those of the front, with what was searched."""

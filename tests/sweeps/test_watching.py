@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,22 +131,38 @@ def test_a_process_that_could_not_tell_is_told_of(tmp_path: Path) -> None:
     """Killed before it was a run, within its first steps, or on its second attempt: never a run that seems to go on."""
     before = planned(tmp_path, 0)
     before.folder.mkdir()
-    leave_word(before, -signal.SIGKILL, 3.0, stopped=False)
+    leave_word(before, ended(-signal.SIGKILL), 3.0, stopped=False)
     assert result(before.folder)["reason"] == "killed by SIGKILL" and (before.folder / ".hydra/config.yaml").exists()
     within = planned(tmp_path, 1)
     write(within, progress={"step": 7, "max_steps": 9, "val/bpb": 2.0})
-    leave_word(within, 1, 3.0, stopped=True)
+    leave_word(within, ended(1), 3.0, stopped=True)
     told = result(within.folder)
     assert (told["status"], told["steps"], told["max_steps"], told["val/bpb"]) == ("interrupted", 7, 9, 2.0)
     old = {"status": "interrupted", "reason": "stopped by SIGINT", "steps": 4}
     again = planned(tmp_path, 2, Found("resume", "", old))
     write(again, old)
-    leave_word(again, -signal.SIGKILL, 3.0, stopped=False)
+    leave_word(again, ended(-signal.SIGKILL), 3.0, stopped=False)
     assert (result(again.folder)["status"], result(again.folder)["steps"]) == ("failed", 4)
     itself = planned(tmp_path, 3)
     write(itself, {"status": "completed"})
-    leave_word(itself, 0, 3.0, stopped=False)
+    leave_word(itself, ended(0), 3.0, stopped=False)
     assert result(itself.folder) == {"status": "completed"}
+
+
+def test_a_run_that_somebody_else_resumed_is_left_alone(tmp_path: Path) -> None:
+    """The job refuses and ends; its failure must not be written over a run that is at work."""
+    theirs = planned(tmp_path, 0, Found("resume", "", {}))
+    write(
+        theirs,
+        progress={"step": 7, "max_steps": 9, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()},
+    )
+    leave_word(theirs, ended(2), 3.0, stopped=False)
+    assert not (theirs.folder / "result.json").exists()
+
+
+def ended(exit_code: int) -> SimpleNamespace:
+    """A process that has ended."""
+    return SimpleNamespace(exitcode=exit_code, pid=-1)
 
 
 def test_a_second_ctrl_c_kills_what_the_first_did_not_end(said: Console) -> None:
@@ -156,7 +174,8 @@ def test_a_second_ctrl_c_kills_what_the_first_did_not_end(said: Console) -> None
         signals.pass_on(process)
         assert not signals.received
         signal.raise_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        signal.raise_signal(signal.SIGTERM)  # at once: the same request, as service managers make it
+        time.sleep(1.1)
         assert process.poll() is None and signals.received == signal.SIGTERM
         signal.raise_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGKILL and signals.received == signal.SIGTERM
