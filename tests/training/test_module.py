@@ -429,6 +429,7 @@ def test_validation_measures_all_tokens_of_uneven_batches() -> None:
         "val/loss",
         "val/bpb",
         "balance/maxvio_global",
+        "balance/maxvio_floor_global",
         "balance/minvio_global",
         "balance/entropy_global",
         "balance/cv_global",
