@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
             raise KeyboardInterrupt
         if first:
             self._at = time.monotonic()
-        if REQUEUE is None or self._received != REQUEUE:  # Slurm may send SIGTERM before it and after it
+        if first or number == REQUEUE:  # Slurm may send SIGTERM before it and after it
             self._received = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -106,6 +107,7 @@ class GpuQueue(Launcher):
 def start_server() -> None:
     """Start the server that jobs are forked from, deaf to SIGTERM: one to the whole group is ours to pass on."""
     multiprocessing.set_forkserver_preload([child.__name__])
+    multiprocessing.resource_tracker.ensure_running()  # else the server starts it, which lifts the block
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         multiprocessing.forkserver.ensure_running()

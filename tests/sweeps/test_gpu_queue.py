@@ -75,6 +75,7 @@ def started(folder: Path, *settings: str) -> tuple[subprocess.Popen[str], list[i
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     began, deadline = time.time(), time.monotonic() + 300
     while time.monotonic() < deadline and program.poll() is None:
@@ -99,7 +100,8 @@ def gone(processes: list[int]) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_however_the_sweep_is_stopped_its_jobs_save_and_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After kill -9 of the program no job goes on alone; after Ctrl-C the status is 130; what is left can be done."""
+    """After kill -9 of the program no job goes on alone. Ctrl-C, and the SIGTERM of service managers, go to its whole
+    group: the jobs save all the same, and the status tells. What is left can be done."""
     folder = tmp_path / "sweep"
     settings = ["trainer.max_steps=40", "trainer.val_check_interval=40", "seed=1,2,3", *QUEUE]
     settings += [f"hydra.sweep.dir={folder}", *accidents(tmp_path, {"*": ["slow", 0]}, "seed")]
@@ -111,13 +113,23 @@ def test_however_the_sweep_is_stopped_its_jobs_save_and_end(tmp_path: Path, caps
     assert not (folder / "2").exists()
 
     program, processes = started(folder, f"sweep.resume={folder}")
-    os.kill(program.pid, signal.SIGINT)
+    os.killpg(program.pid, signal.SIGINT)
     _, said = program.communicate(timeout=120)
     assert program.returncode == 130, said
     assert gone(processes)
     assert "3 jobs, 2 stopped, 1 not begun" in said and f"train sweep.resume={folder}" in said
     steps = [result(folder / job)["steps"] for job in "01"]
     assert all(0 < step < 40 for step in steps)
+
+    program, processes = started(folder, f"sweep.resume={folder}")
+    os.killpg(program.pid, signal.SIGTERM)
+    _, said = program.communicate(timeout=120)
+    assert program.returncode == 128 + signal.SIGTERM, said
+    assert gone(processes)
+    assert [result(folder / job)["reason"] for job in "01"] == ["stopped by SIGINT"] * 2
+    later = [result(folder / job)["steps"] for job in "01"]
+    assert all(step < more for step, more in zip(steps, later, strict=True))
+    steps = later
 
     (tmp_path / "plan.json").unlink()
     assert main(["train", f"sweep.resume={folder}"]) == 0
