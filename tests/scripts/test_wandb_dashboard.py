@@ -309,8 +309,8 @@ def test_a_real_run_logs_all_that_the_dashboard_names(logged: Path, capsys: pyte
     assert named(found) - set(MEDIA) <= set(columns)
     for pattern in patterns(found):
         matched = [column for column in columns if re.search(pattern, column)]
-        layers, experts = 2, 8
-        assert len(matched) == (layers if "maxvio" in pattern else experts), pattern
+        layers_and_floor, experts = 2 + 1, 8
+        assert len(matched) == (layers_and_floor if "maxvio" in pattern else experts), pattern
     sent: dict[str, Any] = {}
     for record in records(logged):
         sent |= record["history"]["item"] if record["type"] == "history" else {}
