@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import signal
 import time
 import warnings
 from pathlib import Path
@@ -12,25 +11,23 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3 import cli, runs, screen
 from s15erav3.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
 from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.callbacks.samples import Samples
-from s15erav3.callbacks.telemetry import Diverged, Telemetry
+from s15erav3.callbacks.telemetry import Diverged
 from s15erav3.checkpoint import Payload, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import UserError, check_number
 from s15erav3.loggers.wandb import finish_wandb
-from s15erav3.model import count_parameters
+from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
 from s15erav3.training.module import LanguageModule
 
@@ -156,7 +153,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         result = outcome | {"wall_seconds": time.time() - began_at}
         try:
             if session is not None or (one_of_many and (claimed or resumed is not None)):
-                result |= runs.provenance() | (measured(cfg, session) if session else {})
+                result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
                 if runs.is_first_rank():
                     runs.write_result(run_dir, result)
             elif claimed:
@@ -186,28 +183,6 @@ def be_quiet() -> None:
     """Lightning's remarks are about its defaults, which this program replaces on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
-
-
-def ending(error: BaseException) -> tuple[dict[str, Any], int]:
-    """How ``result.json`` tells of a run that ``error`` ended, and its exit status.
-
-    ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
-    """
-    if isinstance(error, Interrupted):
-        return {"status": "interrupted", "reason": str(error)}, error.exit_status
-    if isinstance(error, KeyboardInterrupt):
-        return {"status": "interrupted", "reason": "stopped by SIGINT"}, 128 + signal.SIGINT
-    if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
-        return {"status": "interrupted", "reason": "its process was told to exit"}, 1
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        error = UserError(cli.explain(error, cli.conf_dir(), "train"))
-    told = isinstance(error, UserError | Diverged)
-    reason = str(error) if told else f"{type(error).__name__}: {error}"
-    return {
-        "status": "failed",
-        "reason": reason,
-        "error": "UserError" if isinstance(error, UserError) else type(error).__name__,
-    }, 1
 
 
 def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
@@ -297,29 +272,3 @@ def refuse_if_foreign(data: CommentaryData, module: LanguageModule, resumed: Res
             f"{resumed.file} was saved by an optimizer with other parameter groups than the group optimizer now makes; "
             "keep optimizer.decay_embeddings, optimizer.router and the kind of optimizer of the run."
         )
-
-
-def measured(cfg: DictConfig, session: Session) -> dict[str, Any]:
-    """The figures of ``result.json``: the last value of every metric, under the metric's own name."""
-    trainer, module = session.trainer, session.module
-    counts = count_parameters(module.net.config)
-    figures: dict[str, Any] = {
-        "seed": cfg.seed,
-        "steps": trainer.global_step,
-        "max_steps": trainer.max_steps,
-        "tokens": module.tokens_seen,
-        "epochs": module.samples_seen / session.data.samples_per_epoch,
-        "params/total": counts.total,
-        "params/active": counts.active,
-        "tokenizer": session.data.tokenizer.name,
-        "device": screen.device_name(module.device),
-        "precision": trainer.precision,
-        "causal": module.net.config.causal,
-    }
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Telemetry):
-            whole = {k: v for k, v in callback.latest.items() if k.partition("/")[0] in ("train", "balance", "perf")}
-            figures |= whole | (callback.throughput.overall() if callback.latest else {})
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:
-            figures["best/" + callback.monitor] = float(callback.best_model_score)
-    return figures | {k: float(v) for k, v in trainer.callback_metrics.items()}
