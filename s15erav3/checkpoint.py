@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
+from s15erav3.files import whole
 from s15erav3.model import ConfigError, ModelConfig, Transformer
 
 Payload = dict[str, Any]
@@ -24,12 +24,8 @@ class WholeFileIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Payload, path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.partial")
-        with scratch.open("wb") as file:
+        with whole(target, binary=True, durable=True) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(target)
 
 
 def load_checkpoint(path: Path) -> Payload:

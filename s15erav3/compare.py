@@ -18,6 +18,7 @@ from s15erav3.analysis.run_folder import Run, find_runs, read_run
 from s15erav3.analysis.sweep import BPB, Group, cautions, groups, metrics, ordered, states
 from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_csv
 from s15erav3.errors import UserError, check_flag, check_number, nearest
+from s15erav3.files import replace_text
 from s15erav3.pages.comparison import write_comparison
 
 SAMPLE = 10
@@ -138,9 +139,7 @@ def write(compared: Compared, output: Path, sort: str, descending: bool) -> None
             ("compare.csv", to_csv(compared.runs, compared.groups)),
             ("compare.md", to_markdown(compared)),
         ):
-            scratch = output / f"{name}.partial"
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(output / name)
+            replace_text(output / name, text)
         write_comparison(
             output / "compare.html",
             compared.title,

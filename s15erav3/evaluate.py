@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from s15erav3 import cli, runs
+from s15erav3 import cli
 from s15erav3.analysis.collect import Routed
 from s15erav3.analysis.measure import Measured, measure
 from s15erav3.analysis.specialisation import specialists
@@ -23,6 +23,7 @@ from s15erav3.data.corpus import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
 from s15erav3.errors import UserError, check_number, nearest
+from s15erav3.files import replace_text
 from s15erav3.restore import Saved, Trained, extended, load, restore, with_checkpoint
 from s15erav3.screen import console, say
 
@@ -61,7 +62,7 @@ def evaluate(cfg: DictConfig) -> float:
     record |= {"data": str(data.corpus().path), "split": cfg.split, "sequence_length": data.length}
     record |= summary(measured)
     try:
-        runs.replace_text(output, json.dumps(record, indent=2) + "\n")
+        replace_text(output, json.dumps(record, indent=2) + "\n")
         if measured.routed is not None:
             table = long_table(measured.routed, int(measured.cost["tokens"]))
             write_table(table, output.with_suffix(".parquet"))

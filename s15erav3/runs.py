@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
+from s15erav3.files import replace_text, whole
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
 LOOKING = ("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export")
@@ -138,12 +139,10 @@ def rewind(run_dir: Path, step: int) -> None:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or []
             rows = [row for row in reader if row["step"] and int(row["step"]) <= step]
-        scratch = metrics.with_suffix(".csv.partial")
-        with scratch.open("w", newline="") as stream:
+        with whole(metrics) as stream:
             writer = csv.DictWriter(stream, columns)
             writer.writeheader()
             writer.writerows(rows)
-        scratch.replace(metrics)
 
 
 def _step_of(line: str) -> float:
@@ -155,14 +154,7 @@ def _step_of(line: str) -> float:
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     """Write ``result.json``, the sign that a run has ended."""
-    replace_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    scratch = file.with_name(file.name + ".partial")
-    scratch.write_text(text)
-    scratch.replace(file)
+    replace_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n", durable=True)
 
 
 def provenance() -> dict[str, Any]:

@@ -23,15 +23,15 @@ TOP = {*VERBS, "__main__", "build", "cli", "outcome", "pretrained", "restore", "
 
 FLOORS = {
     "model": {"model"},
-    "balancing": {"balancing", "model", "errors"},
-    "data": {"data", "errors"},
-    "interop": {"interop", "model", "data", "errors"},
-    "training": {"training", "balancing", "model", "errors"},
-    "loggers": {"loggers", "errors"},
-    "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors"},
-    "analysis": {"analysis", "training", "balancing", "model", "data", "errors"},
-    "figures": {"figures", "errors"},
-    "pages": {"pages", "figures", "analysis", "balancing", "data", "errors"},
+    "balancing": {"balancing", "model", "errors", "files"},
+    "data": {"data", "errors", "files"},
+    "interop": {"interop", "model", "data", "errors", "files"},
+    "training": {"training", "balancing", "model", "errors", "files"},
+    "loggers": {"loggers", "errors", "files"},
+    "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
+    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files"},
+    "figures": {"figures", "errors", "files"},
+    "pages": {"pages", "figures", "analysis", "balancing", "data", "errors", "files"},
 }
 """What each folder may see of the package. Folders that are not listed see everything but the top."""
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from s15erav3.analysis.collect import Routed
+from s15erav3.files import whole
 
 SPARSE = ("bowler", "batter", "token")
 """Domains of so many values that rows with count 0 are left out."""
@@ -66,6 +67,5 @@ def _rows(routed: Routed, domain: str, values: list[str], slots: Tensor, tokens:
 
 def write_table(table: pa.Table, file: Path) -> None:
     """Write Parquet, whole or not at all."""
-    scratch = file.with_name(file.name + ".partial")
-    pq.write_table(table, scratch, compression="zstd")
-    scratch.replace(file)
+    with whole(file, binary=True) as stream:
+        pq.write_table(table, stream, compression="zstd")

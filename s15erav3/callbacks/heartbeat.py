@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 
 from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.files import replace_text
 
 SHOWN = ("train/loss", "train/bpb", "balance/maxvio_batch", "perf/tokens_per_second")
 
@@ -64,6 +65,4 @@ class Heartbeat(L.Callback):
 def beat(run_dir: Path, progress: dict[str, Any]) -> None:
     """Write ``progress.json`` whole, with the process that is at work on the run and the time."""
     signed = progress | {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    scratch = run_dir / "progress.json.partial"
-    scratch.write_text(json.dumps(signed) + "\n")
-    scratch.replace(run_dir / "progress.json")
+    replace_text(run_dir / "progress.json", json.dumps(signed) + "\n")

@@ -11,6 +11,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from s15erav3.files import whole
+
 
 class MetricsCSV(Logger):
     """Write ``metrics.csv`` into the run's folder.
@@ -65,9 +67,7 @@ class MetricsCSV(Logger):
             with self.file.open(newline="") as stream:
                 rows = list(csv.DictReader(stream))
         self.columns += new
-        scratch = self.file.with_suffix(".csv.partial")
-        with scratch.open("w", newline="") as stream:
+        with whole(self.file) as stream:
             writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        scratch.replace(self.file)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from s15erav3.figures.style import template
+from s15erav3.files import replace_text
 
 HERE = Path(__file__).parent
 SHARED = ("x", "y", "text", "customdata")
@@ -136,12 +137,7 @@ def write_page(
         styles=[(HERE / "page.css").read_text(), *styles],
         scripts=[(HERE / "page.js").read_text(), *scripts],
     )
-    scratch = file.with_name(file.name + ".partial")
-    try:
-        scratch.write_text(page, encoding="utf-8")
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
+    replace_text(file, page)
 
 
 def _slug(title: str) -> str:

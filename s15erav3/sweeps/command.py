@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from s15erav3 import runs
 from s15erav3.cli import quote
 from s15erav3.errors import UserError
+from s15erav3.files import replace_text
 
 FILE = Path(".sweep") / "command.json"
 
@@ -25,7 +25,7 @@ def save_command(sweep: Path, arguments: list[str]) -> None:
     """Remember what was typed after ``train``, and in which folder."""
     file = sweep / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    runs.replace_text(file, json.dumps({"arguments": arguments, "folder": str(Path.cwd())}, indent=2) + "\n")
+    replace_text(file, json.dumps({"arguments": arguments, "folder": str(Path.cwd())}, indent=2) + "\n")
 
 
 def repeated(wanted: str, changes: list[str]) -> Command:

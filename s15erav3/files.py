@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all, written beside their place and never through a link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def whole(target: Path, *, binary: bool = False, durable: bool = False) -> Iterator[IO[Any]]:
+    """Open a file that takes the place of ``target`` once the block has ended well; if not, nothing is left.
+
+    The scratch file is made anew (``O_EXCL``), so a link that lies in its place is removed and not followed; neither
+    is one at ``target``, which the new file replaces.
+
+    Args:
+        binary: bytes, else UTF-8 text whose line ends stay as they are.
+        durable: flush to the disk before the old file is given up, for what a power cut must not lose.
+    """
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    scratch.unlink(missing_ok=True)
+    try:
+        with scratch.open("xb" if binary else "x", **({} if binary else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.replace(target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def replace_text(target: Path, text: str, *, durable: bool = False) -> None:
+    """Write a small text file whole or not at all."""
+    with whole(target, durable=durable) as file:
+        file.write(text)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what kills have left of files that were being written in ``folder``."""
+    for file in folder.glob(".*.partial"):
+        file.unlink(missing_ok=True)
