@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
-        status: int = importlib.import_module(f"s15erav3.{verb}").main(rest)
+        from s15erav3 import trust  # seconds, for torch
+
+        status: int = importlib.import_module(f"s15erav3.{verb}").main(trust.take(rest))
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ from s15erav3.model import ConfigError, ModelConfig, Transformer, count_paramete
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.trust import check_targets
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -89,17 +90,22 @@ def build_balancer(settings: Mapping[Any, Any]) -> Combined:
     return Combined(strategy, AddOns(**{name: settings[name] for name in names if name in settings}))
 
 
-def restore_balancer(config: Mapping[str, Any], net: Transformer) -> Combined | None:
+def restore_balancer(config: Mapping[str, Any], net: Transformer, where: Path) -> Combined | None:
     """The strategy by which a net was balanced, without its state, attached to the net.
 
     Args:
         config: of the run, as its checkpoint remembers it; empty for a Hugging Face folder.
+        where: the checkpoint, for messages.
 
     Returns:
         ``None`` for a net without experts or without a run.
+
+    Raises:
+        UserError: the strategy is not this program's, and the command line does not trust it.
     """
     if not config or not net.config.n_routed_experts:
         return None
+    check_targets({"balancing": config["balancing"]}, where)
     balancer = build_balancer(config["balancing"])
     balancer.attach(routers(net))
     return balancer

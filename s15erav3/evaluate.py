@@ -76,7 +76,7 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
     """Measure every token of the part ``cfg.split``."""
     balancer, other = None, None
     try:
-        balancer = restore_balancer(trained.saved.config, trained.net)
+        balancer = restore_balancer(trained.saved.config, trained.net, trained.saved.file)
     except InstantiationException as error:  # the rest can be measured without a strategy that lives elsewhere
         say(
             f"balance/next_churn is left out, as the run's balancing strategy is not here: {str(error).splitlines()[0]}"

@@ -7,6 +7,7 @@ import shlex
 import time
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
-from s15erav3 import cli, runs, screen
+from s15erav3 import cli, runs, screen, trust
 from s15erav3.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
 from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import Interrupted
@@ -100,13 +101,27 @@ def _resume(wanted: str, arguments: list[str]) -> None:
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    cli.run(
-        "train",
-        lambda cfg: train(cfg, Resumed(file, payload)),
-        settings,
-        conf=run_dir / ".hydra",
-        name="config",
-    )
+    config = trust.read_config(run_dir / ".hydra" / "config.yaml")
+    with TemporaryDirectory() as checked:  # Hydra composes what has been looked at, and nothing that lies beside it
+        OmegaConf.save(config, Path(checked) / "config.yaml")
+        cli.run(
+            "train",
+            lambda cfg: go_on(cfg, run_dir, Resumed(file, payload)),
+            settings,
+            conf=Path(checked),
+            name="config",
+        )
+
+
+def go_on(cfg: DictConfig, run_dir: Path, resumed: Resumed) -> dict[str, Any]:
+    """Train further by a config that comes from the run's folder.
+
+    Raises:
+        UserError: it names code that is not this program's, and the command line does not trust it.
+    """
+    trust.keep_inside(cfg, run_dir)
+    trust.check_targets(plain(cfg), run_dir / ".hydra" / "config.yaml")
+    return train(cfg, resumed)
 
 
 def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:

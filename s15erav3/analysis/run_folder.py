@@ -18,8 +18,9 @@ import pyarrow.csv
 import yaml
 from numpy.typing import NDArray
 
+from s15erav3.files import load_yaml
+
 Floats = NDArray[np.float64]
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
 
 
 class Run(NamedTuple):
@@ -164,13 +165,13 @@ def from_yaml(text: str) -> Any:
     """What YAML says. The configs of a sweep have most of their parts in common, so each part is parsed once."""
     parts = re.split(r"^(?=[A-Za-z_]\w*:)", text, flags=re.MULTILINE)
     if parts[0]:  # a list, or nothing that this program wrote
-        return yaml.load(text, Loader=Loader)
+        return load_yaml(text)
     return {key: value for part in parts[1:] for key, value in _part(part).items()}
 
 
 @functools.lru_cache(maxsize=4096)
 def _part(text: str) -> dict[str, Any]:
-    found = yaml.load(text, Loader=Loader)
+    found = load_yaml(text)
     if not isinstance(found, dict):
         raise ValueError("a part of it is no mapping")
     return found
@@ -184,7 +185,7 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} holds no object")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from typing import NamedTuple
 
 from s15erav3.analysis.run_folder import Run
@@ -137,7 +139,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], n_left: int) 
     """A Markdown table; all columns but the first ``n_left`` are set right."""
     rule = ["---" if i < n_left else "---:" for i in range(len(header))]
     lines = [header, rule, *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(in_markdown(cell) for cell in line) + " |\n" for line in lines)
+
+
+def in_markdown(text: str) -> str:
+    """Text of a cell as it stands there, without markup of Markdown or HTML."""
+    flat = " ".join(escape(text, quote=False).split())
+    return re.sub(r"([|\\`\[\]*~])", r"\\\1", flat)
 
 
 def left_out(runs: Sequence[Run], groups: Sequence[Group]) -> list[list[str]]:

@@ -127,6 +127,10 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise UserError(f"{folder / INDEX} has no weight_map from tensors to files; fetch the folder again.")
         files = sorted(set(places.values()))
+        if odd := [name for name in files if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise UserError(
+                f"{folder / INDEX} names {odd[0]!r}: weights must be .safetensors files of the folder itself."
+            )
     elif (folder / WEIGHTS).is_file():
         files = [WEIGHTS]
     else:

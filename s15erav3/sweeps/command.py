@@ -10,6 +10,7 @@ from typing import NamedTuple
 from s15erav3.cli import quote
 from s15erav3.errors import UserError
 from s15erav3.files import replace_text
+from s15erav3.trust import check_arguments
 
 FILE = Path(".sweep") / "command.json"
 
@@ -45,6 +46,7 @@ def repeated(wanted: str, changes: list[str]) -> Command:
         raise UserError(
             f"{shlex.quote(str(sweep / FILE))} cannot be read ({error!r}); type the sweep's command again."
         ) from error
+    check_arguments(arguments, sweep / FILE)
     changed = {_key(change) for change in changes} | {"hydra.sweep.dir"}
     arguments = [a for a in arguments if a.startswith("-") or _key(a) not in changed]
     flags = [c for c in changes if c not in ("-m", "--multirun")]

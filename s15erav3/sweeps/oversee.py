@@ -160,6 +160,7 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
 
     def instantiate_launcher(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
         del plugins.instantiate_launcher  # the class's own again: launchers hand this object on by pickle
+        check_name(config.sweep.name)
         launcher = plugins.instantiate_launcher(hydra_context, task_function, config)
         record = Path(str(config.hydra.sweep.dir)).absolute() / "multirun.yaml"
         records[record] = record.read_bytes() if record.is_file() else None
@@ -179,6 +180,17 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
         if not sweep.jobs:
             for record, content in records.items():
                 _put_back(record, content)
+
+
+def check_name(name: object) -> None:
+    """Refuse a name by which a sweep would leave ``multirun/``.
+
+    Raises:
+        UserError: with the name.
+    """
+    text = "" if name is None else str(name)
+    if text and (Path(text).is_absolute() or {"..", "."} & set(text.split("/")) or not text.isprintable()):
+        raise UserError(f"sweep.name={text!r} would leave multirun/; give a plain name, or hydra.sweep.dir=FOLDER.")
 
 
 def _put_back(record: Path, content: bytes | None) -> None:

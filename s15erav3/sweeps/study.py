@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from s15erav3 import screen
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.errors import UserError
+from s15erav3.trust import check_arguments
 
 JOB, SETTINGS, ATTEMPT = "job", "settings", "attempt"
 """Attributes of a trial: the number of its run's folder, the command line of its run, how often it was begun."""
@@ -113,6 +114,7 @@ class Study(OptunaSweeperImpl):  # type: ignore[misc]
             values, known = None, trial.user_attrs
             attempt = known.get(ATTEMPT, 1) + self._was_killed(known)
             if SETTINGS in known and attempt <= ATTEMPTS:
+                check_arguments([str(s) for s in known[SETTINGS]], self.storage)
                 study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt)
                 returns = self.launcher.launch([tuple(known[SETTINGS])], initial_job_idx=known[JOB])
                 values = returns[0].return_value

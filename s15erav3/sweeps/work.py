@@ -14,6 +14,7 @@ from s15erav3.screen import short
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import ADOPTED, Found, examine, set_aside
 from s15erav3.train import Complete, Resumed, train
+from s15erav3.trust import read_config
 
 
 def work(cfg: DictConfig) -> float | list[float]:
@@ -43,7 +44,7 @@ def go_on(cfg: DictConfig, folder: Path, sweep: Path) -> dict[str, Any]:
     """Train from the last checkpoint that can be read, or anew if none can."""
     settings = cfg.copy()
     if cfg.init_from:
-        saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        saved = read_config(folder / ".hydra" / "config.yaml")
         for group in (*ADOPTED, "init_from"):
             OmegaConf.update(settings, group, OmegaConf.select(saved, group), force_add=True)
     try:
