@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     except SystemExit as ended:  # argparse after --help, a sweep with failures

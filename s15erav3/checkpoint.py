@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
 from s15erav3.files import whole
-from s15erav3.model import ConfigError, ModelConfig, Transformer
+from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 
 Payload = dict[str, Any]
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Save beside the target, flush to the disk, rename: a kill leaves the old file or the new one."""
+    """Save beside the target, flush to the disk, rename: a kill leaves the old file or the new one. What is read back
+    is what was written."""
 
     def save_checkpoint(self, checkpoint: Payload, path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
@@ -27,12 +29,15 @@ class WholeFileIO(TorchCheckpointIO):
         with whole(target, binary=True, durable=True) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Payload:
+        return load_checkpoint(Path(path))
+
 
 def load_checkpoint(path: Path) -> Payload:
-    """Read a checkpoint of this program; only tensors and plain containers are accepted.
+    """Read a checkpoint of this program: every bit as it was written, tensors and plain containers alone.
 
     Raises:
-        UserError: there is no such file, it is cut short, it holds code, or another program made it.
+        UserError: there is no such file, it is cut short or damaged, it holds code, or another program made it.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give a .ckpt file or a run's folder.")
@@ -41,6 +46,8 @@ def load_checkpoint(path: Path) -> Payload:
             f"{path} is not a checkpoint of s15erav3, or it was cut short: it does not end as one; nothing of it was "
             "executed. Give another .ckpt file."
         )
+    if damage := damaged(path):
+        raise UserError(f"{path} is damaged: {damage}. Give another .ckpt file.")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -48,11 +55,54 @@ def load_checkpoint(path: Path) -> Payload:
             f"{path} was refused: it holds objects other than tensors and plain containers, and loading those would "
             "execute its code. Give a checkpoint of s15erav3."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever torch makes of a file that another program wrote
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:150]}. Give another .ckpt file.") from error
-    if not isinstance(payload, dict) or not {"run", "state_dict", "global_step"} <= payload.keys():
+    if not _is_ours(payload):
         raise UserError(f"{path} is not a checkpoint of s15erav3: it lacks the description of its run.")
-    return payload
+    return payload  # type: ignore[no-any-return]
+
+
+def damaged(path: Path) -> str:
+    """What is wrong with a checkpoint's bytes; empty if they are those that were written.
+
+    torch checks nothing on reading, but its files are zip archives, which hold a CRC-32 of each part.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if any(p.compress_type != zipfile.ZIP_STORED or p.file_size != p.compress_size for p in parts):
+                return "its parts are compressed, as no checkpoint's are"
+            if sum(p.file_size for p in parts) > path.stat().st_size:
+                return "its parts are larger than the file"
+            broken = archive.testzip()
+            return f"the checksum of its part {broken} is wrong" if broken else ""
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        struct.error,
+    ) as error:
+        return " ".join(str(error).split())[:150] or type(error).__name__
+
+
+def _is_ours(payload: Any) -> bool:
+    """Whether a checkpoint has the shape that this program gives it."""
+    if not isinstance(payload, dict) or not isinstance(payload.get("run"), dict):
+        return False
+    run, state, step = payload["run"], payload.get("state_dict"), payload.get("global_step")
+    return (
+        isinstance(step, int)
+        and step >= 0
+        and isinstance(state, dict)
+        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
+        and all(isinstance(run.get(part), dict) for part in ("config", "model", "tokenizer"))
+        and isinstance(run.get("sequence_length"), int)
+        and run["sequence_length"] > 1
+        and all(isinstance(run["config"].get(group), dict) for group in ("data", "balancing"))
+    )
 
 
 def load_model(payload: Payload, path: Path) -> tuple[Transformer, Tokenizer]:
@@ -62,11 +112,19 @@ def load_model(payload: Payload, path: Path) -> tuple[Transformer, Tokenizer]:
         UserError: description and weights do not belong together.
     """
     try:
-        net = Transformer(ModelConfig.from_dict(payload["run"]["model"]))
-    except (ConfigError, TypeError) as error:
+        config = ModelConfig.from_dict(payload["run"]["model"])
+        described = count_parameters(config).total
+        held = sum(value.untyped_storage().nbytes() for value in payload["state_dict"].values())
+        if described > held:  # of which each takes a byte or more: found out before memory is asked for
+            raise ConfigError(f"it has {described:,} parameters, and the file holds {held:,} bytes of them")
+        net = Transformer(config)
+    except (ConfigError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} describes a model that this version cannot build: {error}.") from error
     load_weights(net, payload, path)
-    return net, Tokenizer.from_state(payload["run"]["tokenizer"])
+    try:
+        return net, Tokenizer.from_state(payload["run"]["tokenizer"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} has a tokenizer that cannot be read ({error!r}); give another .ckpt file.") from error
 
 
 def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
@@ -84,7 +142,10 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
                 f"{path} has another architecture: {key} is {shapes[1]} there and {shapes[0]} in the configured model; "
                 "take the settings that it was trained with."
             )
-    net.load_state_dict(found)
+    try:
+        net.load_state_dict(found)
+    except RuntimeError as error:
+        raise UserError(f"{path} has weights that do not fit: {' '.join(str(error).split())[:200]}.") from error
 
 
 def candidates(run_dir: Path) -> list[Path]:
@@ -97,13 +158,19 @@ def find_checkpoint(place: str) -> Path:
     """The file that ``place`` means: a file itself, or the best (else the last) checkpoint of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged and another one of the run is not.
     """
     path = Path(place).expanduser()
     if not path.is_dir():
         return path
-    names = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", *candidates(path)]
-    for file in names:
-        if file.is_file():
-            return file
-    raise UserError(f"{path} holds no checkpoint below checkpoints/; give a .ckpt file or another run's folder.")
+    files = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", *candidates(path)]
+    files = [file for file in dict.fromkeys(files) if file.is_file()]
+    if not files:
+        raise UserError(f"{path} holds no checkpoint below checkpoints/; give a .ckpt file or another run's folder.")
+    found, *others = files
+    if zipfile.is_zipfile(found) and not damaged(found):
+        return found
+    intact = next((file for file in others if zipfile.is_zipfile(file) and not damaged(file)), None)
+    if intact is not None:
+        raise UserError(f"{found} is damaged or cut short; {intact.name} is intact: give {intact}.")
+    return found

@@ -13,6 +13,14 @@ class UserError(Exception):
     The message names the key or file, what was found, what was expected and what to do.
     """
 
+    exit_status = 2
+
+
+class Accident(UserError):
+    """What befell a run that had begun and is nobody's mistake, such as a full disk: exit status 1."""
+
+    exit_status = 1
+
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """The valid names closest to ``name`` as a phrase: ``"did you mean 'nano'?"``, else all the options."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from s15erav3 import __version__, cli
+from s15erav3.analysis.run_folder import read_run
+from s15erav3.analysis.sweep_tables import in_markdown
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.model import count_parameters
+from s15erav3.records import read_table
 from s15erav3.restore import Saved, load, with_checkpoint
 from s15erav3.screen import program, say, shape
 
@@ -95,9 +96,10 @@ def provenance(saved: Saved) -> list[tuple[str, str]]:
     if not run:
         return [("made from", f"`{saved.file.name}`, itself a Hugging Face folder")]
     data, balancing = run["data"], str(run["balancing"]["_target_"]).rpartition(".")[2]
+    balancing = in_markdown(balancing)
     text = f" ({Path(data['path']).name})" if data["path"] else ""
     rows = [
-        ("data", f"`data={data['name']}`{text}"),
+        ("data", f"`{in_markdown('data=' + str(data['name']))}`{in_markdown(text)}"),
         ("training", f"{saved.step:,} optimizer steps, experts balanced by {balancing}, seed {run['seed']}"),
     ]
     measured = figures(saved)
@@ -115,14 +117,12 @@ MEASURED = {
 def figures(saved: Saved) -> dict[str, float]:
     """Validation figures that the run recorded at the checkpoint's step; none for a checkpoint without its run."""
     file = saved.file.parent.parent / "metrics.csv"
-    if file.is_file():
-        with file.open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["step"] == str(saved.step) and row.get("val/bpb"):
-                    return {key: float(row[key]) for key in MEASURED if row.get(key)}
-    result = saved.file.parent.parent / "result.json"
-    if result.is_file():
-        values = json.loads(result.read_text())
-        if values.get("steps") == saved.step:
-            return {key: values[key] for key in MEASURED if key in values}
+    found = read_table(file)
+    for cells in found.rows:
+        row = dict(zip(found.columns, cells, strict=False))
+        if row["step"] == str(saved.step) and row.get("val/bpb"):
+            return {key: float(row[key]) for key in MEASURED if row.get(key)}
+    values = read_run(file.parent).result
+    if values.get("steps") == saved.step:
+        return {key: float(values[key]) for key in MEASURED if isinstance(values.get(key), float)}
     return {}

@@ -8,18 +8,23 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
-from s15erav3.files import replace_text, whole
+from s15erav3.files import load_yaml, remove_partial, replace_text, whole
+from s15erav3.records import read_lines, read_table
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
 LOOKING = ("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export")
@@ -95,12 +100,20 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
             raise UserError(f"resume=last found no checkpoint below {looked}; name a run's folder.")
         path = newest.parent.parent
     if path.is_file():
-        run_dir = path.resolve().parent.parent
+        run_dir = path.absolute().parent.parent
         if not (run_dir / ".hydra" / "config.yaml").is_file():
             raise UserError(f"resume={wanted} does not lie in a run's folder: {run_dir} has no .hydra/config.yaml.")
-        return run_dir, path.resolve(), load_checkpoint(path)
+        refuse_links(run_dir)
+        try:
+            return run_dir.resolve(), path.resolve(), load_checkpoint(path)
+        except UserError as error:
+            others = sorted((_step_of(f), f) for f in candidates(run_dir) if f != path)
+            if not others or others[-1][0] < 0:
+                raise
+            raise UserError(f"{error} The newest intact one of the run is {others[-1][1]}.") from error
     if not (path / ".hydra" / "config.yaml").is_file():
         raise UserError(f"resume={wanted} is neither a checkpoint nor a run's folder (it has no .hydra/config.yaml).")
+    refuse_links(path)
     readable: list[tuple[int, Path, Payload]] = []
     refused: list[str] = []
     for file in candidates(path):
@@ -119,37 +132,116 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
     return path.resolve(), file.resolve(), payload
 
 
-def rewind(run_dir: Path, step: int) -> None:
-    """Drop what the run recorded after ``step``, which the resumed run will record again."""
-    for file in candidates(run_dir):  # of a branch that is now given up
-        try:
-            later = load_checkpoint(file)["global_step"] > step
-        except UserError:
-            later = True
-        if later:
-            file.unlink()
+def rewind(run_dir: Path, step: int) -> list[str]:
+    """Drop what the run recorded after ``step``, which the resumed run will record again, and what a crash left.
+
+    Checkpoints of later steps, and unreadable ones, are set aside in ``.superseded/`` with the records as they were.
+
+    Returns:
+        what there is to tell of it, a sentence each.
+    """
+    for folder in (run_dir, run_dir / "checkpoints", run_dir / ".hydra"):
+        remove_partial(folder)
+    told = []
+    if later := [file for file in candidates(run_dir) if not 0 <= _step_of(file) <= step]:
+        place = set_aside(run_dir, later)
+        names = ", ".join(file.name for file in later)
+        told.append(f"{names}: later than step {step} or damaged; set aside in {place}, with the records up to then")
     for name in RECORDS:
         file = run_dir / name
+        lines = read_lines(file)
+        kept = [text for row, text in zip(lines.rows, lines.texts, strict=True) if row["step"] <= step]
         if file.exists():
-            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-            replace_text(file, "".join(line + "\n" for line in lines))
+            replace_text(file, "".join(text + "\n" for text in kept))
+        if lines.dropped:
+            told.append(f"{name}: {lines.dropped} unreadable line(s) dropped")
     metrics = run_dir / "metrics.csv"
-    if metrics.exists():
-        with metrics.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            rows = [row for row in reader if row["step"] and int(row["step"]) <= step]
+    table = read_table(metrics)
+    if table.dropped:
+        told.append(f"{metrics.name}: {table.dropped} unreadable line(s) dropped")
+    if metrics.exists() and not table.columns:
+        metrics.unlink()
+    elif metrics.exists():
+        at = table.columns.index("step")
         with whole(metrics) as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+            csv.writer(stream).writerows([table.columns, *(row for row in table.rows if int(row[at]) <= step)])
+    return told
 
 
-def _step_of(line: str) -> float:
+def _step_of(file: Path) -> int:
+    """Optimizer steps that a checkpoint was saved after; -1 of one that cannot be read."""
     try:
-        return float(json.loads(line)["step"])
-    except ValueError:  # a line that a kill cut short
-        return float("inf")
+        return int(load_checkpoint(file)["global_step"])
+    except UserError:
+        return -1
+
+
+def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
+    """Move files of a run, and copy its records, to the next free folder in its ``.superseded/``.
+
+    Returns:
+        that folder.
+    """
+    place = next(p for p in (run_dir / ".superseded" / str(n) for n in count(1)) if not p.exists())
+    place.mkdir(parents=True)
+    for file in files:
+        file.rename(place / file.name)
+    for name in (*RECORDS, "metrics.csv", "result.json"):
+        if (run_dir / name).is_file():
+            shutil.copy2(run_dir / name, place / name)
+    return place
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Refuse to write into a run's folder in which links lead elsewhere: what is appended would land there.
+
+    Raises:
+        UserError: with the first such link.
+    """
+    here = run_dir.resolve()
+    for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *(run_dir / ".hydra").glob("*")):
+        if file.is_symlink() and not file.resolve().is_relative_to(here):
+            raise UserError(
+                f"{file} is a link out of the run's folder, and resuming would write there; put the file itself in its "
+                "place, or remove the link."
+            )
+
+
+RESUMES = Path(".hydra") / "resumed.json"
+
+
+def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
+    """Each time that the run was resumed: the step, and the settings that made it another experiment."""
+    try:
+        found = json.loads((run_dir / RESUMES).read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def remember_resume(run_dir: Path, step: int, typed: Iterable[str], changed: dict[str, list[Any]]) -> None:
+    """Add a resumption to ``result.json``'s history, and what was typed to ``.hydra/overrides.yaml``.
+
+    Args:
+        step: that it goes on from.
+        typed: its overrides.
+        changed: settings that make it another experiment, ``{key: [before, now]}``.
+    """
+    history = [*read_resumes(run_dir), {"step": step, "run_dir": str(run_dir), "changed": changed}]
+    replace_text(run_dir / RESUMES, json.dumps(history, indent=1) + "\n")
+    file = run_dir / ".hydra" / "overrides.yaml"
+    try:
+        before = [str(line) for line in load_yaml(file.read_text()) or []]
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        before = []
+    now = {key_of(line): line for line in typed if not key_of(line).startswith("hydra") and key_of(line) != "force"}
+    kept = [line for line in before if key_of(line) not in {*now, "run_dir"}]
+    replace_text(file, OmegaConf.to_yaml(OmegaConf.create([*kept, *now.values()])))
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from s15erav3.balancing import AddOns
+from s15erav3.changes import Change
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.training.module import LanguageModule
@@ -121,6 +125,16 @@ def banner(
         ("folder", str(run_dir)),
     ]
     console.print(_grid("s15erav3 " + ("resumes" if resumed else "trains"), rows))
+
+
+def changes(kinds: Mapping[str, Sequence[Change]]) -> None:
+    """A table of the settings that a resumed run changes, by what that means."""
+    table = Table("setting", "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
+    for kind, found in kinds.items():
+        for change in found:
+            table.add_row(*(escape(str(part)) for part in (change.key, change.before, change.now, kind)))
+    if table.row_count:
+        console.print(table)
 
 
 @rank_zero_only

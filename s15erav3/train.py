@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shlex
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -19,14 +25,17 @@ from omegaconf import DictConfig, OmegaConf
 from s15erav3 import cli, runs, screen, trust
 from s15erav3.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
 from s15erav3.callbacks.heartbeat import beat
-from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
 from s15erav3.callbacks.samples import Samples
 from s15erav3.callbacks.telemetry import Diverged
-from s15erav3.checkpoint import Payload, load_weights
+from s15erav3.changes import changes
+from s15erav3.checkpoint import Payload, candidates, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import Accident, UserError, check_number
+from s15erav3.files import replace_text
+from s15erav3.lock import only_trainer
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
@@ -80,7 +89,9 @@ def main(arguments: list[str]) -> int:
         else:
             cli.run("train", train, arguments)
     except Interrupted as error:
-        screen.say(f"{error}; go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}")
+        resumable = any(candidates(error.run_dir))
+        go_on = f"go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}"
+        screen.say(f"{error}; {go_on if resumable else 'it had no checkpoint yet'}")
         return error.exit_status
     return 0
 
@@ -137,7 +148,13 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
     """
     be_quiet()
     runs.code()  # now, as its files may be edited while this runs
-    run_dir, began_at = Path(cfg.run_dir), time.time()
+    run_dir = Path(cfg.run_dir)
+    with only_trainer(run_dir) if runs.is_first_rank() else nullcontext(), stops_early(run_dir):
+        return _train(cfg, run_dir, resumed)
+
+
+def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+    began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
     outcome: dict[str, Any] = {}
@@ -163,6 +180,8 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
             raise UserError(
                 f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps."
             ) from error
+        if full := disk_full(error):
+            raise Accident(full) from error
         raise
     finally:
         result = outcome | {"wall_seconds": time.time() - began_at}
@@ -170,7 +189,8 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
             if session is not None or (one_of_many and (claimed or resumed is not None)):
                 result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
                 if runs.is_first_rank():
-                    runs.write_result(run_dir, result)
+                    result |= {"resumed": history} if (history := runs.read_resumes(run_dir)) else {}
+                runs.write_result(run_dir, result)
             elif claimed:
                 runs.discard(run_dir)
         finally:
@@ -192,6 +212,25 @@ def add_report(run_dir: Path, accelerator: str) -> None:
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         screen.say(f"no report.html: {told}; try {screen.program()} report {shlex.quote(str(screen.short(run_dir)))}")
+
+
+@contextmanager
+def stops_early(run_dir: Path) -> Iterator[None]:
+    """Until training handles signals itself, and after it: SIGTERM and the like end this process in good order."""
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, run_dir)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPS:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def be_quiet() -> None:
@@ -219,7 +258,8 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         origin = adopt(cfg)
         tokenizer = origin.tokenizer
         if runs.is_first_rank() and (run_dir / ".hydra").is_dir():
-            OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # with what was adopted, for resuming
+            # With what was adopted, for resuming.
+            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     elif resumed is not None and cfg.init_from:
         tokenizer = Tokenizer.from_state(resumed.payload["run"]["tokenizer"])
     data = build_data(cfg, tokenizer)
@@ -236,6 +276,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     }
     callbacks = build_callbacks(cfg, run_dir, description)
     trainer = build_trainer(cfg, run_dir, data, callbacks)
+    description["ranks"] = trainer.world_size
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"-m with {trainer.world_size} devices a run is not possible: each rank would begin a sweep of its own; "
@@ -243,12 +284,57 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         )
     if resumed is not None:
         refuse_if_complete(run_dir, trainer, resumed.payload)
+        changed = look_at_changes(cfg, trainer.world_size, resumed)
         refuse_if_foreign(data, module, resumed)
         if runs.is_first_rank():
-            runs.rewind(run_dir, resumed.payload["global_step"])
-            OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")  # what was changed now holds for the next time
+            for sentence in runs.rewind(run_dir, resumed.payload["global_step"]):
+                screen.say(sentence)
+            # What was changed now holds for the next time.
+            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+            runs.remember_resume(run_dir, resumed.payload["global_step"], HydraConfig.get().overrides.task, changed)
     trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)
+
+
+def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, list[Any]]:
+    """Show what differs from the checkpoint.
+
+    Returns:
+        of each setting that makes it another experiment, what it was and what it is.
+
+    Raises:
+        UserError: a setting is changed that the checkpoint's weights depend on, and ``force`` is not set.
+    """
+    run = resumed.payload["run"]
+    found = changes(run["config"] | {"ranks": run.get("ranks", ranks)}, plain(cfg) | {"ranks": ranks})
+    by_kind = {
+        kind: [change for change in found if change.kind == kind] for kind in ("wrong", "experiment", "harmless")
+    }
+    if by_kind["wrong"] and not cfg.get("force"):
+        raise UserError(
+            f"{resumed.file} was trained with other settings ({'; '.join(map(str, by_kind['wrong']))}), and its "
+            "weights or its place in the data mean nothing with these; leave them out, or add force=true if you know "
+            "better."
+        )
+    if runs.is_first_rank():
+        screen.changes(
+            {
+                "against the checkpoint (force=true)": by_kind["wrong"],
+                "makes it another experiment": by_kind["experiment"],
+                "harmless": [c for c in by_kind["harmless"] if c.key not in ("run_dir", "resume", "force")],
+            }
+        )
+    return {change.key: [change.before, change.now] for kind in ("wrong", "experiment") for change in by_kind[kind]}
+
+
+def disk_full(error: BaseException) -> str:
+    """One sentence for a disk that is full; empty for any other error."""
+    while error.__cause__ is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the disk is full{where}; the last checkpoint is intact: make room, then resume the run."
 
 
 def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:

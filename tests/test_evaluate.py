@@ -169,6 +169,8 @@ def test_a_strategy_that_is_not_here_costs_the_churn_alone(
         patch.syspath_prepend(str(tmp_path))
         assert train("balancing._target_=elsewhere.Mine", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0
     monkeypatch.delitem(sys.modules, "elsewhere")
-    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "trust=elsewhere" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "trust=elsewhere"]) == 0
     assert "balance/next_churn is left out" in capsys.readouterr().err
     assert "balance/next_churn" not in json.loads((tmp_path / "run" / "evaluate-best-val.json").read_text())

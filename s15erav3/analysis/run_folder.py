@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from s15erav3.files import load_yaml
+from s15erav3.records import read_lines, read_table
 
 Floats = NDArray[np.float64]
 
@@ -205,7 +206,7 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
     """
     file = folder / "metrics.csv"
     try:
-        with file.open() as stream:
+        with file.open(errors="replace") as stream:
             header = stream.readline().rstrip("\r\n").split(",")
         wanted = [name for name in header if columns is None or name in columns]
         if not wanted:
@@ -217,9 +218,19 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
                 include_columns=wanted, column_types=dict.fromkeys(wanted, pa.float64()), null_values=[""]
             ),
         )
-    except (OSError, pa.ArrowInvalid):
+    except OSError:
         return {}
+    except pa.ArrowInvalid:  # a line that a crash has left, which Arrow will not pass over
+        return _intact(file, columns)
     return {name: table[name].to_numpy() for name in wanted}
+
+
+def _intact(file: Path, columns: list[str] | None) -> dict[str, Floats]:
+    found = read_table(file)
+    rows = [[float(cell) if cell else np.nan for cell in row] for row in found.rows]
+    width = len(found.columns)
+    values = np.array([row + [np.nan] * (width - len(row)) for row in rows], dtype=np.float64).reshape(-1, width)
+    return {name: values[:, i] for i, name in enumerate(found.columns) if columns is None or name in columns}
 
 
 def read_balance(folder: Path, at_most: int | None = None) -> Balance | None:
@@ -229,19 +240,26 @@ def read_balance(folder: Path, at_most: int | None = None) -> Balance | None:
         ``None`` where nothing is recorded: a dense model, or a run that has not logged yet.
     """
     try:
-        lines = (folder / "balance.jsonl").read_text().splitlines()
+        rows = read_lines(folder / "balance.jsonl").rows
     except OSError:
         return None
-    if at_most is not None and len(lines) > at_most:
-        lines = [lines[i] for i in np.linspace(0, len(lines) - 1, at_most).round().astype(int)]
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # a line that is being written, or that a kill cut short
-            continue
+    if at_most is not None and len(rows) > at_most:
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, at_most).round().astype(int)]
+    rows = [row for row in rows if _is_balance(row)]
     if not rows:
         return None
     arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in ("load", "bias", "update")}
     steps, tokens = (np.array([row[key] for row in rows], dtype=np.float64) for key in ("step", "tokens"))
     return Balance(steps, tokens, rows[-1]["layers"], **arrays)
+
+
+def _is_balance(row: dict[str, Any]) -> bool:
+    """Whether a line holds what this program writes there: tables of one shape, a number of tokens, the layers."""
+    layers = row.get("layers")
+    if not isinstance(layers, list) or not layers or not isinstance(row.get("tokens"), int):
+        return False
+    try:
+        shapes = {np.array(row[key], dtype=np.float64).shape for key in ("load", "bias", "update")}
+    except (KeyError, ValueError, TypeError):
+        return False
+    return len(shapes) == 1 and [len(shape) for shape in shapes] == [2] and {s[0] for s in shapes} == {len(layers)}

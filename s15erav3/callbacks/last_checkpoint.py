@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
 
+STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Signals beside Ctrl-C that ask a run to save and end: of a cluster, a closed terminal, a service manager."""
 
 TOGETHER = 1.0
 """Seconds within which signals mean one request: a cluster or a service manager signals every process of a sweep, whose
@@ -57,14 +59,13 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._receive)
-        if REQUEUE and callable(signal.getsignal(REQUEUE)):
-            self._handlers[REQUEUE] = signal.signal(REQUEUE, self._receive)
+        for number in (signal.SIGINT, *STOPS):
+            if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as nohup does
+                self._handlers[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self._received is None
-        if not first and REQUEUE not in (number, self._received) and time.monotonic() - self._at > TOGETHER:
+        if not first and not {number, self._received} & {REQUEUE} and time.monotonic() - self._at > TOGETHER:
             raise KeyboardInterrupt
         if first:
             self._at = time.monotonic()
@@ -91,7 +92,7 @@ class LastCheckpoint(Checkpoint):
         if self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
-            if REQUEUE and self._received == REQUEUE:
+            if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):
                 self._handlers[REQUEUE](REQUEUE, None)  # queues the job again and exits, or says why it does not
             raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -168,6 +169,8 @@ class CommentaryData(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
+            # Its seeds for workers, which nothing here uses, must not come from the generator that training draws from.
+            generator=torch.Generator(),
         )
 
     def _place(self) -> tuple[int, int]:

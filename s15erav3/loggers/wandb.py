@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from s15erav3.errors import UserError, check_number
 from s15erav3.loggers import naming
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
+from s15erav3.records import read_lines
 
 AXES = ("trainer/global_step", "tokens")
 
@@ -131,8 +131,7 @@ class RunLogger(WandbLogger):
         texts = self.folder / "samples.jsonl"  # with those from before the run was interrupted
         if texts.exists():
             columns: list[Any] = ["step", "prompt", "text"]
-            samples = [json.loads(line) for line in texts.read_text().splitlines()]
-            rows = [[sample[column] for column in columns] for sample in samples]
+            rows = [[sample.get(column) for column in columns] for sample in read_lines(texts).rows]
             place = {"trainer/global_step": result.get("steps"), "tokens": result.get("tokens")}
             self.experiment.log({"samples": wandb.Table(columns=columns, data=rows), **place})
         if self.model_wanted and completed:

@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from s15erav3 import screen
-from s15erav3.callbacks.last_checkpoint import TOGETHER
+from s15erav3.callbacks.last_checkpoint import STOPS, TOGETHER
 
 
 class Signals:
@@ -28,7 +28,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *STOPS):
                 self._handlers[number] = signal.signal(number, self._receive)
         return self
 

@@ -76,7 +76,8 @@ def _check_gradients(model: Transformer, twin: nn.Module, single: bool) -> None:
     # In fp32 a gradient is a sum over tokens of terms that partly cancel: errors of the terms stay, the sum shrinks.
     tolerance = 1e-4 if single else 1e-10
     # Some vanish: a token that sees itself alone moves no query, a normalised gate weight of one expert no router.
-    floor = 1e-3 if single else 1e-4
+    # There, in fp32, both are rounding alone: a few times 6e-8 of terms of size one.
+    floor = 5e-3 if single else 1e-4
     expected = dict(twin.named_parameters())
     for name, parameter in model.named_parameters():
         ours, theirs = parameter.grad, expected.pop(hf_name(name)).grad

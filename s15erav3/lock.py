@@ -1,0 +1,55 @@
+"""One writer to a run's folder: a lock that is held while a run trains, and is gone with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from s15erav3.errors import UserError
+
+WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that have no locks; there, progress.json alone tells that a run is at work."""
+
+
+@contextmanager
+def only_trainer(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir`` for the run that this process trains.
+
+    A POSIX record lock (``lockf``): the system lets it go however the process ends, network file systems pass it on to
+    their server, and unlike ``flock`` the worker processes that loaders fork do not keep it after a kill.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written.
+    """
+    file = run_dir / ".hydra" / "lock"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}: {error.filename}; choose a writable place with "
+            "hydra.run.dir=FOLDER."
+        ) from error
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in WITHOUT:
+                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+                raise UserError(
+                    f"the run in {shlex.quote(str(run_dir))} is at work ({holder}); wait for it, or stop it."
+                ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
