@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import Timer
@@ -20,7 +21,6 @@ from s15erav3.build import build_callbacks, build_data, build_loggers, build_mod
 from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.callbacks.samples import Samples
-from s15erav3.callbacks.telemetry import Diverged
 from s15erav3.checkpoint import Payload, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
@@ -30,6 +30,7 @@ from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
 from s15erav3.training.module import LanguageModule
+from s15erav3.training.nonfinite import Diverged
 
 GROUPS = (
     "model",
@@ -145,9 +146,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
     except BaseException as error:
         outcome, exit_code = ending(error)
         if isinstance(error, Diverged):
-            raise UserError(
-                f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps."
-            ) from error
+            raise UserError(diverged(error, cfg, run_dir)) from error
         raise
     finally:
         result = outcome | {"wall_seconds": time.time() - began_at}
@@ -166,6 +165,18 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
     return result
+
+
+def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
+    """What happened, what is left of it, and how to go on."""
+    said = f"training diverged: {error}; weights, biases and files are as before it. "
+    skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
+    file = run_dir / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
+    step = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    resume = f"{screen.program()} train resume={shlex.quote(str(run_dir))}"
+    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."
 
 
 def add_report(run_dir: Path, accelerator: str) -> None:
