@@ -106,7 +106,7 @@ class Telemetry(L.Callback):
             biases = torch.stack([router.bias for router in module.routers])
             parts += [t.flatten() for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
-        counts, host = host.split([5, len(host) - 5])
+        counts, host = host[:5], host[5:]
         module.refuse_if_diverged(counts.tolist())
         sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
         names = ["train/loss", "train/bpb", *(name for name, loss in sometimes.items() if loss is not None)]

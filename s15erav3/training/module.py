@@ -260,7 +260,8 @@ class LanguageModule(L.LightningModule):
             return look
 
         hooks = [layer.register_forward_hook(watch(f"layer {i:02d}")) for i, layer in enumerate(self.net.layers)]
-        count = self.multi_token_loss and self.multi_token_loss.count(batch, len(self.net.mtp))
+        ahead = self.multi_token_loss
+        count = None if ahead is None else ahead.count(batch, len(self.net.mtp))
         self.net.train()
         self.net.zero_grad(set_to_none=True)
         try:
