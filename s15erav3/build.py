@@ -131,6 +131,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         micro_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip=cfg.trainer.gradient_clip_val,
         loss_chunk=cfg.loss_chunk,
+        skip_nonfinite=cfg.trainer.get("skip_nonfinite", 0),
     )
     try:
         module.make_optimizer(net)  # so that a bad setting is told before anything starts
@@ -196,6 +197,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     """The Trainer, without loggers; accumulation and clipping are the module's, which optimizes by hand."""
     settings = instantiate(cfg.trainer, _convert_="all")
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
+    settings.pop("skip_nonfinite", None)  # the module's; runs of before have none
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
     del settings["max_steps"]  # set below, once the number of ranks is known

@@ -12,11 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3 import cli, screen
 from s15erav3.callbacks.last_checkpoint import Interrupted
-from s15erav3.callbacks.telemetry import Diverged, Telemetry
+from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import UserError
 from s15erav3.model import count_parameters
 from s15erav3.training.module import LanguageModule
+from s15erav3.training.nonfinite import Diverged
 
 
 def ending(error: BaseException) -> tuple[dict[str, Any], int]:

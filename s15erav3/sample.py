@@ -51,6 +51,12 @@ def sample(cfg: DictConfig) -> list[str]:
     """
     request = asked(cfg)
     trained = restore(cfg)
+    bad = next((name for name, value in trained.net.state_dict().items() if not value.isfinite().all()), None)
+    if bad is not None:
+        raise UserError(
+            f"{trained.saved.file} cannot generate: its weight {bad} is not finite; sample from a checkpoint of before "
+            "training diverged."
+        )
     if not trained.net.config.causal:
         raise UserError(
             f"{trained.saved.file} cannot generate: its experts choose among tokens that are still to come "

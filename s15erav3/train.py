@@ -27,9 +27,8 @@ from s15erav3.build import build_callbacks, build_data, build_loggers, build_mod
 from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
 from s15erav3.callbacks.samples import Samples
-from s15erav3.callbacks.telemetry import Diverged
 from s15erav3.changes import changes
-from s15erav3.checkpoint import Payload, candidates, load_weights
+from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
@@ -40,6 +39,7 @@ from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
 from s15erav3.training.module import LanguageModule
+from s15erav3.training.nonfinite import Diverged
 
 GROUPS = (
     "model",
@@ -54,6 +54,10 @@ GROUPS = (
     "callbacks",
 )
 """Groups of conf/train.yaml that a run is made of."""
+
+
+SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0}}
+"""Settings that configs of older runs do not have, as those runs were trained."""
 
 
 class Session(NamedTuple):
@@ -112,7 +116,7 @@ def _resume(wanted: str, arguments: list[str]) -> None:
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    config = trust.read_config(run_dir / ".hydra" / "config.yaml")
+    config = OmegaConf.merge(SINCE, trust.read_config(run_dir / ".hydra" / "config.yaml"))
     with TemporaryDirectory() as checked:  # Hydra composes what has been looked at, and nothing that lies beside it
         OmegaConf.save(config, Path(checked) / "config.yaml")
         cli.run(
@@ -177,9 +181,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
     except BaseException as error:
         outcome, exit_code = ending(error)
         if isinstance(error, Diverged):
-            raise UserError(
-                f"training diverged: {error}; lower optimizer.lr or raise schedule.warmup_steps."
-            ) from error
+            raise UserError(diverged(error, cfg, run_dir)) from error
         if full := disk_full(error):
             raise Accident(full) from error
         raise
@@ -201,6 +203,18 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
     return result
+
+
+def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
+    """What happened, what is left of it, and how to go on."""
+    said = f"training diverged: {error}; weights, biases and files are as before it. "
+    skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
+    file = run_dir / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
+    step = load_checkpoint(file)["global_step"]
+    resume = f"{screen.program()} train resume={shlex.quote(str(run_dir))}"
+    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."
 
 
 def add_report(run_dir: Path, accelerator: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from s15erav3.training.module import LanguageModule
+
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
 
@@ -87,9 +89,12 @@ class LastCheckpoint(Checkpoint):
         received = self._received is not None
         if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        keep = self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0
+        if (received or due or keep) and isinstance(trainer.lightning_module, LanguageModule):
+            trainer.lightning_module.refuse_if_diverged()
         if received or due:
             trainer.save_checkpoint(self.file)
-        if self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0:
+        if keep:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
             if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):

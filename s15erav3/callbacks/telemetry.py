@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,6 @@ from s15erav3.training.hardware import peak_flops
 from s15erav3.training.module import LanguageModule, StepRecord
 
 Metrics = dict[str, float]
-
-
-class Diverged(Exception):
-    """The loss is no longer a finite number."""
 
 
 class Telemetry(L.Callback):
@@ -93,25 +88,32 @@ class Telemetry(L.Callback):
         self.latest |= {"tokens": module.tokens_seen, "train/learning_rate": record.learning_rate}
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step)
-        if not math.isfinite(self.latest["train/loss"]):
-            raise Diverged(f"train/loss is {self.latest['train/loss']} at step {step}")
 
     def _read(self, module: LanguageModule, record: StepRecord) -> Metrics:
         """The one moment at which the device is waited for."""
-        losses = torch.stack(self._losses).mean(0)
+        losses, tolerant = torch.stack(self._losses), module.guard.tolerated > 0
+        if tolerant:  # those of steps that were left out do not count
+            finite = torch.isfinite(losses)
+            losses = torch.where(finite, losses, 0.0).sum(0) / finite.sum(0)
+        else:
+            losses = losses.mean(0)
         if module.trainer.world_size > 1:
             losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
-        parts = [losses, record.grad_norm.reshape(1)]
+        parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
         self._losses.clear()
         moved = record.loads is not None and record.bias_change is not None
         if moved:
             biases = torch.stack([router.bias for router in module.routers])
             parts += [t.flatten() for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
+        counts, host = host[:5], host[5:]
+        module.refuse_if_diverged(counts.tolist())
         sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
         names = ["train/loss", "train/bpb", *(name for name, loss in sometimes.items() if loss is not None)]
         names.append("train/grad_norm")
         metrics = dict(zip(names, host.tolist(), strict=False))
+        if tolerant:
+            metrics["train/skipped_steps"] = counts[1].item()
         if moved:
             config = module.net.config
             tables = host[len(names) :].view(-1, len(module.routers), config.n_routed_experts)

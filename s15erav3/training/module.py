@@ -18,6 +18,7 @@ from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
 from s15erav3.training.validation import Validation
 
 
@@ -43,12 +44,26 @@ class StepRecord(NamedTuple):
     """Of the global loads, those that found no place at each expert, int64, (L, E); ``None`` without a capacity."""
 
 
+class Objective(NamedTuple):
+    """What one micro-batch adds to the loss of its step."""
+
+    loss: Tensor
+    nll: Tensor
+    mtp_loss: Tensor | None
+    balance_loss: Tensor | None
+    routed: MicroBatch
+
+
 class LanguageModule(L.LightningModule):
     """Trains a :class:`Transformer` on windows of tokens.
 
     Optimization is manual, and a batch holds all micro-batches of one optimizer step. So there is no
     moment between batches at which gradients or loads are half accumulated: a checkpoint is always taken
     between two whole steps, and biases move exactly once for each step that happened.
+
+    A step whose loss or gradient is not finite changes nothing: not the weights, the optimizer's state, the biases
+    or the balancer's buffers. An optimizer that cannot leave out a step on the device (see
+    :func:`~s15erav3.training.nonfinite.skips_on_device`) has the host wait for each step to learn whether it is good.
 
     Args:
         net: the model.
@@ -60,6 +75,7 @@ class LanguageModule(L.LightningModule):
         micro_batches: parts that a batch is divided into; their gradients are averaged.
         gradient_clip: largest norm of the gradient; 0 never clips.
         loss_chunk: tokens whose logits exist at one time.
+        skip_nonfinite: bad steps in a row that are left out before training ends with :class:`Diverged`.
     """
 
     byte_lengths: Tensor
@@ -76,11 +92,13 @@ class LanguageModule(L.LightningModule):
         micro_batches: int = 1,
         gradient_clip: float = 1.0,
         loss_chunk: int = 512,
+        skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
         check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
         check_number("trainer.gradient_clip_val", gradient_clip, at_least=0)
         check_number("loss_chunk", loss_chunk, at_least=1, whole=True)
+        self.guard = Guard(skip_nonfinite)
         self.automatic_optimization = False
         self.net, self.balancer = net, balancer
         self.make_optimizer, self.schedule = optimizer, schedule
@@ -128,33 +146,28 @@ class LanguageModule(L.LightningModule):
 
         micro_batches = batch.chunk(self.micro_batches)
         nll = torch.zeros((), device=self.device)
-        ahead_loss = self.multi_token_loss
-        if ahead_loss is not None:
+        before = copies(self.balancer)
+        ahead_tokens = None
+        if self.multi_token_loss is not None:
             # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
-            ahead_tokens = sum_over_ranks(ahead_loss.count(batch, len(self.net.mtp))) / self.trainer.world_size
-            mtp_loss = torch.zeros((), device=self.device)
-        loads = dropped = balance_loss = None
+            count = self.multi_token_loss.count(batch, len(self.net.mtp))
+            ahead_tokens = sum_over_ranks(count) / self.trainer.world_size
+        loads = dropped = balance_loss = mtp_loss = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
-                part_nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
-                routings = out.routings
-                loss = part_nll / batch[:, 1:].numel()
-                if ahead_loss is not None:
-                    part_mtp = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.loss_chunk)
-                    loss = loss + ahead_loss.weight_at(progress) * part_mtp
-                    mtp_loss += part_mtp.detach()
-                routed = MicroBatch(routings, len(windows))
-                auxiliary = self.balancer.loss(routed) if routings else None
-                if auxiliary is not None:
-                    loss = loss + auxiliary / len(micro_batches)
-                    balance_loss = _sum(balance_loss, auxiliary.detach() / len(micro_batches))
+                part = self._objective(windows, batch, ahead_tokens, progress)
+                routings = part.routed.routings
+                if part.mtp_loss is not None:
+                    mtp_loss = _sum(mtp_loss, part.mtp_loss.detach())
+                if part.balance_loss is not None:
+                    balance_loss = _sum(balance_loss, part.balance_loss.detach())
                 # Lightning runs all of this step under autocast, which is meant for the forward pass alone.
                 with torch.autocast(self.device.type, enabled=False):
-                    self.manual_backward(loss)
-            nll += part_nll.detach()
+                    self.manual_backward(part.loss)
+            nll += part.nll.detach()
             if routings:
                 with torch.no_grad():
-                    self.balancer.observe(routed)
+                    self.balancer.observe(part.routed)
                 loads = _sum(loads, stack_loads(routings))
                 refused = [routing.dropped for routing in routings if routing.dropped is not None]
                 dropped = _sum(dropped, torch.stack(refused)) if refused else None
@@ -162,6 +175,16 @@ class LanguageModule(L.LightningModule):
         limit = self.gradient_clip or float("inf")
         with torch.autocast(self.device.type, enabled=False):
             grad_norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
+            loss = nll / batch[:, 1:].numel()
+            bad = ~torch.isfinite(grad_norm + loss)
+            if self.trainer.world_size > 1:
+                bad = sum_over_ranks(bad.long()).bool()
+            skip = self.guard.see(bad, loss, self.trainer.global_step + 1, batch)
+            raw: Any = self.optimizers(use_pl_optimizer=False)
+            if skips_on_device(raw):
+                raw.found_inf = skip.float()
+            elif skip:  # waits for the device; a parameter without a gradient is left alone
+                optimizer.zero_grad(set_to_none=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -170,14 +193,16 @@ class LanguageModule(L.LightningModule):
             loads = sum_over_ranks(loads)
             dropped = None if dropped is None else sum_over_ranks(dropped)
             change = of_trained(self.routers, self.balancer.bias_change(loads, progress))
+            change = torch.where(skip, 0.0, change)
             move_biases(self.routers, change)
+            put_back(self.balancer, before, skip)
         self.samples_seen += len(batch) * self.trainer.world_size
         self.tokens_seen += batch[:, 1:].numel() * self.trainer.world_size
         target_bytes = self.byte_lengths[batch[:, 1:]].sum()
         self.last_step = StepRecord(
-            loss=nll / batch[:, 1:].numel(),
+            loss=loss,
             bpb=nll / target_bytes / math.log(2),
-            mtp_loss=None if ahead_loss is None else mtp_loss,
+            mtp_loss=mtp_loss,
             grad_norm=grad_norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,
@@ -185,6 +210,76 @@ class LanguageModule(L.LightningModule):
             balance_loss=balance_loss,
             dropped=dropped,
         )
+
+    def _objective(self, windows: Tensor, batch: Tensor, ahead_tokens: Tensor | None, progress: float) -> Objective:
+        """The loss of a micro-batch: windows (B, T + 1) of the batch of its step."""
+        ahead_loss = self.multi_token_loss
+        nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
+        loss, mtp_loss = nll / batch[:, 1:].numel(), None
+        if ahead_loss is not None and ahead_tokens is not None:
+            mtp_loss = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.loss_chunk)
+            loss = loss + ahead_loss.weight_at(progress) * mtp_loss
+        routed = MicroBatch(out.routings, len(windows))
+        balance_loss = self.balancer.loss(routed) if out.routings else None
+        if balance_loss is not None:
+            balance_loss = balance_loss / len(batch.chunk(self.micro_batches))
+            loss = loss + balance_loss
+        return Objective(loss, nll, mtp_loss, balance_loss, routed)
+
+    def on_validation_start(self) -> None:
+        """Nothing is measured, and no checkpoint taken, of a training that has diverged."""
+        if self.trainer.state.fn == "fit":
+            self.refuse_if_diverged()
+
+    def refuse_if_diverged(self, counts: list[float] | None = None) -> None:
+        """Read the guard, unless its ``counts`` are on the host already.
+
+        Raises:
+            Diverged: more steps in a row were not finite than are tolerated.
+        """
+        if counts is None:
+            counts = self.guard.counts.tolist() if self.guard.started else [0.0] * 5
+        found = self.guard.first_bad(counts)
+        if found is not None:
+            step, loss_bad, batch = found
+            what = self._first_bad_part(batch) or ("the loss" if loss_bad else "the norm of the gradient")
+            raise Diverged(f"{what} is not finite at step {step}")
+
+    def _first_bad_part(self, batch: Tensor) -> str | None:
+        """Run the step's batch once more, as its weights still are: which layer, loss or gradient is bad first.
+
+        ``None`` if none is on this rank.
+        """
+        bad: list[str] = []
+
+        def watch(name: str) -> Callable[..., None]:
+            def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                if not torch.isfinite(output[0]).all():
+                    bad.append(name)
+
+            return look
+
+        hooks = [layer.register_forward_hook(watch(f"layer {i:02d}")) for i, layer in enumerate(self.net.layers)]
+        ahead = self.multi_token_loss
+        count = None if ahead is None else ahead.count(batch, len(self.net.mtp))
+        self.net.train()
+        self.net.zero_grad(set_to_none=True)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                for windows in batch.chunk(self.micro_batches):
+                    with self.trainer.precision_plugin.train_step_context():
+                        loss = self._objective(windows, batch, count, self.progress).loss
+                    if bad or not torch.isfinite(loss):
+                        return [*bad, "the loss"][0]
+                    loss.backward()  # type: ignore[no-untyped-call]
+            for name, parameter in self.net.named_parameters():
+                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                    return f"the gradient of {name}"
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.net.zero_grad(set_to_none=True)
+        return None
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""

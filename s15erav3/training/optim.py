@@ -145,6 +145,9 @@ class MuonAdamW(Optimizer):
     up projection is two. A group with ``rule="adamw"`` takes torch's fused AdamW step.
     """
 
+    found_inf: Tensor | None = None
+    """As torch's fused optimizers know it: a scalar on the device; where it is 1, a step does nothing."""
+
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
 
@@ -160,6 +163,7 @@ class MuonAdamW(Optimizer):
         return loss
 
     def _muon(self, group: Group) -> None:
+        bad = None if self.found_inf is None else self.found_inf.bool()
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for parameter, stacked in zip(group["params"], group["stacked"], strict=True):
             if parameter.grad is None:
@@ -167,15 +171,20 @@ class MuonAdamW(Optimizer):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            update = parameter.grad.lerp(state["momentum"], group["momentum"])
+            # A momentum that moves towards itself stays.
+            grad = parameter.grad if bad is None else torch.where(bad, state["momentum"], parameter.grad)
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(state["momentum"], group["momentum"])
             shape = (parameter.shape[-2] // stacked, parameter.shape[-1])
             by_shape.setdefault(shape, []).append((parameter, update.view(-1, *shape)))
         for (rows, columns), members in by_shape.items():
             updates = newton_schulz(torch.cat([u for _, u in members]), bf16=group["bf16"])
+            keep: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+            if bad is not None:
+                updates, keep = updates.masked_fill(bad, 0.0), torch.where(bad, 1.0, keep)
             size = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
             for (parameter, _), update in zip(members, torch.split(updates, [len(u) for _, u in members]), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.mul_(keep)
                 parameter.add_(update.reshape(parameter.shape), alpha=-size)
 
     def _adamw(self, group: Group) -> None:
@@ -195,6 +204,7 @@ class MuonAdamW(Optimizer):
             [],
             [s["step"] for s in states],
             fused=True,
+            found_inf=self.found_inf,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

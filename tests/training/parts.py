@@ -76,12 +76,11 @@ def trainer(steps: int = 3, **settings: Any) -> L.Trainer:
         devices=1,
         max_steps=steps,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        **{"limit_val_batches": 0, **settings},
+        **{"limit_val_batches": 0, "enable_checkpointing": False, **settings},
     )
 
 
