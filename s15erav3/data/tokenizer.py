@@ -6,7 +6,10 @@ import base64
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +27,9 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
+LONGEST_WORD = 3000
+"""Characters after which a word without end, such as a million blanks, is cut: tiktoken panics on those, and
+training takes time by the square of their length. A multiple of 3, so that cl100k_base's groups of digits stay."""
 PUBLIC = ("gpt2", "cl100k_base", "o200k_base")
 
 
@@ -66,17 +72,34 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``; names of special tokens inside it are ordinary text."""
-        return self.encoding.encode_ordinary(text)
+        """Ids of ``text``; names of special tokens inside it are ordinary text.
+
+        They are tiktoken's, except that words are cut at :data:`LONGEST_WORD` characters.
+
+        Raises:
+            UserError: tiktoken fails on the text.
+        """
+        with _no_panic(f"tokenizer={self.name} cannot encode this text"):
+            return [i for piece in cut_long_words(text) for i in self.encoding.encode_ordinary(piece)]
 
     def bytes_of(self, token: int) -> bytes:
-        """What ``token`` stands for; nothing for special tokens and unused ids."""
-        return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
+        """What ``token`` stands for; nothing for special tokens and unused ids.
+
+        Raises:
+            UserError: tiktoken fails on the token.
+        """
+        with _no_panic(f"tokenizer={self.name} cannot give the bytes of token {token}"):
+            return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``, without what is not text: special tokens, and bytes that end in mid-character."""
+        """Text of ``ids``, without what is not text: special tokens, and bytes that end in mid-character.
+
+        Raises:
+            UserError: tiktoken fails on the ids.
+        """
         kept = [i for i in ids if self.byte_lengths[i]]
-        return self.encoding.decode_bytes(kept).decode("utf-8", errors="ignore")
+        with _no_panic(f"tokenizer={self.name} cannot decode these {len(ids)} tokens"):
+            return self.encoding.decode_bytes(kept).decode("utf-8", errors="ignore")
 
     def _ranks(self) -> dict[bytes, int]:
         return self.encoding._mergeable_ranks
@@ -109,11 +132,51 @@ class Tokenizer:
         )
 
 
+@contextmanager
+def _no_panic(what: str) -> Iterator[None]:
+    """Make a panic of tiktoken or tokenizers, a BaseException without a class to import, a UserError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{what} (the Rust code panicked: {said}); look for very long words in it.") from error
+
+
+# White space as the encodings have it: for Python, the separators 1c to 1f belong to it, too.
+_SPACE, _INK = r"[^\S\x1c-\x1f]", r"[\S\x1c-\x1f]"
+_LONG_RUN = re.compile(rf"(?<!{_INK}){_INK}{{{LONGEST_WORD + 1},}}|(?<!{_SPACE}){_SPACE}{{{LONGEST_WORD + 1},}}")
+_CLASS_RUN = re.compile(r"[LM]+|N+|[PM]+|_+")
+
+
+def cut_long_words(text: str) -> Iterator[str]:
+    """Pieces that make up ``text``: cut every :data:`LONGEST_WORD` characters inside of runs of more letters,
+    digits, punctuation or white space than that, of which some encoding makes one word."""
+    done = 0
+    for found in _LONG_RUN.finditer(text):
+        for run in _CLASS_RUN.finditer("".join(map(_class, found[0]))):
+            start, end = found.start() + run.start(), found.start() + run.end()
+            for cut in range(start + LONGEST_WORD, end, LONGEST_WORD):
+                yield text[done:cut]
+                done = cut
+    yield text[done:]
+
+
+def _class(character: str) -> str:
+    """L letter, M mark (which encodings count as letter or as punctuation), N number, _ white space, P any other."""
+    if character.isspace() and not "\x1c" <= character <= "\x1f":
+        return "_"
+    category = unicodedata.category(character)[0]
+    return category if category in "LMN" else "P"
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE with ``vocab_size`` entries: 256 bytes, merges, one end-of-text token.
 
     Raises:
-        UserError: the size leaves no room for a merge, or the text does not hold that many merges.
+        UserError: the size leaves no room for a merge, the text does not hold that many merges, or
+            the training fails on it.
     """
     # Imported here: only the process that trains a vocabulary needs it.
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -133,7 +196,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    trained.train_from_iterator(texts, trainer)
+    with _no_panic("tokenizer=corpus_bpe cannot be trained on this corpus"):
+        trained.train_from_iterator((piece for text in texts for piece in cut_long_words(text)), trainer)
 
     bytes_of = {char: bytes([byte]) for byte, char in _byte_characters().items()}
     by_id = sorted(trained.get_vocab().items(), key=lambda item: item[1])

@@ -50,7 +50,7 @@ class TokenFiles:
 
 def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokenizer:
     """The byte-level BPE of the corpus' training part, trained once and cached."""
-    key = _key("bpe-1", corpus.fingerprint(), plan, vocab_size)
+    key = _key("bpe-2", corpus.fingerprint(), plan, vocab_size)
     file = cache_dir() / "tokenizers" / f"{key}.json"
     if not file.exists():
         with only_writer(file):
@@ -70,7 +70,7 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None) -> To
     Args:
         plan: how to divide; ``None`` makes the single part ``all``, every document in file order.
     """
-    folder = cache_dir() / "tokens" / _key("tokens-1", corpus.fingerprint(), plan, tokenizer.fingerprint)
+    folder = cache_dir() / "tokens" / _key("tokens-2", corpus.fingerprint(), plan, tokenizer.fingerprint)
     if not folder.exists():  # looked at without the lock, too: a complete cache may be read-only
         with only_writer(folder):
             if not folder.exists():

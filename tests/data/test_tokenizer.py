@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s15erav3.data.corpus import Corpus, assign_splits
-from s15erav3.data.tokenizer import Tokenizer, load_public, train_bpe
+from s15erav3.data.tokenizer import LONGEST_WORD, Tokenizer, cut_long_words, load_public, train_bpe
 from s15erav3.data.tokens import SplitPlan, corpus_tokenizer
 from s15erav3.errors import UserError
 
@@ -272,3 +274,86 @@ def test_vocabulary_is_trained_once(
     corpus_tokenizer(Corpus(sample.path, "text"), plan, 300)
     assert sizes == [300, 301, 300, 300]
     assert not [p for p in fresh_cache.rglob("*") if p.is_file() and p.suffix not in (".json", ".lock")]
+
+
+MILLION = 10**6
+ENDLESS = {
+    "blanks": " " * MILLION,
+    "a": "a" * MILLION,
+    "1": "1" * MILLION,
+    "dashes": "-" * MILLION,
+    "line ends": " \n" * (MILLION // 2),
+    "letters and marks": "a\u0301" * (MILLION // 2),
+    "signs and marks": "!\u0301" * (MILLION // 2),
+    "signs and separators": "-\x1c" * (MILLION // 2),
+    "letters by chance": "".join(random.Random(0).choices("abcdefghij", k=MILLION)),
+    "all": " " * 300_000 + "\n" + "a" * 300_000 + "\n" + "1" * 300_000 + "\n",
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_words_without_end_are_encoded_in_time(any_tokenizer: Tokenizer, text: str) -> None:
+    """Prevents tiktoken's panic, and minutes of work, on a million characters that its pattern takes for one word."""
+    began = time.process_time()
+    ids = any_tokenizer.encode(text)
+    assert time.process_time() - began < 2
+    assert any_tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_words_without_end_are_learned_from_in_time(text: str) -> None:
+    """Prevents a training that takes time by the square of the longest word."""
+    began = time.process_time()
+    train_bpe([text, "four runs " * 9], 264)
+    assert time.process_time() - began < 10
+
+
+@given(text=TEXT)
+@example(text="".join(f"{c * LONGEST_WORD}\n" for c in ("a", "1", "-", "字")) + " " * (LONGEST_WORD - 1))
+@example(text="字,。" * LONGEST_WORD)  # long, though without white space: words end at the signs
+@example(text="a1-" * LONGEST_WORD)
+def test_other_words_have_tiktokens_ids(any_tokenizer: Tokenizer, text: str) -> None:
+    """Prevents the cutting of endless words from changing the ids of any other text."""
+    assert list(cut_long_words(text)) == [text]
+    assert any_tokenizer.encode(text) == any_tokenizer.encoding.encode_ordinary(text)
+
+
+def test_the_sample_has_tiktokens_ids(any_tokenizer: Tokenizer, sample: Corpus) -> None:
+    """Prevents the same on commentary, in one piece."""
+    text = "".join(d.text for d in sample.documents())
+    assert any_tokenizer.encode(text) == any_tokenizer.encoding.encode_ordinary(text)
+
+
+class PanicException(BaseException):
+    """As Rust's panics arrive: not an Exception, and of a class that cannot be imported."""
+
+
+@pytest.mark.parametrize("job", ["encode", "decode", "bytes_of", "train"])
+def test_a_panic_is_a_user_error(vocabulary: Tokenizer, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
+    """Prevents the panic of one job from ending a sweep; an interrupt still does."""
+    mine = Tokenizer.from_state(vocabulary.state())
+
+    def attempt(error: BaseException) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        def texts() -> Iterable[str]:
+            yield "a"
+            raise error
+
+        for name in ("encode_ordinary", "decode_bytes", "decode_single_token_bytes"):
+            monkeypatch.setattr(mine.encoding, name, fail)
+        match job:
+            case "encode":
+                mine.encode("a")
+            case "decode":
+                mine.decode([65])
+            case "bytes_of":
+                mine.bytes_of(65)
+            case _:
+                train_bpe(texts(), 300)
+
+    with pytest.raises(UserError, match=r"corpus_bpe.*panicked: StackOverflow"):
+        attempt(PanicException("StackOverflow\nbacktrace"))
+    with pytest.raises(KeyboardInterrupt):
+        attempt(KeyboardInterrupt())
