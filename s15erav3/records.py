@@ -11,6 +11,9 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+RESUMES = ".hydra/resumed.json"
+"""In a run's folder."""
+
 
 class Lines(NamedTuple):
     """A ``.jsonl`` file: the objects that have a step, the text of each, and the number of lines dropped."""
@@ -26,6 +29,15 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[list[str]]
     dropped: int
+
+
+def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
+    """Each time that a run was resumed: the step, the folder, and the settings that made it another experiment."""
+    try:
+        found = json.loads((run_dir / RESUMES).read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
 
 def _lines(file: Path) -> list[bytes]:

@@ -24,7 +24,7 @@ from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
 from s15erav3.files import load_yaml, remove_partial, replace_text, whole
-from s15erav3.records import read_lines, read_table
+from s15erav3.records import RESUMES, read_lines, read_resumes, read_table
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
 LOOKING = ("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export")
@@ -205,18 +205,6 @@ def refuse_links(run_dir: Path) -> None:
                 f"{file} is a link out of the run's folder, and resuming would write there; put the file itself in its "
                 "place, or remove the link."
             )
-
-
-RESUMES = Path(".hydra") / "resumed.json"
-
-
-def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
-    """Each time that the run was resumed: the step, and the settings that made it another experiment."""
-    try:
-        found = json.loads((run_dir / RESUMES).read_text())
-    except (OSError, ValueError, RecursionError):
-        return []
-    return found if isinstance(found, list) else []
 
 
 def remember_resume(run_dir: Path, step: int, typed: Iterable[str], changed: dict[str, list[Any]]) -> None:

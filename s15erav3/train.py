@@ -38,6 +38,7 @@ from s15erav3.lock import only_trainer
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
+from s15erav3.records import read_resumes
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
 
@@ -191,7 +192,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             if session is not None or (one_of_many and (claimed or resumed is not None)):
                 result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
                 if runs.is_first_rank():
-                    result |= {"resumed": history} if (history := runs.read_resumes(run_dir)) else {}
+                    result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
                 runs.write_result(run_dir, result)
             elif claimed:
                 runs.discard(run_dir)

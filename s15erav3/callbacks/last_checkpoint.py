@@ -90,8 +90,12 @@ class LastCheckpoint(Checkpoint):
         if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         keep = self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0
-        if (received or due or keep) and isinstance(trainer.lightning_module, LanguageModule):
-            trainer.lightning_module.refuse_if_diverged()
+        if received or due or keep:
+            if isinstance(trainer.lightning_module, LanguageModule):
+                trainer.lightning_module.refuse_if_diverged()
+            for logger in trainer.loggers:  # what is known of this step is told before it becomes the past
+                if hasattr(logger, "end_row"):
+                    logger.end_row()
         if received or due:
             trainer.save_checkpoint(self.file)
         if keep:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.errors import UserError, check_number
 from s15erav3.loggers import naming
+from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
-from s15erav3.records import read_lines
+from s15erav3.records import read_lines, read_resumes
 
 AXES = ("trainer/global_step", "tokens")
 
 
 class RunLogger(WandbLogger):
-    """One W&B run, with one history row for each step that is logged.
+    """One W&B run, with one history row for each step that is logged; a step that it has already is not told again.
 
     Rows, figures and texts are handed to W&B's own process, which writes them to a file below ``wandb/`` and sends
     them when it can: training waits for none of it. What asks the server a question in *this* process (a table, an
@@ -32,15 +33,24 @@ class RunLogger(WandbLogger):
         x_axis: the metric that all others are drawn over.
         log_model: ``best`` or ``last`` sends that checkpoint at the end, ``False`` none.
         finish_timeout: seconds to wait at the end, for what is asked of the server and for what is still under way.
+        known: steps whose rows W&B has, of the same run before it was interrupted.
     """
 
     def __init__(
-        self, run: Any, save_dir: Path, project: str, *, x_axis: str, log_model: str | bool, finish_timeout: float
+        self,
+        run: Any,
+        save_dir: Path,
+        project: str,
+        *,
+        x_axis: str,
+        log_model: str | bool,
+        finish_timeout: float,
+        known: Collection[int] = (),
     ) -> None:
         super().__init__(save_dir=str(save_dir), project=project, experiment=run, id=run and run.id)
         self.folder, self.model_wanted, self.finish_timeout = save_dir, log_model, finish_timeout
         self._row_of: int | None = None
-        self._lost = False
+        self._known, self._lost = known, False
         if run is not None:
             run.define_metric(x_axis)
             run.define_metric("*", step_metric=x_axis)
@@ -50,6 +60,8 @@ class RunLogger(WandbLogger):
         """Add to the row of ``step``; with a new step the row before is complete."""
         if step != self._row_of:
             self.end_row()
+        if step in self._known:
+            return
         self._row_of = step
         self._send(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, commit=False))
 
@@ -198,7 +210,12 @@ def wandb_logger(
             config={"choices": chosen},
             **settings,
         )
-    logger = RunLogger(run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout)
+    resumes = read_resumes(folder)
+    same = bool(resumes) and not resumes[-1].get("changed")
+    known = steps_known(folder, None if run.settings._offline else run.step) if run is not None and same else ()
+    logger = RunLogger(
+        run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout, known=known
+    )
     _open = logger if run is not None else None
     return logger
 

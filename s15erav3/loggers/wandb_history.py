@@ -1,0 +1,35 @@
+"""Which steps W&B has of a run already, from its own files: what it was told once is not told again after a resume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+STEP = "trainer/global_step"
+
+
+def steps_known(folder: Path, arrived: int | None) -> set[int]:
+    """Optimizer steps whose rows W&B has.
+
+    Args:
+        folder: the run's folder; W&B's files lie below ``wandb/``.
+        arrived: number of rows that the server has; ``None`` for offline runs, whose files are sent as they are.
+
+    Returns:
+        the steps; none where W&B's program cannot read its files, and then rows may be told twice.
+    """
+    found: set[int] = set()
+    for file in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        try:
+            read = subprocess.run(command, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        for line in read.stdout.splitlines():
+            if b'"type":"history"' in line:
+                row = json.loads(line)["history"]["item"]
+                if STEP in row and "samples.path" not in row and (arrived is None or row["_step"] < arrived):
+                    found.add(int(row[STEP]))
+    return found
