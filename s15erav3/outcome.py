@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3 import cli, screen
 from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.run_state import RunState
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import UserError
@@ -61,7 +62,9 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Telemetry):
             whole = {k: v for k, v in callback.latest.items() if k.partition("/")[0] in ("train", "balance", "perf")}
-            figures |= whole | (callback.throughput.overall() if callback.latest else {})
+            figures |= whole | (callback.throughput.overall() if hasattr(callback, "throughput") else {})
+        if isinstance(callback, RunState):
+            figures |= callback.metrics
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:
             figures["best/" + callback.monitor] = float(callback.best_model_score)
     return figures | {k: float(v) for k, v in trainer.callback_metrics.items()}

@@ -237,6 +237,14 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     replace_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n", durable=True)
 
 
+def read_status(run_dir: Path) -> str:
+    """How the run ended, as ``result.json`` says; empty if it has not, or if that cannot be read."""
+    try:
+        return str(json.loads((run_dir / "result.json").read_text())["status"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ""
+
+
 def provenance() -> dict[str, Any]:
     """Versions, git commit and content of the code that runs."""
     packages = ("torch", "lightning", "hydra-core", "tiktoken", "wandb")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -33,7 +34,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number
-from s15erav3.files import replace_text
+from s15erav3.files import replace_text, whole
 from s15erav3.lock import only_trainer
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
@@ -74,10 +75,6 @@ class Resumed(NamedTuple):
 
     file: Path
     payload: Payload
-
-
-class Complete(UserError):
-    """The run to be resumed has no step left to do."""
 
 
 def main(arguments: list[str]) -> int:
@@ -304,6 +301,10 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         if runs.is_first_rank():
             for sentence in runs.rewind(run_dir, resumed.payload["global_step"]):
                 screen.say(sentence)
+            last = run_dir / "checkpoints" / "last.ckpt"
+            if resumed.file != last.resolve():  # it is later than that, or was asked for
+                with whole(last, binary=True, durable=True) as target, resumed.file.open("rb") as source:
+                    shutil.copyfileobj(source, target)
             # What was changed now holds for the next time.
             replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
             runs.remember_resume(run_dir, resumed.payload["global_step"], HydraConfig.get().overrides.task, changed)
@@ -353,14 +354,17 @@ def disk_full(error: BaseException) -> str:
 
 
 def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:
-    """Say so if the run has no step left to do.
+    """Say so if the run has no step left to do. One that was killed between its last step and its result still lacks
+    that, and is let through.
 
     Raises:
-        Complete: its steps are done or its time is up.
+        UserError: its steps are done or its time is up.
     """
+    if runs.read_status(run_dir) != "completed":
+        return
     done = payload["global_step"]
     if done >= trainer.max_steps:
-        raise Complete(
+        raise UserError(
             f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
             "trainer.max_steps to train it further."
         )
@@ -368,7 +372,7 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
         if isinstance(timer, Timer) and timer._duration:
             spent = payload["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
             if spent >= timer._duration:
-                raise Complete(
+                raise UserError(
                     f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
                     "trainer.max_time to train it further."
                 )

@@ -11,8 +11,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from s15erav3.training.module import LanguageModule
-
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
 
@@ -90,12 +88,6 @@ class LastCheckpoint(Checkpoint):
         if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         keep = self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0
-        if received or due or keep:
-            if isinstance(trainer.lightning_module, LanguageModule):
-                trainer.lightning_module.refuse_if_diverged()
-            for logger in trainer.loggers:  # what is known of this step is told before it becomes the past
-                if hasattr(logger, "end_row"):
-                    logger.end_row()
         if received or due:
             trainer.save_checkpoint(self.file)
         if keep:

@@ -1,4 +1,4 @@
-"""What a checkpoint needs beyond Lightning's own: the run's description and the random generators."""
+"""What a checkpoint needs beyond Lightning's own: the run's description, its last figures, the random generators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class RunState(L.Callback):
-    """Put ``run`` (plain containers: config, model, tokenizer) and ``rng`` into every checkpoint.
+    """Put ``run`` (plain containers: config, model, tokenizer), ``metrics`` and ``rng`` into every checkpoint.
 
     Lightning saves no generator state. All of it is stored as tensors and numbers, so that checkpoints
     load with ``weights_only=True``.
@@ -19,14 +19,21 @@ class RunState(L.Callback):
 
     def __init__(self, run: dict[str, Any]) -> None:
         self.run = run
+        self.metrics: dict[str, float] = {}
+        """Of the last validation before the checkpoint that was resumed from: a run may have no other step to do."""
         self._restored: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:  # what is known of this step is told before it becomes the past
+            if hasattr(logger, "end_row"):
+                logger.end_row()
         checkpoint["run"] = self.run
+        checkpoint["metrics"] = self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
         checkpoint["rng"] = collect_rng()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["rng"]
+        self.metrics = checkpoint.get("metrics", {})
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         # As late as possible: setting up loaders and loggers may draw numbers of its own.

@@ -49,11 +49,12 @@ class Telemetry(L.Callback):
         self._losses: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Losses since the last row, which a run interrupted between two rows still owes."""
-        return {"losses": [loss.tolist() for loss in self._losses]}
+        """The last row, and losses since then, which a run interrupted between two rows still owes."""
+        return {"losses": [loss.tolist() for loss in self._losses], "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+        self.latest = state_dict.get("latest", {})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config

@@ -15,6 +15,9 @@ from typing import Any
 
 from s15erav3.errors import UserError
 
+FLUSH = 0.02
+"""Seconds until what W&B was told is in its file; by default 15, and a kill would lose as much."""
+
 
 def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **arguments: Any) -> Any:
     """``wandb.init`` for the run of a folder, whose id is kept in ``wandb/run-id.txt``; offline where online fails.
@@ -37,7 +40,11 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
 
     def init(mode: Any) -> Any:
         settings = wandb.Settings(
-            silent=True, init_timeout=init_timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
+            silent=True,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=FLUSH,
         )
         return wandb.init(dir=folder, id=run_id, resume="allow", mode=mode, settings=settings, **arguments)
 

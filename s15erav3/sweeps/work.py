@@ -13,7 +13,7 @@ from s15erav3.errors import UserError
 from s15erav3.screen import short
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import ADOPTED, Found, examine, set_aside
-from s15erav3.train import Complete, Resumed, train
+from s15erav3.train import Resumed, train
 from s15erav3.trust import read_config
 
 
@@ -52,11 +52,7 @@ def go_on(cfg: DictConfig, folder: Path, sweep: Path) -> dict[str, Any]:
     except UserError as error:
         make_room(Found("again", str(error).rstrip("."), {}), folder, sweep)
         return train(cfg)
-    try:
-        return train(settings, Resumed(file, payload))
-    except Complete:  # killed after its last step and before its result
-        make_room(Found("again", "it was killed at its end", {}), folder, sweep)
-        return train(cfg)
+    return train(settings, Resumed(file, payload))
 
 
 def make_room(found: Found, folder: Path, sweep: Path) -> None:

@@ -315,6 +315,7 @@ class LanguageModule(L.LightningModule):
         return no_sync() if no_sync is not None and more_follow else nullcontext()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.refuse_if_diverged()
         checkpoint["seen"] = {"samples": self.samples_seen, "tokens": self.tokens_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
