@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from forks import fork
 
-from s15erav3.__main__ import main as s15erav3
 from s15erav3.checkpoint import load_checkpoint
 from s15erav3.errors import UserError
 from s15erav3.training.module import LanguageModule
@@ -122,33 +122,9 @@ def attempt(command: list[str], log: Path, moment: str | None, chance: random.Ra
     Returns:
         its exit status, negative for a signal; ``None`` if it hung.
     """
-    child = os.fork()
-    if not child:
-        os.setsid()
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        status = 70
-        try:
-            set_trap(moment or "", chance)
-            status = s15erav3(command)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
     wait = {"anywhere": chance.uniform(0, usual), "start-up": chance.uniform(0, 0.5)}.get(moment or "", PATIENCE)
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() - began > wait:
-            os.kill(child, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    ended = fork(command, log, wait=wait, ask=signal.SIGKILL, prepare=lambda: set_trap(moment or "", chance))
+    return None if wait == PATIENCE and ended.asked else ended.status
 
 
 def rows(file: Path) -> list[tuple[tuple[str, str], ...]]:
