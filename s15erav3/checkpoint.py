@@ -151,7 +151,9 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
 def candidates(run_dir: Path) -> list[Path]:
     """Checkpoint files of a run, the most recently written first."""
     files = (run_dir / "checkpoints").glob("*.ckpt")
-    return sorted((f for f in files if not f.name.startswith(".")), key=lambda f: f.stat().st_mtime, reverse=True)
+    return sorted(
+        (f for f in files if f.is_file() and not f.name.startswith(".")), key=lambda f: f.stat().st_mtime, reverse=True
+    )
 
 
 def find_checkpoint(place: str) -> Path:

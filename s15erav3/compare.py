@@ -71,7 +71,8 @@ def compare(cfg: DictConfig) -> None:
     runs = read(folders)
     known = {*metrics(runs), BPB}  # which a sweep that has just begun does not tell yet
     sort = str(cfg.sort).removeprefix("-")
-    wanted = None if cfg.metrics is None else [str(m) for m in cfg.metrics]
+    asked = cfg.metrics if cfg.metrics is None or isinstance(cfg.metrics, ListConfig) else [cfg.metrics]
+    wanted = None if asked is None else [str(m) for m in asked]
     for key, name in [("sort", sort), *(("metrics", name) for name in wanted or ())]:
         if name not in known:
             raise UserError(f"{key}={name} is no metric of these runs; {nearest(name, known)}")

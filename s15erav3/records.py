@@ -41,10 +41,9 @@ def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> list[bytes]:
-    try:
-        return [line for line in file.read_bytes().split(b"\n") if line.strip()]
-    except FileNotFoundError:
+    if not file.is_file():
         return []
+    return [line for line in file.read_bytes().split(b"\n") if line.strip()]
 
 
 def read_lines(file: Path) -> Lines:

@@ -193,18 +193,26 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Refuse to write into a run's folder in which links lead elsewhere: what is appended would land there.
+    """Refuse to write into a run's folder in which links lead elsewhere, where what is appended would land, or folders
+    take the place of files.
 
     Raises:
-        UserError: with the first such link.
+        UserError: with the first of them.
     """
-    here = run_dir.resolve()
-    for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *(run_dir / ".hydra").glob("*")):
-        if file.is_symlink() and not file.resolve().is_relative_to(here):
+    here, kept = os.path.realpath(run_dir), run_dir / ".hydra"
+    for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *kept.glob("*")):
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(here):
             raise UserError(
                 f"{file} is a link out of the run's folder, and resuming would write there; put the file itself in its "
                 "place, or remove the link."
             )
+    names = (*RECORDS, "metrics.csv", "progress.json", "result.json")
+    for file in (
+        *(run_dir / name for name in names),
+        *(kept / f"{name}.yaml" for name in ("overrides", "config", "hydra")),
+    ):
+        if os.path.lexists(file) and not file.is_file():
+            raise UserError(f"{file} is no file that the run could go on with; remove it.")
 
 
 def remember_resume(run_dir: Path, step: int, typed: Iterable[str], changed: dict[str, list[Any]]) -> None:
