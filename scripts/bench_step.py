@@ -3,7 +3,9 @@
 Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), in
 turns within one run; prints medians, their ratio and the machine's measured GEMM ceiling.
 
-    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 7]
+    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 7] [--guard]
+
+With ``--guard`` what is compared is the module's own step with and without the guard against non-finite numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from bench_guard import bench as bench_guard
 from hf_twin import hf_twin, load_config, seconds
 from torch import Tensor, nn
 
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--sequence", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--guard", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,6 +72,9 @@ def main() -> None:
 
     config = load_config(args.model, args.experts, args.vocab)
     ids = torch.randint(config.vocab_size, (args.batch, args.sequence + 1), device=device)
+    if args.guard:
+        bench_guard(config, ids, args.rounds)
+        return
     ours = Transformer(config).to(device)
 
     def our_loss(inputs: Tensor, targets: Tensor) -> Tensor:
