@@ -14,7 +14,7 @@ _NAME = r"[^\s,!?:;]+ (?: \ [^\s,!?:;]+ ){0,3}?"  # up to four words: no sentenc
 _BALL = re.compile(
     rf"""
     \s* (?P<header> (?P<team> \S.* )\ \d(?:st|nd|rd|th)\ Inns ) \s*? \n
-    \s* (?P<over> (?P<completed> \d+ ) \. (?P<balls> \d+ )\ overs? ) [^\S\n]* (?: \n | $ )
+    \s* (?P<over> (?P<completed> \d{{1,4}} ) \. (?P<balls> \d{{1,4}} )\ overs? ) [^\S\n]* (?: \n | $ )
     \s* (?:
         (?P<bowler> {_NAME} )\ to\ (?P<batter> {_NAME} ),\s
         (?P<outcome>

@@ -1,4 +1,4 @@
-"""Reading text as documents and dividing documents into training, validation and test parts."""
+"""Reading text as documents."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
+from s15erav3.data.sources import read_lines, shown, sources, unreadable
 from s15erav3.errors import UserError
 
-Split = Literal["train", "val", "test"]
 Format = Literal["ipl", "text"]
 DocumentBoundary = Literal["blank_line", "file"]
 
 _HEADER = re.compile(r"^\S.* \d(?:st|nd|rd|th) Inns\s*$")
-_OVER = re.compile(r"^(\d+)\.(\d+) overs?\s*$")
+_OVER = re.compile(r"^(\d{1,4})\.(\d{1,4}) overs?\s*$")  # int() takes no number of any length
 
 
 class Document(NamedTuple):
@@ -42,10 +40,11 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """UTF-8 text on disk: one file, or a folder of .txt files in the order of their names.
+    """UTF-8 text on disk: one file, or the .txt files of a folder in the order of their names (see
+    :func:`~s15erav3.data.sources.sources`).
 
     ``ipl`` documents are innings; ``text`` documents end at blank lines or with the file. A byte-order
-    mark is dropped and CRLF becomes LF.
+    mark is dropped; CRLF and a lone CR become LF.
 
     Raises:
         UserError: the path is missing, empty, binary or not in the format.
@@ -57,14 +56,11 @@ class Corpus:
 
     def files(self) -> list[Path]:
         """The files to read, at least one."""
-        if not self.path.exists():
-            raise UserError(f"data.path={self.path} does not exist; give an existing UTF-8 text file.")
-        if not self.path.is_dir():
-            return [self.path]
-        files = sorted(p for p in self.path.rglob("*.txt") if p.is_file())
-        if not files:
-            raise UserError(f"data.path={self.path} is a folder without .txt files; add some or name a file.")
-        return files
+        return sources(self.path).files
+
+    def passed_over(self) -> list[str]:
+        """Files of the folder that hold no text, each as ``path (why)``."""
+        return sources(self.path).passed_over
 
     def fingerprint(self) -> str:
         """Hash of the content and of how it is divided into documents; the files' place does not count."""
@@ -74,46 +70,26 @@ class Corpus:
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             except OSError as error:
-                raise UserError(f"data.path={file} cannot be read: {error.strerror}.") from error
+                raise unreadable(file, error) from error
         return digest.hexdigest()
 
     def documents(self) -> Iterator[Document]:
         """All documents in file order, read as a stream unless a file is one document."""
         for file in self.files():
             if self.format == "ipl":
-                yield from innings(parse_events(_lines(file), file))
+                yield from innings(parse_events(read_lines(file), file))
             elif self.document == "file":
-                yield _plain("".join(_lines(file)))
+                yield _plain("".join(read_lines(file)))
             else:
-                yield from (_plain(text) for text in _paragraphs(_lines(file)))
+                yield from (_plain(text) for text in _paragraphs(read_lines(file)))
 
 
 def is_commentary(path: Path) -> bool:
     """Whether a file begins as ball-by-ball commentary does, with an innings line and an over line."""
     if not path.is_file():
         return False
-    written = [line for line in itertools.islice(_lines(path), 10) if not line.isspace()]
+    written = [line for line in itertools.islice(read_lines(path), 10) if not line.isspace()]
     return len(written) > 1 and bool(_HEADER.match(written[0]) and _OVER.match(written[1]))
-
-
-def _lines(file: Path) -> Iterator[str]:
-    seen_text = False
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for line in stream:
-                if "\0" in line:
-                    raise UserError(f"data.path={file} holds NUL bytes: it is binary, not UTF-8 text.")
-                seen_text = seen_text or not line.isspace()
-                yield line
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.path={file} is not UTF-8 text (byte {error.start} of a block is {error.object[error.start]:#04x}); "
-            "convert it to UTF-8 first."
-        ) from error
-    except OSError as error:
-        raise UserError(f"data.path={file} cannot be read: {error.strerror}.") from error
-    if not seen_text:
-        raise UserError(f"data.path={file} is empty; give a file with text.")
 
 
 def _plain(text: str) -> Document:
@@ -165,8 +141,8 @@ def _event(block: list[str], source: Path) -> Event:
     over = _OVER.match(said[1]) if len(said) > 1 else None
     if not _HEADER.match(said[0]) or over is None:
         raise UserError(
-            f"data.path={source} is not ball-by-ball commentary: expected an innings line ('MI 1st Inns') and an "
-            f"over line ('13.4 overs'), found {said[0][:60]!r}; read other text with data=text."
+            f"data.path={shown(source)} is not ball-by-ball commentary: expected an innings line ('MI 1st Inns') and "
+            f"an over line ('13.4 overs'), found {said[0][:60]!r}; read other text with data=text."
         )
     return Event(said[0], f"{over[1]}.{over[2]}", " ".join(said[2:]), "".join(block))
 
@@ -197,57 +173,3 @@ def _number(over: str) -> tuple[int, int]:
 
 def _innings(events: list[Event]) -> Document:
     return Document("".join(e.text for e in events), tuple(_normal(e.body) for e in events if e.body))
-
-
-def assign_splits(
-    documents: Iterable[Document], *, seed: int, val_fraction: float, test_fraction: float
-) -> list[Split]:
-    """Decide the split of every document.
-
-    Documents that share any content are tied together first, so that no repeat of a commentary lies on
-    two sides. The ties are shuffled by ``seed`` and fill validation, then test, up to their fractions of
-    the bytes; the rest is for training.
-
-    Raises:
-        UserError: a split would stay empty.
-    """
-    parent: list[int] = []
-    sizes: list[int] = []
-    owner: dict[bytes, int] = {}
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, document in enumerate(documents):
-        parent.append(i)
-        sizes.append(len(document.text.encode()))
-        for content in document.contents:
-            key = hashlib.blake2b(content.encode(), digest_size=12).digest()
-            parent[root(i)] = root(owner.setdefault(key, i))
-
-    roots = np.array([root(i) for i in range(len(parent))], dtype=np.int64)
-    ties, member = np.unique(roots, return_inverse=True)
-    tie_bytes = np.bincount(member, weights=sizes, minlength=len(ties)) if sizes else np.zeros(0)
-    order = np.random.default_rng(seed).permutation(len(ties))
-    total = tie_bytes.sum()
-    # A tie far larger than a part would fill it alone, or both parts at once: such go to training.
-    largest = max(2 * total * max(val_fraction, test_fraction), float(np.median(tie_bytes)) if len(ties) else 0.0)
-    order = order[tie_bytes[order] <= largest]
-    before = np.cumsum(tie_bytes[order]) - tie_bytes[order]  # bytes of the ties drawn earlier
-    share = before / max(1.0, total)
-
-    side = np.full(len(ties), 0, dtype=np.int8)
-    side[order[share < val_fraction + test_fraction]] = 2
-    side[order[share < val_fraction]] = 1
-    names: tuple[Split, Split, Split] = ("train", "val", "test")
-    wanted = {0, *([1] if val_fraction else []), *([2] if test_fraction else [])}
-    if lacking := sorted(wanted - set(side.tolist())):
-        raise UserError(
-            f"the corpus has {len(ties)} independent documents, too few for the split '{names[lacking[0]]}' "
-            f"(data.val_fraction={val_fraction}, data.test_fraction={test_fraction}); give more text, or "
-            "separate documents by blank lines."
-        )
-    return [names[side[m]] for m in member]

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from s15erav3.data.cache import cache_dir, only_writer, write_atomically
-from s15erav3.data.corpus import Corpus, Document, Split, assign_splits
+from s15erav3.data.corpus import Corpus, Document
+from s15erav3.data.splits import Split, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, train_bpe
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

@@ -223,6 +223,7 @@ BAD = {
     "Latin-1": ("plain line\n" * 5000 + "Müller\n").encode("latin-1"),
     "cut in a character": "caf\u00e9".encode()[:-1],
     "UTF-16": "text\n".encode("utf-16"),
+    "an over without end": (f"MI 1st Inns\n{'9' * 5000}.1 overs\nA to B\n".encode(), "ipl", "data=text"),
     "prose": (
         b"\nCall me Ishmael.\n\nSome years ago\n",
         "ipl",
@@ -254,7 +255,7 @@ def test_bad_file_is_named_with_a_remedy(tmp_path: Path, name: str) -> None:
 def test_bad_file_in_a_folder_is_named(tmp_path: Path) -> None:
     """Prevents a message that names the folder only, when one of many files is at fault."""
     write(tmp_path, "good", "a.txt")
-    bad = write(tmp_path, "", "b.txt")
+    bad = write(tmp_path, b"caf\xe9", "b.txt")
     with pytest.raises(UserError, match=re.escape(str(bad))):
         texts(tmp_path)
 

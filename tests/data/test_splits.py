@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s15erav3.data.corpus import Corpus, Document, Split, assign_splits
+from s15erav3.data.corpus import Corpus, Document
+from s15erav3.data.splits import Split, assign_splits
 from s15erav3.errors import UserError
 
 
@@ -133,7 +134,8 @@ def test_split_does_not_depend_on_hash_seed(python: Callable[..., str], sample: 
     """Prevents another validation set in every process, where a set or hash() decides an order."""
     script = f"""
 from pathlib import Path
-from s15erav3.data.corpus import Corpus, assign_splits
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.splits import assign_splits
 documents = Corpus(Path({str(sample.path)!r})).documents()
 print(*assign_splits(documents, seed=0, val_fraction=0.05, test_fraction=0.05))
 """
@@ -149,13 +151,97 @@ def test_no_part_is_wanted_of_fraction_zero() -> None:
     assert Counter(split(documents, 0, 0.0, 0.2)) == {"train": 8, "test": 2}
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 10])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_too_few_documents(count: int) -> None:
     """Prevents an empty part, which fails much later, when there is too little to divide."""
     documents = [Document("some text", (str(i),)) for i in range(count)]
-    with pytest.raises(UserError, match=rf"has {count} independent documents, too few.*; give more text") as caught:
+    with pytest.raises(UserError, match=rf"has {count} independent documents, .*too few.*; give more text") as caught:
         split(documents)
     assert "data.val_fraction=0.05" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [4, 5, 10])
+def test_few_documents_are_one_in_each_part(count: int) -> None:
+    """Prevents a refusal of text that can be divided, because a twentieth of it is less than a document."""
+    documents = [Document("some text", (str(i),)) for i in range(count)]
+    for seed in range(9):
+        assert Counter(split(documents, seed)) == {"train": count - 2, "val": 1, "test": 1}
+
+
+def in_bounds(sizes: Sequence[int], sides: Sequence[Split], fractions: dict[Split, float]) -> bool:
+    """Whether the parts are as large as promised."""
+    total = sum(sizes)
+    held = {part: [size for size, side in zip(sizes, sides, strict=True) if side == part] for part in PARTS}
+    return sum(held["train"]) * 2 >= (1 - sum(fractions.values())) * total and all(
+        held[part]
+        and sum(held[part]) * 2 >= fraction * total
+        and (len(held[part]) == 1 or sum(held[part]) <= 2 * fraction * total)
+        for part, fraction in fractions.items()
+    )
+
+
+PARTS: tuple[Split, ...] = ("train", "val", "test")
+FRACTIONS = st.sampled_from([0.02, 0.05, 0.1, 0.2, 0.3, 0.45])
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20) | st.integers(1, 2000), max_size=6),
+    val=FRACTIONS,
+    test=FRACTIONS,
+    seed=st.integers(0, 999),
+)
+@example(sizes=[10, 10, 10, 10], val=0.3, test=0.1, seed=0)
+@example(sizes=[500, 12, 11, 10, 12, 11], val=0.05, test=0.05, seed=0)
+@example(sizes=[500, 40, 41, 39, 40, 41], val=0.05, test=0.05, seed=0)
+def test_few_documents_of_any_size(sizes: list[int], val: float, test: float, seed: int) -> None:
+    """Prevents parts that are empty or of absurd size, and a refusal where some division is as promised."""
+    documents = [Document("x" * size, (str(i),)) for i, size in enumerate(sizes)]
+    fractions: dict[Split, float] = {"val": val, "test": test}
+    try:
+        sides = split(documents, seed, val, test)
+    except UserError:
+        assert not any(in_bounds(sizes, sides, fractions) for sides in itertools.product(PARTS, repeat=len(sizes)))
+        return
+    assert len(sides) == len(sizes)
+    assert in_bounds(sizes, sides, fractions)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=40, max_size=80),
+    huge=st.integers(0, 10_000),
+    seed=st.integers(0, 999),
+)
+def test_a_huge_document_among_small_ones(sizes: list[int], huge: int, seed: int) -> None:
+    """Prevents a huge document in validation, a part left empty by it, and a refusal that depends on luck."""
+    documents = [Document("x" * size, (str(i),)) for i, size in enumerate([*sizes, *[huge] * bool(huge)])]
+    if sum(sizes) < 0.07 * (huge + sum(sizes)):
+        return
+    sides = split(documents, seed)
+    assert in_bounds([len(d.text) for d in documents], sides, {"val": 0.05, "test": 0.05})
+    if huge > 3000:
+        assert sides[-1] == "train"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "remedy"),
+    [
+        ([100_000] + [10] * 50, {}, "or lower these fractions"),
+        ([100_000] + [10] * 50, {"val_fraction": 0.002, "test_fraction": 0.002}, ""),
+        ([10, 10, 10], {}, "or raise these fractions"),
+        ([10, 10, 10], {"val_fraction": 0.3, "test_fraction": 0.3}, ""),
+    ],
+    ids=["huge", "huge mended", "few", "few mended"],
+)
+def test_the_remedy_helps(sizes: list[int], settings: dict[str, float], remedy: str) -> None:
+    """Prevents a refusal that names no setting, or advice that does not help."""
+    documents = [Document("x" * size, (str(i),)) for i, size in enumerate(sizes)]
+    if not remedy:
+        assert set(split(documents, **settings)) == set(PARTS)
+        return
+    with pytest.raises(UserError, match=remedy) as caught:
+        split(documents)
+    for word in ("data.val_fraction=0.05", "data.test_fraction=0.05", "data.document=blank_line", "give more text"):
+        assert word in str(caught.value)
 
 
 def test_one_repeat_everywhere_is_too_few_documents() -> None:

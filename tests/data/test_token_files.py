@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from s15erav3.data import cache, tokens
-from s15erav3.data.corpus import Corpus, Split, assign_splits
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.splits import Split, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, load_public, train_bpe
 from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.errors import UserError
@@ -210,7 +211,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from s15erav3.data import tokens
-from s15erav3.data.corpus import Corpus, assign_splits
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.splits import assign_splits
 from s15erav3.data.tokens import SplitPlan, corpus_tokenizer, tokenize
 from s15erav3.data.tokenizer import Tokenizer
 folder = Path(FOLDER)

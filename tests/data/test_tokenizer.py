@@ -16,7 +16,8 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s15erav3.data.corpus import Corpus, assign_splits
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.splits import assign_splits
 from s15erav3.data.tokenizer import LONGEST_WORD, Tokenizer, cut_long_words, load_public, train_bpe
 from s15erav3.data.tokens import SplitPlan, corpus_tokenizer
 from s15erav3.errors import UserError

@@ -1,0 +1,119 @@
+"""Dividing documents into training, validation and test parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from s15erav3.data.corpus import Document
+from s15erav3.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+def assign_splits(
+    documents: Iterable[Document], *, seed: int, val_fraction: float, test_fraction: float
+) -> list[Split]:
+    """Decide the split of every document.
+
+    Documents that share any content are tied together first, so that no repeat of a commentary lies on two sides.
+    The ties are shuffled by ``seed`` and fill validation, then test, up to their fractions of the bytes; the rest is
+    for training. Of the bytes asked for, validation and test get at least half each and twice as many at most, or are
+    a single tie that is larger; training gets at least half.
+
+    Raises:
+        UserError: the documents cannot be divided so.
+    """
+    tie_bytes, member = _ties(documents)
+    wanted: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
+    fractions = {part: fraction for part, fraction in wanted.items() if fraction}
+    sides = _divide(tie_bytes, fractions, seed) if len(tie_bytes) and fractions else None
+    if sides is None:
+        raise UserError(_refusal(tie_bytes, fractions))
+    return [sides[m] for m in member]
+
+
+def _ties(documents: Iterable[Document]) -> tuple[npt.NDArray[np.float64], list[int]]:
+    """Bytes of each tie, and the tie of each document."""
+    parent: list[int] = []
+    sizes: list[int] = []
+    owner: dict[bytes, int] = {}
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, document in enumerate(documents):
+        parent.append(i)
+        sizes.append(len(document.text.encode()))
+        for content in document.contents:
+            key = hashlib.blake2b(content.encode(), digest_size=12).digest()
+            parent[root(i)] = root(owner.setdefault(key, i))
+
+    roots = np.array([root(i) for i in range(len(parent))], dtype=np.int64)
+    ties, member = np.unique(roots, return_inverse=True)
+    return np.bincount(member, weights=sizes, minlength=len(ties)).astype(np.float64), member.tolist()
+
+
+def _divide(tie_bytes: npt.NDArray[np.float64], fractions: dict[Split, float], seed: int) -> list[Split] | None:
+    """The split of each tie, or ``None`` if none is found."""
+    draw = np.random.default_rng(seed)
+    total = float(tie_bytes.sum())
+    # Where most of the text is in ties too large for any part, the parts share what is left.
+    small = float(tie_bytes[tie_bytes <= 2 * total * max(fractions.values())].sum())
+    scale = min(1.0, max(0.5, small / (total * sum(fractions.values()))))
+    for _ in range(2 + 10_000 // len(tie_bytes)):  # of few documents not every order does
+        sides = _fill(tie_bytes, draw.permutation(len(tie_bytes)).tolist(), fractions, scale)
+        if sides is not None:
+            return sides
+        scale = 0.5
+    return None
+
+
+def _fill(
+    tie_bytes: npt.NDArray[np.float64], order: list[int], fractions: dict[Split, float], scale: float
+) -> list[Split] | None:
+    """The split of each tie when parts are filled in this order up to so much of their fractions."""
+    sides: list[Split] = ["train"] * len(tie_bytes)
+    total = float(tie_bytes.sum())
+    left, drawn, goal = order, 0.0, 0.0
+    for part, fraction in fractions.items():
+        asked, size, taken = fraction * total, 0.0, set()
+        goal += scale * fraction
+        for tie in left:
+            if drawn / total >= goal and size >= asked / 2:  # what the part before took too much counts here
+                break
+            if size + tie_bytes[tie] <= 2 * asked:
+                taken.add(tie)
+                size += tie_bytes[tie]
+                drawn += tie_bytes[tie]
+        if size < asked / 2:
+            alone = [tie for tie in left if tie_bytes[tie] >= asked / 2]
+            taken = {min(alone, key=tie_bytes.__getitem__)} if alone else set()
+            drawn += sum(tie_bytes[tie] for tie in taken) - size
+        if not taken:
+            return None
+        for tie in taken:
+            sides[tie] = part
+        left = [tie for tie in left if tie not in taken]
+    return sides if left and tie_bytes[left].sum() >= (1 - sum(fractions.values())) / 2 * total else None
+
+
+def _refusal(tie_bytes: npt.NDArray[np.float64], fractions: dict[Split, float]) -> str:
+    count, largest = len(tie_bytes), float(tie_bytes.max() / tie_bytes.sum()) if len(tie_bytes) else 1.0
+    asked = ", ".join(f"data.{part}_fraction={fraction}" for part, fraction in fractions.items())
+    said, remedy = "", ""
+    if count > len(fractions):
+        said = f", the largest with {largest:.1%} of the text"
+        change = "lower" if largest > 1 - sum(fractions.values()) else "raise"
+        remedy = f", or {change} these fractions"
+    return (
+        f"the corpus has {count:,} independent documents{said}, too few for training beside {asked}; give more text, "
+        f"separate documents by blank lines (with data.document=blank_line){remedy}."
+    )
