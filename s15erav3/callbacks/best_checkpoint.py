@@ -49,8 +49,10 @@ class BestCheckpoint(ModelCheckpoint):
         ):
             raise ValueError("the best score is no number")
         if score is None or not self.file.is_file():
+            self.best_model_score, self.best_k_models = None, {}
+            self.best_model_path = self.kth_best_model_path = ""
             return
         score = score.reshape(())
-        self.best_model_score = self.kth_value = score
+        self.best_model_score, self.best_k_models = score, {name: score}
+        self.kth_value = score
         self.best_model_path = self.kth_best_model_path = name
-        self.best_k_models = {name: score}
