@@ -11,12 +11,13 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.balancing import AddOns, Combined
+from s15erav3.callbacks.best_checkpoint import BestCheckpoint
 from s15erav3.callbacks.heartbeat import Heartbeat
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
 from s15erav3.callbacks.run_state import RunState
@@ -152,9 +153,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
         RunState(description),
         *named.values(),
         Heartbeat(run_dir),
-        ModelCheckpoint(
-            folder, "best", monitor="val/bpb", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False
-        ),
+        BestCheckpoint(folder / "best.ckpt", "val/bpb"),
         LastCheckpoint(folder / "last.ckpt", every, keep),
     ]
 

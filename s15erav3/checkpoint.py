@@ -102,6 +102,7 @@ def _is_ours(payload: Any) -> bool:
         and isinstance(run.get("sequence_length"), int)
         and run["sequence_length"] > 1
         and all(isinstance(run["config"].get(group), dict) for group in ("data", "balancing"))
+        and isinstance(run["config"]["data"].get("path"), str | None)
     )
 
 
@@ -114,17 +115,48 @@ def load_model(payload: Payload, path: Path) -> tuple[Transformer, Tokenizer]:
     try:
         config = ModelConfig.from_dict(payload["run"]["model"])
         described = count_parameters(config).total
-        held = sum(value.untyped_storage().nbytes() for value in payload["state_dict"].values())
+        storages = {storage.data_ptr(): storage.nbytes() for storage in map(_storage, payload["state_dict"].values())}
+        held = sum(storages.values())
         if described > held:  # of which each takes a byte or more: found out before memory is asked for
             raise ConfigError(f"it has {described:,} parameters, and the file holds {held:,} bytes of them")
+        if (length := payload["run"]["sequence_length"]) > config.max_position_embeddings:
+            raise ConfigError(
+                f"sequence_length={length} exceeds {config.max_position_embeddings=}".replace("config.", "")
+            )
         net = Transformer(config)
     except (ConfigError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} describes a model that this version cannot build: {error}.") from error
     load_weights(net, payload, path)
+    return net, load_tokenizer(payload, path)
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+PROBE = "1st Inns\n19.5 overs\n\u00c9tienne's caf\u00e9: FOUR!  (\u4e2d\u6587) \U0001f3cf\tend"
+
+
+def load_tokenizer(payload: Payload, path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        UserError: it cannot be read, does not give back the text that it is given, or is of another vocabulary than
+            the model.
+    """
     try:
-        return net, Tokenizer.from_state(payload["run"]["tokenizer"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} has a tokenizer that cannot be read ({error!r}); give another .ckpt file.") from error
+        tokenizer = Tokenizer.from_state(payload["run"]["tokenizer"])
+        ids, entries = tokenizer.encode(PROBE), payload["run"]["model"]["vocab_size"]
+        if tokenizer.n_vocab != entries or not 0 <= tokenizer.end_of_text < entries:
+            raise ValueError(f"it has {tokenizer.n_vocab} entries, and the model {entries}")
+        if tokenizer.decode(ids) != PROBE:
+            raise ValueError("text that is encoded and decoded is another text")
+        return tokenizer
+    except (UserError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        said = str(error) if isinstance(error, UserError) else repr(error)
+        raise UserError(
+            f"{path} has a tokenizer that cannot be used ({said[:300]}); give another .ckpt file."
+        ) from error
 
 
 def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
@@ -137,6 +169,8 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
     found = {k.removeprefix("net."): v for k, v in payload["state_dict"].items() if k.startswith("net.")}
     for key in sorted(wanted.keys() | found.keys()):
         shapes = [tuple(state[key].shape) if key in state else "absent" for state in (wanted, found)]
+        if shapes[0] == shapes[1] and found[key].is_floating_point() != wanted[key].is_floating_point():
+            raise UserError(f"{path} has weights that do not fit: {key} is of the type {found[key].dtype}.")
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{path} has another architecture: {key} is {shapes[1]} there and {shapes[0]} in the configured model; "

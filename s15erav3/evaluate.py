@@ -134,7 +134,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     Raises:
         UserError: the split does not go with the text.
     """
-    own = {k: v for k, v in trained.saved.config.get("data", {}).items() if k != "max_epochs"}
+    own = trained.text()
     if not own and not cfg.data.path:
         raise UserError(f"{trained.saved.file} brings no text along; give data.path=FILE split=all.")
     settings: dict[str, Any] = dict(own) | {"batch_size": 1, "eval_batch_size": cfg.eval_batch_size}

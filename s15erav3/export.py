@@ -95,12 +95,12 @@ def provenance(saved: Saved) -> list[tuple[str, str]]:
     run: dict[str, Any] = saved.config
     if not run:
         return [("made from", f"`{saved.file.name}`, itself a Hugging Face folder")]
-    data, balancing = run["data"], str(run["balancing"]["_target_"]).rpartition(".")[2]
+    data, balancing = run["data"], str(run["balancing"].get("_target_")).rpartition(".")[2]
     balancing = in_markdown(balancing)
-    text = f" ({Path(data['path']).name})" if data["path"] else ""
+    text = f" ({Path(data['path']).name})" if data.get("path") else ""
     rows = [
-        ("data", f"`{in_markdown('data=' + str(data['name']))}`{in_markdown(text)}"),
-        ("training", f"{saved.step:,} optimizer steps, experts balanced by {balancing}, seed {run['seed']}"),
+        ("data", f"`{in_markdown('data=' + str(data.get('name')))}`{in_markdown(text)}"),
+        ("training", f"{saved.step:,} optimizer steps, experts balanced by {balancing}, seed {run.get('seed')}"),
     ]
     measured = figures(saved)
     rows += [(key, f"{measured[key]:.4f} ({said})") for key, said in MEASURED.items() if key in measured]

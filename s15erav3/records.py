@@ -41,9 +41,10 @@ def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> list[bytes]:
+    """Lines that are not empty, with their ends; a file that is not there, or is none, has none."""
     if not file.is_file():
         return []
-    return [line for line in file.read_bytes().split(b"\n") if line.strip()]
+    return [line for line in file.read_bytes().splitlines(keepends=True) if line.strip()]
 
 
 def read_lines(file: Path) -> Lines:
@@ -52,7 +53,7 @@ def read_lines(file: Path) -> Lines:
     lines = _lines(file)
     for line in lines:
         try:
-            text = line.decode()
+            text = line.decode().rstrip("\r\n")
             row = json.loads(text)
             step = row["step"]
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -73,7 +74,8 @@ def read_table(file: Path) -> Table:
     for line in lines[1:]:
         cells = _cells(line)
         if (
-            len(cells) <= len(header)
+            line.endswith(b"\n")  # else its last cell may be a part of a number
+            and len(cells) <= len(header)
             and len(cells) > place
             and cells[place].isdecimal()
             and all(map(_is_number, cells))
@@ -84,7 +86,7 @@ def read_table(file: Path) -> Table:
 
 def _cells(line: bytes) -> list[str]:
     try:
-        return next(csv.reader([line.decode().rstrip("\r")], strict=True), [])
+        return next(csv.reader([line.decode().rstrip("\r\n")], strict=True), [])
     except (ValueError, csv.Error):
         return []
 

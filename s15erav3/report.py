@@ -172,8 +172,7 @@ def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", pre
     trained = restore(OmegaConf.create(settings | {"trainer": {"accelerator": accelerator, "precision": precision}}))
     if not trained.net.config.num_moe_layers:
         raise UserError(f"the model of {run_dir} has no experts; take a run with experts=e8 or another such choice.")
-    own = {key: value for key, value in trained.saved.config["data"].items() if key != "max_epochs"}
-    return read(trained, CommentaryData(tokenizer=trained.tokenizer, **own).prepare(), max_tokens)
+    return read(trained, CommentaryData(tokenizer=trained.tokenizer, **trained.text()).prepare(), max_tokens)
 
 
 def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from s15erav3.checkpoint import find_checkpoint, load_checkpoint, load_model
 from s15erav3.cli import quote
+from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
 from s15erav3.errors import UserError, check_number
@@ -43,6 +44,20 @@ class Trained(NamedTuple):
     precision: str
     sequence_length: int
     """Tokens that it can make sense of at once: those of training, times the extension of the context."""
+
+    def text(self) -> dict[str, Any]:
+        """Settings of the run's own text, for :class:`CommentaryData`; none for a Hugging Face folder.
+
+        Raises:
+            UserError: the checkpoint remembers some that are none.
+        """
+        own = {key: value for key, value in self.saved.config.get("data", {}).items() if key != "max_epochs"}
+        try:
+            if own:
+                CommentaryData(tokenizer=self.tokenizer, **own)
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"{self.saved.file} does not say of what text it is: {error}") from error
+        return own
 
     @property
     def tokenizer(self) -> Tokenizer:

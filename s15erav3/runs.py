@@ -142,23 +142,27 @@ def rewind(run_dir: Path, step: int) -> list[str]:
     """
     for folder in (run_dir, run_dir / "checkpoints", run_dir / ".hydra"):
         remove_partial(folder)
-    told = []
-    if later := [file for file in candidates(run_dir) if not 0 <= _step_of(file) <= step]:
-        place = set_aside(run_dir, later)
-        names = ", ".join(file.name for file in later)
-        told.append(f"{names}: later than step {step} or damaged; set aside in {place}, with the records up to then")
-    for name in RECORDS:
-        file = run_dir / name
-        lines = read_lines(file)
+    records = {name: read_lines(run_dir / name) for name in RECORDS}
+    table = read_table(run_dir / "metrics.csv")
+    unreadable = {name: lines.dropped for name, lines in records.items()} | {"metrics.csv": table.dropped}
+    dropped = {name: count for name, count in unreadable.items() if count}
+    folders = [run_dir / name for name in (*RECORDS, "metrics.csv") if (run_dir / name).is_dir()]
+    later = [file for file in candidates(run_dir) if not 0 <= _step_of(file) <= step]
+    told = [f"{name}: {count} unreadable line(s) dropped" for name, count in dropped.items()]
+    if later or folders or dropped:
+        place = set_aside(run_dir, [*later, *folders])
+        told += [f"{folder.name} is a folder; set aside in {place}" for folder in folders]
+        told += [f"the records as they were lie in {place}"] if dropped and not later else []
+        if later:
+            names = ", ".join(file.name for file in later)
+            told.append(
+                f"{names}: later than step {step} or damaged; set aside in {place}, with the records up to then"
+            )
+    for name, lines in records.items():
         kept = [text for row, text in zip(lines.rows, lines.texts, strict=True) if row["step"] <= step]
-        if file.exists():
-            replace_text(file, "".join(text + "\n" for text in kept))
-        if lines.dropped:
-            told.append(f"{name}: {lines.dropped} unreadable line(s) dropped")
+        if (run_dir / name).exists():
+            replace_text(run_dir / name, "".join(text + "\n" for text in kept))
     metrics = run_dir / "metrics.csv"
-    table = read_table(metrics)
-    if table.dropped:
-        told.append(f"{metrics.name}: {table.dropped} unreadable line(s) dropped")
     if metrics.exists() and not table.columns:
         metrics.unlink()
     elif metrics.exists():

@@ -29,9 +29,8 @@ from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
 from s15erav3.callbacks.samples import Samples
 from s15erav3.changes import changes
-from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_weights
+from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_tokenizer, load_weights
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number
 from s15erav3.files import replace_text, whole
@@ -40,6 +39,7 @@ from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
 from s15erav3.records import read_resumes
+from s15erav3.rehearsal import rehearse
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
 
@@ -105,7 +105,7 @@ def _resume(wanted: str, arguments: list[str]) -> None:
     if any(a.lstrip("+").startswith("init_from=") for a in arguments):
         raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"), Path("multirun"))
-    text = payload["run"]["config"]["data"]["path"]
+    text = payload["run"]["config"]["data"].get("path")
     settings = [
         *([f"data.path={cli.quote(text)}"] if text else []),
         *arguments,
@@ -273,7 +273,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
             # With what was adopted, for resuming.
             replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     elif resumed is not None and cfg.init_from:
-        tokenizer = Tokenizer.from_state(resumed.payload["run"]["tokenizer"])
+        tokenizer = load_tokenizer(resumed.payload, resumed.file)
     data = build_data(cfg, tokenizer)
     module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
     if resumed is not None:
@@ -295,9 +295,10 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
             "take trainer.devices=1, or start the runs one by one."
         )
     if resumed is not None:
+        rehearse(resumed.payload, resumed.file, data, module, trainer)
         refuse_if_complete(run_dir, trainer, resumed.payload)
         changed = look_at_changes(cfg, trainer.world_size, resumed)
-        refuse_if_foreign(data, module, resumed)
+        data.load_state_dict(resumed.payload[type(data).__qualname__])  # refuses other text
         if runs.is_first_rank():
             for sentence in runs.rewind(run_dir, resumed.payload["global_step"]):
                 screen.say(sentence)
@@ -376,19 +377,3 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
                     f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
                     "trainer.max_time to train it further."
                 )
-
-
-def refuse_if_foreign(data: CommentaryData, module: LanguageModule, resumed: Resumed) -> None:
-    """Find out now, and not in the middle of loading, that the checkpoint does not fit the data or the optimizer.
-
-    Raises:
-        UserError: it does not.
-    """
-    data.load_state_dict(resumed.payload[type(data).__qualname__])
-    saved = resumed.payload["optimizer_states"][0]["param_groups"]
-    sizes = [len(group["params"]) for group in module.make_optimizer(module.net).param_groups]
-    if [len(group["params"]) for group in saved] != sizes:
-        raise UserError(
-            f"{resumed.file} was saved by an optimizer with other parameter groups than the group optimizer now makes; "
-            "keep optimizer.decay_embeddings, optimizer.router and the kind of optimizer of the run."
-        )

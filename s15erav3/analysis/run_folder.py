@@ -209,7 +209,7 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
         with file.open(errors="replace") as stream:
             header = stream.readline().rstrip("\r\n").split(",")
         wanted = [name for name in header if columns is None or name in columns]
-        if not wanted:
+        if not wanted or len(set(header)) != len(header):
             return {}
         table = pyarrow.csv.read_csv(
             file,
@@ -220,7 +220,7 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
         )
     except OSError:
         return {}
-    except pa.ArrowInvalid:  # a line that a crash has left, which Arrow will not pass over
+    except (pa.ArrowInvalid, KeyError):  # a line that a crash has left, which Arrow will not pass over; a foreign file
         return _intact(file, columns)
     return {name: table[name].to_numpy() for name in wanted}
 
@@ -228,7 +228,8 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
 def _intact(file: Path, columns: list[str] | None) -> dict[str, Floats]:
     found = read_table(file)
     rows = [[float(cell) if cell else np.nan for cell in row] for row in found.rows]
-    width = len(found.columns)
+    if (width := len(found.columns)) == 0:
+        return {}
     values = np.array([row + [np.nan] * (width - len(row)) for row in rows], dtype=np.float64).reshape(-1, width)
     return {name: values[:, i] for i, name in enumerate(found.columns) if columns is None or name in columns}
 

@@ -53,8 +53,16 @@ class Telemetry(L.Callback):
         return {"losses": [loss.tolist() for loss in self._losses], "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
-        self.latest = state_dict.get("latest", {})
+        """Take over what a row still owes.
+
+        Raises:
+            ValueError: it is not some numbers for each step.
+        """
+        losses = [torch.tensor(loss, dtype=torch.float32) for loss in state_dict["losses"]]
+        if any(loss.ndim != 1 for loss in losses):
+            raise ValueError("the losses are no rows of numbers")
+        self._losses = losses
+        self.latest = {str(name): float(value) for name, value in state_dict.get("latest", {}).items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config
@@ -80,7 +88,10 @@ class Telemetry(L.Callback):
         assert record is not None
         self.throughput.add(batch[:, 1:].numel() * trainer.world_size)
         losses = (record.loss, record.bpb, record.mtp_loss, record.balance_loss)
-        self._losses.append(torch.stack([loss.float() for loss in losses if loss is not None]))
+        now = torch.stack([loss.float() for loss in losses if loss is not None])
+        if self._losses and len(self._losses[-1]) != len(now):
+            self._losses.clear()  # of before a setting was changed that adds or removes a term of the loss
+        self._losses.append(now)
         step = trainer.global_step
         if step % self.every_n_steps and step not in (1, trainer.max_steps):
             return

@@ -16,6 +16,7 @@ from s15erav3.data.ball import Ball, take_apart
 from s15erav3.data.corpus import Corpus, parse_events
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.data.tokens import Part, SplitPlan, Tokens, documents_of
+from s15erav3.errors import UserError
 
 DOMAINS = ("phase", "event", "team", "bowler", "batter", "part")
 NO_TEXT = "none"
@@ -63,7 +64,10 @@ def label_tokens(
             at += len(event.text.encode())
     lengths = tokenizer.byte_lengths[tokens]
     if lengths.sum() != at:
-        raise ValueError(f"the tokens stand for {lengths.sum()} bytes, the part '{part}' of {corpus.path} has {at}")
+        raise UserError(
+            f"tokenizer={tokenizer.name} loses text: its tokens stand for {lengths.sum()} bytes, and the part '{part}' "
+            f"of {corpus.path} has {at}; give another checkpoint."
+        )
     for domain in DOMAINS[:-1]:
         labels[domain] = _place(lengths, event_starts, [getattr(ball, domain) for ball in balls])
     labels["part"] = _place(lengths, part_starts, parts)

@@ -122,14 +122,16 @@ class Tokenizer:
         if "tokens" not in state:
             return load_public(state["name"])
         ranks = {base64.b64decode(token): rank for rank, token in enumerate(state["tokens"])}
-        return cls(
-            tiktoken.Encoding(
+        if not isinstance(state["name"], str):
+            raise TypeError("its name is no text")
+        with _no_panic(f"tokenizer={state['name']} cannot be made"):
+            encoding = tiktoken.Encoding(
                 state["name"],
                 pat_str=state["pattern"],
                 mergeable_ranks=ranks,
                 special_tokens=state["special"],
             )
-        )
+        return cls(encoding)
 
 
 @contextmanager
