@@ -26,10 +26,11 @@ from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
+from s15erav3.overrides import literal
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
-from s15erav3.trust import check_targets
+from s15erav3.trust import FOLDERS, check_targets
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -44,12 +45,13 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
     micro-batch."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
-        cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
+        cfg.data.path = literal(str(Path(cfg.data.path).expanduser().absolute()))
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
     check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
     check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
     check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
+    check_number("model.max_position_embeddings", cfg.model.max_position_embeddings, at_least=1, whole=True)
     if settings["sequence_length"] > cfg.model.max_position_embeddings:
         raise UserError(
             f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
@@ -147,7 +149,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     if keep is not None:
         check_number("callbacks.checkpoint.keep_every_n_steps", keep, at_least=1, whole=True, hint=", or null for none")
     folder = run_dir / "checkpoints"
-    named = {k: instantiate(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
+    named = {k: made(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
     return [
         RunState(description),
         *named.values(),
@@ -159,13 +161,20 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     ]
 
 
+def made(settings: DictConfig) -> Any:
+    """What a callback's or logger's settings describe. Hydra would take the ``${`` in a folder's name for an
+    interpolation, as it resolves twice; a ``Path`` is left as it is."""
+    folders = {k: Path(v) for k, v in plain(settings).items() if k in FOLDERS and isinstance(v, str) and "${" in v}
+    return instantiate(settings, **folders)
+
+
 def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
     """The group ``logger``, each told the whole config and how large the model is."""
     counts = count_parameters(config)
     described = plain(cfg) | {"params": {"total": counts.total, "active": counts.active}}
     loggers: list[Logger] = []
     for settings in cfg.logger.values():
-        loggers.append(instantiate(settings))
+        loggers.append(made(settings))
         loggers[-1].log_hyperparams(described)
     return loggers
 

@@ -18,6 +18,7 @@ from s15erav3.errors import UserError
 from s15erav3.model import count_parameters
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
+from s15erav3.trust import conf_dir
 
 
 def ending(error: BaseException) -> tuple[dict[str, Any], int]:
@@ -32,7 +33,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
     if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
         return {"status": "interrupted", "reason": "its process was told to exit"}, 1
     if isinstance(error, HydraException | OmegaConfBaseException):
-        error = UserError(cli.explain(error, cli.conf_dir(), "train"))
+        error = UserError(cli.explain(error, conf_dir(), "train"))
     told = isinstance(error, UserError | Diverged)
     reason = str(error) if told else f"{type(error).__name__}: {error}"
     return {

@@ -27,9 +27,9 @@ FLOORS = {
     "data": {"data", "errors", "files"},
     "interop": {"interop", "model", "data", "errors", "files"},
     "training": {"training", "balancing", "model", "errors", "files"},
-    "loggers": {"loggers", "errors", "files", "records"},
+    "loggers": {"loggers", "errors", "files", "overrides", "records"},
     "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
-    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "records"},
+    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "overrides", "records"},
     "figures": {"figures", "errors", "files"},
     "pages": {"pages", "figures", "analysis", "balancing", "data", "errors", "files"},
 }
