@@ -18,7 +18,7 @@ import s15erav3
 from s15erav3.__main__ import VERBS
 
 PACKAGE = Path(s15erav3.__file__).parent
-TOP = {*VERBS, "__main__", "build", "cli", "outcome", "pretrained", "restore", "screen", "sweeps"}
+TOP = {*VERBS, "__main__", "build", "cli", "completion", "outcome", "pretrained", "restore", "screen", "sweeps"}
 """Modules, and a folder, that may see everything, and that nothing below may see."""
 
 FLOORS = {
