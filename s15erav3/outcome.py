@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,7 +35,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
         return {"status": "interrupted", "reason": "its process was told to exit"}, 1
     if isinstance(error, HydraException | OmegaConfBaseException):
         error = UserError(cli.explain(error, conf_dir(), "train"))
-    told = isinstance(error, UserError | Diverged)
+    told = isinstance(error, UserError | Diverged | MisconfigurationException)
     reason = str(error) if told else f"{type(error).__name__}: {error}"
     return {
         "status": "failed",

@@ -25,8 +25,8 @@ FRACTIONS = (
 OR_NULL = ("trainer.max_steps", "trainer.max_epochs", "data.max_epochs")
 """Numbers that may also be left out by null, which no packaged file does."""
 
-OR_WORD = ("logger.wandb.log_model", "trainer.deterministic")
-"""Flags that may also be a word."""
+OR_WORD = {"logger.wandb.log_model": ("best", "last"), "trainer.deterministic": ("warn",)}
+"""Flags that may also be one of these words."""
 
 ELSEWHERE = ("model", "experts")
 """Groups whose words :class:`s15erav3.model.ModelConfig` refuses."""
@@ -70,7 +70,7 @@ def check_settings(cfg: DictConfig, verb: str) -> None:
         value = node[key]
         if value is None and (type(None) in kinds or name in OR_NULL):
             continue
-        if isinstance(value, str | ListConfig | DictConfig) and (str in kinds or name in OR_WORD):
+        if isinstance(value, str | ListConfig | DictConfig) and (str in kinds or value in OR_WORD.get(name, ())):
             continue
         if isinstance(value, str) and name.partition(".")[0] in ELSEWHERE:
             continue
@@ -82,7 +82,7 @@ def check_settings(cfg: DictConfig, verb: str) -> None:
             if value and abs(value) < sys.float_info.min:
                 raise UserError(f"{name}={value} is too small a number; the smallest above 0 is {sys.float_info.min}.")
         else:
-            check_flag(name, value)
+            check_flag(name, value, *OR_WORD.get(name, ()))
 
 
 @cache

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
@@ -188,6 +189,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         outcome, exit_code = ending(error)
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
+        if isinstance(error, MisconfigurationException):
+            raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
         if full := disk_full(error):
             raise Accident(full) from error
         raise
