@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from s15erav3 import __version__
+from s15erav3 import __version__, completion
 from s15erav3.errors import UserError, nearest
 
 VERBS = {
@@ -23,7 +23,12 @@ USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0, 2 for a user's mistake, 128 + n after signal n."""
-    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if any(argument in completion.FLAGS for argument in arguments):
+        arguments = completion.asked(arguments, VERBS)
+        if not arguments:
+            return 0
+    verb, *rest = arguments
     if verb in ("-h", "--help"):
         print(USAGE + "\ns15erav3 VERB --help tells its settings.")
         return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,17 @@ from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
+from s15erav3.overrides import literal
+from s15erav3.settings import LARGEST
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
-from s15erav3.trust import check_targets
+from s15erav3.trust import FOLDERS, check_targets
+
+OWN = {"callbacks", "logger", "plugins", "default_root_dir", "check_val_every_n_epoch", "num_sanity_val_steps"}
+OWN |= {"use_distributed_sampler", "enable_model_summary", "enable_progress_bar", "enable_checkpointing", "barebones"}
+OWN |= {"min_steps", "min_epochs"}
+"""Arguments of Lightning's Trainer that are given here, or that would leave out what is."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -45,12 +54,13 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
     micro-batch."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
-        cfg.data.path = str(Path(cfg.data.path).expanduser().absolute())
+        cfg.data.path = literal(str(Path(cfg.data.path).expanduser().absolute()))
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
     check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
     check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
     check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
+    check_number("model.max_position_embeddings", cfg.model.max_position_embeddings, at_least=1, whole=True)
     if settings["sequence_length"] > cfg.model.max_position_embeddings:
         raise UserError(
             f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
@@ -148,7 +158,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     if keep is not None:
         check_number("callbacks.checkpoint.keep_every_n_steps", keep, at_least=1, whole=True, hint=", or null for none")
     folder = run_dir / "checkpoints"
-    named = {k: instantiate(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
+    named = {k: made(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
     return [
         RunState(description),
         *named.values(),
@@ -158,13 +168,20 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
     ]
 
 
+def made(settings: DictConfig) -> Any:
+    """What a callback's or logger's settings describe. Hydra would take the ``${`` in a folder's name for an
+    interpolation, as it resolves twice; a ``Path`` is left as it is."""
+    folders = {k: Path(v) for k, v in plain(settings).items() if k in FOLDERS and isinstance(v, str) and "${" in v}
+    return instantiate(settings, **folders)
+
+
 def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
     """The group ``logger``, each told the whole config and how large the model is."""
     counts = count_parameters(config)
     described = plain(cfg) | {"params": {"total": counts.total, "active": counts.active}}
     loggers: list[Logger] = []
     for settings in cfg.logger.values():
-        loggers.append(instantiate(settings))
+        loggers.append(made(settings))
         loggers[-1].log_hyperparams(described)
     return loggers
 
@@ -179,6 +196,8 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
     for name in ("max_steps", "max_epochs"):
         if cfg.trainer[name] is not None:
             check_number(f"trainer.{name}", cfg.trainer[name], at_least=-1, hint="; -1 or null for no limit")
+            if -1 < cfg.trainer[name] <= 0:
+                raise UserError(f"trainer.{name}={cfg.trainer[name]} must be above 0, or -1 or null for no limit.")
     if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
         limits.append(cfg.trainer.max_steps)
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
@@ -203,8 +222,12 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     if settings["strategy"] == "auto" and settings["devices"] not in (1, "1"):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     if (limit := settings.pop("max_time")) is not None:
-        callbacks = [_timer(limit), *callbacks]  # before LastCheckpoint, which looks at should_stop
+        callbacks = [
+            Timer(timedelta(seconds=max_seconds(limit))),
+            *callbacks,
+        ]  # before LastCheckpoint, which looks at should_stop
     check_number("trainer.val_check_interval", settings["val_check_interval"], at_least=1, whole=True)
+    check_limits(settings)
     try:
         trainer = L.Trainer(
             accelerator=device,
@@ -227,10 +250,40 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     return trainer
 
 
-def _timer(limit: Any) -> Timer:
+def check_limits(settings: dict[str, Any]) -> None:
+    """Refuse those settings of Lightning's own, added by ``+trainer.``, with which nothing would be trained or saved.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for name in sorted(OWN & settings.keys()):
+        raise UserError(f"trainer.{name}={settings[name]} is this program's to decide; leave it out.")
+    if settings.pop("fast_dev_run", False):
+        raise UserError("trainer.fast_dev_run saves and logs nothing; take trainer.max_steps=1 for a short run.")
+    for name, least in (("limit_train_batches", 1), ("limit_val_batches", 0), ("overfit_batches", 0)):
+        if isinstance(value := settings.get(name), float) and name == "limit_val_batches":
+            check_number(f"trainer.{name}", value, at_least=0, at_most=1)  # a share of them
+        elif value is not None and value != 1.0:
+            check_number(f"trainer.{name}", value, at_least=least, at_most=LARGEST, whole=True)
+
+
+def max_seconds(limit: Any) -> float:
+    """``trainer.max_time`` in seconds: a number of them, ``days:hours:minutes:seconds``, or ``{minutes: 10}``.
+
+    Raises:
+        UserError: it is none of these, or no time at all.
+    """
+    seconds = limit
     try:
-        return Timer(duration=limit)
-    except Exception as error:
+        if isinstance(limit, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", limit):
+            days, hours, minutes, rest = map(int, limit.split(":"))
+            seconds = timedelta(days, rest, hours=hours, minutes=minutes).total_seconds()
+        elif isinstance(limit, dict):
+            seconds = timedelta(**limit).total_seconds()
+        check_number("trainer.max_time", seconds, at_least=1e-6, at_most=timedelta.max.total_seconds())
+    except (UserError, TypeError, OverflowError) as error:
         raise UserError(
-            f"trainer.max_time={limit!r} must read days:hours:minutes:seconds, as in '00:00:10:00'."
+            f"trainer.max_time={limit!r} must be a time above 0: seconds, as in 600, or days:hours:minutes:seconds, as "
+            "in '00:00:10:00'."
         ) from error
+    return float(seconds)

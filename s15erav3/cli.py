@@ -1,17 +1,17 @@
-"""Hydra around a verb: where the config is, free text on the command line, mistakes in one sentence."""
+"""Hydra around a verb: flags and free text on the command line, mistakes in one sentence."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -19,24 +19,21 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3.errors import UserError, nearest
+from s15erav3.flags import Line, split
+from s15erav3.overrides import as_typed, key_of, literal, quote
+from s15erav3.settings import check_settings, defaults, read_interpolated
 from s15erav3.sweeps.plugins import register
+from s15erav3.trust import conf_dir
 
 # Also for the worker processes of a sweep, which import this module with the job that they are handed.
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
 
-# Settings whose value is taken as typed: text and paths may hold commas, equal signs and spaces.
-FREE_TEXT = ("prompt", "stop", "checkpoint", "resume", "init_from", "data.path", "output", "reference")
-
-
-def conf_dir() -> Path:
-    """The config folder: inside an installed package, beside it in a source tree."""
-    package = Path(__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Hydra's own paths, in which ``${...}`` is an interpolation."""
 
 
 def run(
@@ -80,6 +77,7 @@ class Job:
     Other processes can be handed it by pickle, and so find what Hydra needs in them; what they keep is their own.
 
     Args:
+        verb: whose config it is.
         work: what to do with a config.
         argv: the command line as it was typed, by which Lightning starts the other ranks.
         multirun: whether there are other jobs.
@@ -87,9 +85,9 @@ class Job:
     """
 
     def __init__(
-        self, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path, name: str
+        self, verb: str, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path, name: str
     ) -> None:
-        self.work, self.argv, self.multirun, self.conf, self.name = work, argv, multirun, conf, name
+        self.verb, self.work, self.argv, self.multirun, self.conf, self.name = verb, work, argv, multirun, conf, name
         self.returned: list[Any] = []
         self.failures: list[Exception] = []
         self.__module__ = "s15erav3"  # by which Hydra names the job
@@ -97,6 +95,10 @@ class Job:
     def __call__(self, cfg: DictConfig) -> Any:
         sys.argv = self.argv
         try:
+            keep_folder()
+            read_interpolated(cfg, self.verb)
+            if self.verb != "train":  # which does so itself, once the run has its folder
+                check_settings(cfg, self.verb)
             self.returned.append(self.work(cfg))
             return self.returned[-1]
         except Exception as failure:
@@ -122,16 +124,14 @@ def call(
     Raises:
         UserError: the command line or the config is wrong.
     """
-    if verb != "train" and "hydra/launcher=gpu_queue" in arguments:
+    line = split(arguments)
+    if verb != "train" and "hydra/launcher=gpu_queue" in line.words:
         raise UserError("hydra/launcher=gpu_queue is for train -m alone; leave it out.")
     folder = conf or conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
     register(conf_dir())
-    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them first
-    multirun = any(a in ("-m", "--multirun") for a in flags)
-    settings = [a if multirun else _quoted(a) for a in arguments if not a.startswith("-")]
-    before, sys.argv = sys.argv, [f"s15erav3 {verb}", *flags, *settings]
-    kept = Job(job, before, multirun, folder, name or verb)
+    before, sys.argv = sys.argv, [program(line, verb), *line.flags, *(_override(w, line.multirun) for w in line.words)]
+    kept = Job(verb, job, before, line.multirun, folder, name or verb)
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(kept)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -153,7 +153,7 @@ def call(
 def _tell_failure(error: Exception) -> None:
     """Name the job of a sweep that failed; the others go on. Tracebacks are for bugs."""
     job = HydraConfig.get()
-    told = f"error: job {job.job.num} ({' '.join(job.overrides.task)})"
+    told = f"error: job {job.job.num} ({' '.join(typed(job))})"
     if isinstance(error, UserError):
         print(f"{told}: {error}", file=sys.stderr)
     else:
@@ -161,18 +161,35 @@ def _tell_failure(error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _quoted(argument: str) -> str:
-    """Quote the value of a free-text setting, unless it is quoted or a list already."""
-    key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in FREE_TEXT or value in ("null", "") or value[:1] in "'\"[":
-        return argument
-    return f"{key}={quote(value)}"
+def program(line: Line, verb: str) -> str:
+    """What Hydra takes for this program's name: a shell completes the words after it."""
+    return "s15erav3" if line.has("--shell-completion") else f"s15erav3 {verb}"
 
 
-def quote(text: str) -> str:
-    """``text`` as a quoted value of Hydra's grammar, where backslashes count only before a quote or the end."""
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return f"'{escaped}'"
+def _override(word: str, multirun: bool) -> str:
+    """What Hydra is given for a word: free text as it was typed; a folder that its grammar cannot read, in quotes."""
+    if key_of(word) not in FOLDERS:
+        return as_typed(word, multirun)
+    key, _, value = word.partition("=")
+    try:
+        if isinstance(OverridesParser.create().parse_override(word).value(), str | int | float | None):
+            return word
+    except HydraException:
+        pass
+    return f"{key}={quote(value, interpolate=True)}"
+
+
+def typed(hydra: Any) -> list[str]:
+    """The overrides of a job, without Hydra's own, as they were given: interpolations are not resolved."""
+    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task) or ()]
+
+
+def keep_folder() -> None:
+    """Let ``${hydra:runtime.output_dir}`` be the job's folder, whatever its name: Hydra stores the name as it is."""
+    runtime: DictConfig = HydraConfig.instance().cfg.hydra.runtime  # type: ignore[union-attr]
+    folder: Any = OmegaConf.to_container(runtime)["output_dir"]  # type: ignore[call-overload,index]
+    with read_write(runtime), open_dict(runtime):
+        runtime.output_dir = literal(str(folder))
 
 
 def explain(error: BaseException, folder: Path, name: str) -> str:
@@ -190,7 +207,7 @@ def explain(error: BaseException, folder: Path, name: str) -> str:
     if isinstance(error, ConfigCompositionException):
         override = _failing_override(str(error))
         if override:
-            key = override.partition("=")[0].lstrip("+~")
+            key = key_of(override)
             return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, name))}"
     return _flat(cause if isinstance(cause, OmegaConfBaseException) else error)
 
@@ -208,19 +225,6 @@ def _failing_override(message: str) -> str | None:
 
 def _settings(folder: Path, name: str) -> set[str]:
     """Every group and every dotted key that the config folder knows."""
-    names = {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."}
-    for file in folder.rglob("*.yaml"):
-        group = file.parent.relative_to(folder).as_posix()
-        everywhere = "@package _global_" in file.read_text().partition("\n")[0]
-        prefix = "" if group == "." or everywhere else group + "."
-        if group == "." and file.stem != name:
-            continue
-        names |= {prefix + key for key in _keys(OmegaConf.load(file)) if not key.startswith(("_", "defaults"))}
-    return names
-
-
-def _keys(node: Any) -> Iterator[str]:
-    if isinstance(node, DictConfig):
-        for key in map(str, node):
-            yield key
-            yield from (f"{key}.{below}" for below in _keys(node._get_node(key)))
+    return {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."} | set(
+        defaults(folder, name)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from s15erav3.analysis.sweep import BPB, Group, cautions, groups, metrics, order
 from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_csv
 from s15erav3.errors import UserError, check_flag, check_number, nearest
 from s15erav3.files import replace_text
+from s15erav3.flags import split
+from s15erav3.overrides import key_of, quote_list
 from s15erav3.pages.comparison import write_comparison
 
 SAMPLE = 10
@@ -48,14 +51,13 @@ def with_folders(arguments: list[str]) -> list[str]:
     Raises:
         UserError: none is given.
     """
-    if any(a in ("-h", "--help") or a.startswith("folders=") for a in arguments):
+    line = split(arguments)
+    if line.only_tells or any("=" in word and key_of(word) == "folders" for word in line.words):
         return arguments
-    n = 0
-    while n < len(arguments) and arguments[n][:1] != "-" and ("=" not in arguments[n] or Path(arguments[n]).exists()):
-        n += 1
-    if not n:
+    folders = list(takewhile(lambda word: "=" not in word or Path(word).exists(), line.words))
+    if not folders:
         raise UserError("compare needs a folder first: s15erav3 compare SWEEP_DIR... [SETTING=VALUE ...]")
-    return [f"folders=[{','.join(cli.quote(folder) for folder in arguments[:n])}]", *arguments[n:]]
+    return [*line.flags, f"folders={quote_list(folders)}", *line.words[len(folders) :]]
 
 
 def compare(cfg: DictConfig) -> None:

@@ -64,11 +64,11 @@ def check_number(
         raise UserError(f"{key}={value} must be {kind}{', ' + said if said else ''}{hint}.")
 
 
-def check_flag(key: str, value: object) -> None:
-    """Refuse a setting that is neither true nor false.
+def check_flag(key: str, value: object, *words: str) -> None:
+    """Refuse a setting that is neither true nor false, nor one of ``words``.
 
     Raises:
         UserError: with key and value.
     """
-    if not isinstance(value, bool):
-        raise UserError(f"{key}={value} must be true or false.")
+    if not isinstance(value, bool) and value not in words:
+        raise UserError(f"{key}={value} must be {', '.join(['true', *words])} or false.")

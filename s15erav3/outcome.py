@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +20,7 @@ from s15erav3.errors import UserError
 from s15erav3.model import count_parameters
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
+from s15erav3.trust import conf_dir
 
 
 def ending(error: BaseException) -> tuple[dict[str, Any], int]:
@@ -33,8 +35,8 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
     if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
         return {"status": "interrupted", "reason": "its process was told to exit"}, 1
     if isinstance(error, HydraException | OmegaConfBaseException):
-        error = UserError(cli.explain(error, cli.conf_dir(), "train"))
-    told = isinstance(error, UserError | Diverged)
+        error = UserError(cli.explain(error, conf_dir(), "train"))
+    told = isinstance(error, UserError | Diverged | MisconfigurationException)
     reason = str(error) if told else f"{type(error).__name__}: {error}"
     return {
         "status": "failed",

@@ -7,7 +7,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from s15erav3.cli import typed
 from s15erav3.errors import UserError
+from s15erav3.overrides import key_of, literal
 from s15erav3.restore import Saved, load
 
 OWN = ("model", "experts", "tokenizer", "data.vocab_size", "experiment")
@@ -20,8 +22,8 @@ def adopt(cfg: DictConfig) -> Saved:
     Raises:
         UserError: the place is unusable, or a setting is given that it decides.
     """
-    for override in HydraConfig.get().overrides.task:
-        key = override.lstrip("+~").partition("=")[0]
+    for override in typed(HydraConfig.get()):
+        key = key_of(override)
         if any(key == own or key.startswith(f"{own}.") for own in OWN):
             raise UserError(
                 f"init_from={cfg.init_from} brings its model, experts and tokenizer along, so {override} has no say; "
@@ -34,5 +36,5 @@ def adopt(cfg: DictConfig) -> Saved:
             for key in group:
                 group[key] = values[str(key)]
         cfg.tokenizer.name, cfg.tokenizer.vocab_size = saved.tokenizer.name, None
-    cfg.init_from = str(Path(cfg.init_from).expanduser().absolute())
+    cfg.init_from = literal(str(Path(cfg.init_from).expanduser().absolute()))
     return saved

@@ -18,6 +18,8 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError, check_number
+from s15erav3.flags import split
+from s15erav3.overrides import given, key_of, literal
 from s15erav3.pages.balance import balance_section
 from s15erav3.pages.commentary import Widget, commentary
 from s15erav3.pages.learning import learning_section
@@ -56,12 +58,13 @@ def with_run(arguments: list[str]) -> list[str]:
     Raises:
         UserError: it is not given.
     """
-    if any(a in ("-h", "--help") or a.startswith("run_dir=") for a in arguments):
+    line = split(arguments)
+    if line.only_tells or any("=" in word and key_of(word) == "run_dir" for word in line.words):
         return arguments
-    place, rest = arguments[:1], arguments[1:]
-    if not place or place[0].startswith("-") or ("=" in place[0] and not Path(place[0]).exists()):
+    place, rest = line.words[:1], line.words[1:]
+    if not place or ("=" in place[0] and not Path(place[0]).exists()):
         raise UserError("report needs a run's folder first: s15erav3 report RUN_DIR [SETTING=VALUE ...]")
-    return [f"run_dir={cli.quote(place[0])}", *rest]
+    return [*line.flags, given("run_dir", place[0], line.multirun), *rest]
 
 
 def report(cfg: DictConfig) -> None:
@@ -168,7 +171,7 @@ def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", pre
     Raises:
         UserError: there is no checkpoint, or no text, or the model has no experts.
     """
-    settings: dict[str, Any] = {"checkpoint": str(run_dir), "context_extension": 1}
+    settings: dict[str, Any] = {"checkpoint": literal(str(run_dir)), "context_extension": 1}
     trained = restore(OmegaConf.create(settings | {"trainer": {"accelerator": accelerator, "precision": precision}}))
     if not trained.net.config.num_moe_layers:
         raise UserError(f"the model of {run_dir} has no experts; take a run with experts=e8 or another such choice.")

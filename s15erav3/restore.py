@@ -11,14 +11,15 @@ import torch
 from omegaconf import DictConfig
 
 from s15erav3.checkpoint import find_checkpoint, load_checkpoint, load_model
-from s15erav3.cli import quote
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
 from s15erav3.errors import UserError, check_number
+from s15erav3.flags import split
 from s15erav3.interop.hf_folder import is_hub_folder, read_folder
 from s15erav3.model import Transformer
 from s15erav3.model.rope import Yarn
+from s15erav3.overrides import given, key_of
 
 
 class Saved(NamedTuple):
@@ -127,15 +128,16 @@ def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
     Raises:
         UserError: one of them is not given.
     """
-    settings, rest = [], list(arguments)
-    if any(a in ("-h", "--help") for a in arguments):
+    line = split(arguments)
+    settings, rest = [], list(line.words)
+    if line.only_tells:
         return arguments
     for name in ("checkpoint", *more):
-        if any(a.startswith(f"{name}=") for a in arguments):
+        if any("=" in word and key_of(word) == name for word in line.words):
             continue
-        if not rest or rest[0].startswith("-") or ("=" in rest[0] and not Path(rest[0]).exists()):
+        if not rest or ("=" in rest[0] and not Path(rest[0]).exists()):
             usage = " ".join([verb, "RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
             article = "an" if name == "output" else "a"
             raise UserError(f"{verb} needs {article} {name} first: s15erav3 {usage} [SETTING=VALUE ...]")
-        settings.append(f"{name}={quote(rest.pop(0))}")
-    return [*settings, *rest]
+        settings.append(given(name, rest.pop(0), line.multirun))
+    return [*line.flags, *settings, *rest]

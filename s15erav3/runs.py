@@ -24,6 +24,7 @@ from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
 from s15erav3.files import load_yaml, remove_partial, replace_text, whole
+from s15erav3.overrides import key_of
 from s15erav3.records import RESUMES, read_lines, read_resumes, read_table
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
@@ -237,11 +238,6 @@ def remember_resume(run_dir: Path, step: int, typed: Iterable[str], changed: dic
     now = {key_of(line): line for line in typed if not key_of(line).startswith("hydra") and key_of(line) != "force"}
     kept = [line for line in before if key_of(line) not in {*now, "run_dir"}]
     replace_text(file, OmegaConf.to_yaml(OmegaConf.create([*kept, *now.values()])))
-
-
-def key_of(override: str) -> str:
-    """The key that an override sets."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:

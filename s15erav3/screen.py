@@ -106,7 +106,8 @@ def banner(
     config, counts = module.net.config, count_parameters(module.net.config)
     parts = data.token_files.parts
     per_step = data.batch_size * trainer.world_size
-    limit = f", at most {cfg.trainer.max_time}" if cfg.trainer.max_time else ""
+    most = cfg.trainer.max_time
+    limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
     device = trainer.strategy.root_device
     rows = [
         ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {shape(config)}"),
@@ -147,13 +148,11 @@ def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any
             f"{result.get('perf/tokens_per_second', 0):,.0f} tokens/s",
         )
     ]
-    rows.append(
-        (
-            "val/bpb",
-            f"{result['val/bpb']:.4f} bits per byte (best {result['best/val/bpb']:.4f}), "
-            f"val/loss {result['val/loss']:.4f}",
+    if "val/bpb" in result:
+        best = f" (best {result['best/val/bpb']:.4f})" if "best/val/bpb" in result else ""
+        rows.append(
+            ("val/bpb", f"{result['val/bpb']:.4f} bits per byte{best}, val/loss {result['val/loss']:.4f}"),
         )
-    )
     if "balance/maxvio_global" in result:
         rows.append(
             (

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,12 +35,15 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number
 from s15erav3.files import replace_text, whole
+from s15erav3.flags import Line, split
 from s15erav3.lock import only_trainer
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
+from s15erav3.overrides import given, key_of, quote, taken
 from s15erav3.pretrained import adopt
 from s15erav3.records import read_resumes
 from s15erav3.rehearsal import rehearse
+from s15erav3.settings import check_settings
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
 
@@ -79,17 +83,18 @@ class Resumed(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 train --help``."""
-    wanted = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=")]
-    sweeping = any(a in ("-m", "--multirun") or a.startswith("sweep.resume=") for a in arguments)
+    line = split(arguments)
+    wanted, rest = taken("resume", line.words)
+    sweeping = line.multirun or any(key_of(word) == "sweep.resume" for word in line.words)
     try:
-        if wanted and wanted[-1] not in ("", "null"):
-            _resume(wanted[-1], [a for a in arguments if not a.startswith("resume=")])
+        if wanted and not line.has("--help"):
+            _resume(wanted, Line(line.flags, rest))
         elif sweeping:
             from s15erav3.sweeps.multirun import main as sweep  # which needs this module
 
-            return sweep(arguments)
+            return sweep([*line.flags, *rest])
         else:
-            cli.run("train", train, arguments)
+            cli.run("train", train, [*line.flags, *rest])
     except Interrupted as error:
         resumable = any(candidates(error.run_dir))
         go_on = f"go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}"
@@ -98,18 +103,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _resume(wanted: str, arguments: list[str]) -> None:
+def _resume(wanted: str, line: Line) -> None:
     """Compose the run's own saved config, with the changes given now, and go on in its folder."""
-    if any(a in ("-m", "--multirun") or a.startswith("sweep.resume=") for a in arguments):
+    keys = [key_of(word) for word in line.words]
+    if line.multirun or "sweep.resume" in keys:
         raise UserError("resume= continues one run; leave out -m, or go on with a whole sweep by sweep.resume=FOLDER.")
-    if any(a.lstrip("+").startswith("init_from=") for a in arguments):
+    if "init_from" in keys:
         raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"), Path("multirun"))
     text = payload["run"]["config"]["data"].get("path")
     settings = [
-        *([f"data.path={cli.quote(text)}"] if text else []),
-        *arguments,
-        f"hydra.run.dir={cli.quote(str(run_dir))}",
+        *line.flags,
+        *([given("data.path", text, multirun=False)] if text else []),
+        *line.words,
+        f"hydra.run.dir={quote(str(run_dir))}",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
@@ -180,6 +187,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         outcome, exit_code = ending(error)
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
+        if isinstance(error, MisconfigurationException):
+            raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
         if full := disk_full(error):
             raise Accident(full) from error
         raise
@@ -263,6 +272,13 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
                 f"{group}={cfg[group]} cannot be chosen for a run that is resumed: it keeps its own; change single "
                 f"settings ({group}.key=value), or start a new run."
             )
+    check_settings(cfg, "train")
+    for name in ("resume", "sweep.resume"):
+        if resumed is None and (place := OmegaConf.select(cfg, name)):
+            raise UserError(
+                f"{name}={place} stands in a config file, where it resumes nothing; take it out there, and type "
+                f"train {name}={shlex.quote(str(place))}."
+            )
     check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     origin, tokenizer = None, None
@@ -308,7 +324,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
                     shutil.copyfileobj(source, target)
             # What was changed now holds for the next time.
             replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
-            runs.remember_resume(run_dir, resumed.payload["global_step"], HydraConfig.get().overrides.task, changed)
+            runs.remember_resume(run_dir, resumed.payload["global_step"], cli.typed(HydraConfig.get()), changed)
     trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.errors import UserError
 from s15erav3.files import load_yaml
+from s15erav3.overrides import PATHS, literal
 
 MORE = {
     "optimizer": {
@@ -42,6 +43,9 @@ PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|tra
 
 RESOLVERS = ("hydra", "now", "either")
 """What an interpolation of a saved config may call; ``oc.env`` would read the environment."""
+
+CALLED = re.compile(r"\$\{\s*([^${}:]+?)\s*:")
+"""Names of resolvers. A ``\\${`` counts as well: Hydra resolves twice what it instantiates."""
 
 FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "version", "sub_dir", "filename")
 """Settings of callbacks and loggers that say where they write, and how they call what lies there."""
@@ -144,7 +148,7 @@ def read_config(file: Path) -> DictConfig:
     for key in ("hydra", "defaults"):
         if key in found:
             raise UserError(f"{file} has the key '{key}', which no run of this program saves; nothing was executed.")
-    for resolver in re.findall(r"\$\{\s*([^${}:]+?)\s*:", raw.decode()):
+    for resolver in calls(found):
         if resolver not in RESOLVERS and not is_trusted(resolver):
             raise UserError(
                 f"{file} asks for the resolver ${{{resolver}:...}}; if you know why, add trust={resolver} to the "
@@ -153,13 +157,26 @@ def read_config(file: Path) -> DictConfig:
     return config
 
 
+def calls(node: Any, place: str = "") -> Iterator[str]:
+    """The resolvers that a saved config asks for. Paths are resolved once, so what is literal in them is not one."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from calls(value, f"{place}.{key}" if place else str(key))
+            yield from calls(key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from calls(value)
+    elif isinstance(node, str):
+        yield from CALLED.findall(re.sub(r"(?<!\\)(?:\\\\)*\\\$", "", node) if place in PATHS else node)
+
+
 def keep_inside(cfg: DictConfig, run_dir: Path) -> None:
     """Let a resumed run write where its folder is now, whatever its files say.
 
     Raises:
         UserError: a logger or callback would write elsewhere by its name.
     """
-    cfg.run_dir = str(run_dir).replace("${", "\\${")
+    cfg.run_dir = literal(str(run_dir))
     for group in ("callbacks", "logger"):
         nodes: Any = cfg.get(group)
         for name, settings in nodes.items() if OmegaConf.is_dict(nodes) else ():
@@ -200,7 +217,7 @@ def check_arguments(arguments: Sequence[str], where: object) -> None:
                 is_trusted(name)
                 or any(name in choices(group) for group in MORE | dict.fromkeys(("balancing", "schedule")))
             )
-        called = re.findall(r"\$\{\s*([^${}:]+?)\s*:", argument)
+        called = CALLED.findall(argument)
         allowed = allowed and all(name in RESOLVERS or is_trusted(name) for name in called)
         if not allowed:
             raise UserError(

@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from s15erav3.overrides import value_of
+
 
 class Strategy(NamedTuple):
     """A way of balancing, and the values of its one setting that are tried."""
@@ -169,7 +171,7 @@ def run(job: Job) -> str:
             and fits(job)
             and ended(job.folder).get("status") != "failed"
         ):
-            arguments = [f"resume='{job.folder}'"]
+            arguments = [f"resume={job.folder}"]
         else:
             shutil.rmtree(job.folder)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +193,8 @@ def fits(job: Job) -> bool:
     overrides = job.folder / ".hydra" / "overrides.yaml"
     if not overrides.is_file():
         return False
-    given = [override.replace("'", "") for override in OmegaConf.load(overrides)]  # paths are quoted there
-    return given == job.settings
+    given = OmegaConf.to_container(OmegaConf.load(overrides))
+    return [f"{override.partition('=')[0]}={value_of(override)}" for override in given] == job.settings
 
 
 def is_done(job: Job) -> bool:

@@ -18,7 +18,19 @@ import s15erav3
 from s15erav3.__main__ import VERBS
 
 PACKAGE = Path(s15erav3.__file__).parent
-TOP = {*VERBS, "__main__", "build", "cli", "outcome", "pretrained", "rehearsal", "restore", "screen", "sweeps"}
+TOP = {
+    *VERBS,
+    "__main__",
+    "build",
+    "cli",
+    "completion",
+    "outcome",
+    "pretrained",
+    "rehearsal",
+    "restore",
+    "screen",
+    "sweeps",
+}
 """Modules, and a folder, that may see everything, and that nothing below may see."""
 
 FLOORS = {
@@ -27,9 +39,9 @@ FLOORS = {
     "data": {"data", "errors", "files"},
     "interop": {"interop", "model", "data", "errors", "files"},
     "training": {"training", "balancing", "model", "errors", "files"},
-    "loggers": {"loggers", "errors", "files", "records"},
+    "loggers": {"loggers", "errors", "files", "overrides", "records"},
     "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
-    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "records"},
+    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "overrides", "records"},
     "figures": {"figures", "errors", "files"},
     "pages": {"pages", "figures", "analysis", "balancing", "data", "errors", "files"},
 }

@@ -308,7 +308,7 @@ def test_text_that_is_gone_is_told(run_dir: Path, tmp_path: Path, session_cache:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Number {i} of a text, and {i * i} is its square.\n\n" for i in range(2000)))
     run = tmp_path / "run"
-    settings = ["data=text", f"data.path='{text}'", "trainer.max_steps=2", "data.vocab_size=270"]
+    settings = ["data=text", f"data.path={text}", "trainer.max_steps=2", "data.vocab_size=270"]
     assert train(*settings, run_dir=run) == 0
     whole = write_report(run, tmp_path / "whole.html", max_tokens=256)
     assert {"Specialisation", "Co-activation"} <= set(sections(whole)) and "Who takes what" not in text_of(whole)

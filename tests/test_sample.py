@@ -14,7 +14,6 @@ import torch
 
 import s15erav3.sample
 from s15erav3.__main__ import main
-from s15erav3.cli import quote
 from s15erav3.restore import Trained
 from tests.tiny import train
 
@@ -79,7 +78,7 @@ def texts(*values: str) -> str:
 
 def test_a_single_text_appears_as_it_is_written(say: Say, shown: list[str]) -> None:
     """Catches a stream that only writes at the end, or writes something else than the batch, or twice."""
-    first, second = (say(f"prompt={quote(prompt)}")[0] for prompt in PROMPTS)
+    first, second = (say(f"prompt={prompt}")[0] for prompt in PROMPTS)
     assert shown[0] == PROMPTS[0]
     assert len([piece for piece in shown[1:-1] if piece]) > 8
     shown.clear()
@@ -93,16 +92,16 @@ def test_a_single_text_appears_as_it_is_written(say: Say, shown: list[str]) -> N
 def test_texts_come_prompt_by_prompt(say: Say) -> None:
     """Catches samples of different prompts that are mixed up, and samples that are all the same."""
     both = say(f"prompt={texts(*PROMPTS)}", "samples=2")[0]
-    first, second = (say(f"prompt={quote(prompt)}", "samples=2")[0] for prompt in PROMPTS)
+    first, second = (say(f"prompt={prompt}", "samples=2")[0] for prompt in PROMPTS)
     assert both == first + "\n" + second
-    alone = say(f"prompt={quote(PROMPTS[0])}")[0]
+    alone = say(f"prompt={PROMPTS[0]}")[0]
     assert first.startswith(alone + "\n" + PROMPTS[0])
     assert first != alone + "\n" + alone
 
 
 def test_an_empty_prompt_begins_a_new_text(say: Say, calls: list[Any]) -> None:
     """Catches a prompt without its first token, or with two."""
-    assert say()[0] == say("prompt=''")[0] == say("prompt=['']")[0]
+    assert say()[0] == say("prompt=")[0] == say("prompt=['']")[0]
     end = calls[0][1]["stop"]
     assert [arguments[1] for arguments, _ in calls] == [[[end]]] * 3
     say("prompt=2024")
@@ -111,13 +110,13 @@ def test_an_empty_prompt_begins_a_new_text(say: Say, calls: list[Any]) -> None:
 
 def test_a_stop_string_ends_the_text_it_stands_in(say: Say) -> None:
     """Catches a stop string that is shown, that ends the other texts too, or that only counts as a list."""
-    (first, second) = (say(f"prompt={quote(prompt)}", GREEDY)[0][len(prompt) : -1] for prompt in PROMPTS)
+    (first, second) = (say(f"prompt={prompt}", GREEDY)[0][len(prompt) : -1] for prompt in PROMPTS)
     stop = re.findall("[a-zA-Z0-9]{2}", first[2:])[0]
     expected = [prompt + text.partition(stop)[0] + "\n" for prompt, text in zip(PROMPTS, (first, second), strict=True)]
-    for setting in (f"stop={texts(stop)}", f"stop={texts('never there', stop)}", f"stop={quote(stop)}"):
-        assert say(f"prompt={quote(PROMPTS[0])}", GREEDY, setting)[0] == expected[0]
+    for setting in (f"stop={texts(stop)}", f"stop={texts('never there', stop)}", f"stop={stop}"):
+        assert say(f"prompt={PROMPTS[0]}", GREEDY, setting)[0] == expected[0]
         assert say(f"prompt={texts(*PROMPTS)}", GREEDY, setting)[0] == "\n".join(expected)
-        assert say(f"prompt={quote(PROMPTS[0])}", "speculative=true", GREEDY, setting)[0] == expected[0]
+        assert say(f"prompt={PROMPTS[0]}", "speculative=true", GREEDY, setting)[0] == expected[0]
 
 
 @pytest.mark.parametrize("n", [1, 5, 50])
@@ -133,9 +132,9 @@ def test_speed_and_memory_are_reported(n: int, say: Say) -> None:
 def test_speculation_gives_the_same_text(say: Say, shown: list[str]) -> None:
     """Catches other text than greedy decoding's, and texts that are not told apart from their repetition."""
     for prompt in (*PROMPTS, ""):
-        plain, _ = say(f"prompt={quote(prompt)}", GREEDY, "max_new_tokens=40")
+        plain, _ = say(f"prompt={prompt}", GREEDY, "max_new_tokens=40")
         shown.clear()
-        out, err = say(f"prompt={quote(prompt)}", GREEDY, "max_new_tokens=40", "speculative=true")
+        out, err = say(f"prompt={prompt}", GREEDY, "max_new_tokens=40", "speculative=true")
         assert out == plain
         assert len([piece for piece in shown if piece]) > 10
         lines = err.splitlines()
@@ -151,7 +150,7 @@ def test_speculation_gives_the_same_text(say: Say, shown: list[str]) -> None:
         assert drafted + accepted in (39, 40)  # a token comes with the prompt, the last draft may be one too many
         assert float(found[4]) == pytest.approx(40 / (drafted + 1), abs=0.006)
     together, err = say(f"prompt={texts(*PROMPTS)}", GREEDY, "speculative=true")
-    assert together == "\n".join(say(f"prompt={quote(prompt)}", GREEDY)[0] for prompt in PROMPTS)
+    assert together == "\n".join(say(f"prompt={prompt}", GREEDY)[0] for prompt in PROMPTS)
     assert err.count("the same text") == 2
 
 
@@ -177,7 +176,7 @@ def test_bf16_halves_the_cache(say: Say) -> None:
 
 def test_an_extended_context_reads_a_longer_prompt(say: Say, calls: list[Any]) -> None:
     """Catches an extension that leaves positions as they were, or reads no more than before."""
-    prompt, shapes = f"prompt={quote('FOUR, SIX, ' * 12)}", []
+    prompt, shapes = f"prompt={'FOUR, SIX, ' * 12}", []
 
     def read(_module: Any, arguments: Any, _out: Any) -> None:
         if isinstance(_module, s15erav3.model.Transformer):

@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from s15erav3.files import load_yaml
+from s15erav3.overrides import key_of, value_of
 from s15erav3.records import read_lines, read_table
 
 Floats = NDArray[np.float64]
@@ -89,7 +90,7 @@ def read_run(folder: Path) -> Run:
         given = _yaml(folder / ".hydra" / "overrides.yaml") if (folder / ".hydra" / "overrides.yaml").exists() else []
         if not config or not isinstance(config, dict) or not isinstance(given, list):
             raise ValueError(".hydra does not hold a config")
-        overrides = dict(_split(str(override)) for override in given)
+        overrides = {key_of(str(override)): value_of(str(override)) for override in given}
         result, progress = _json(folder / "result.json"), _json(folder / "progress.json")
         alive = not result and is_alive(progress)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
@@ -191,11 +192,6 @@ def _json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} holds no object")
     return found
-
-
-def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value.strip("'\"")
 
 
 def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Floats]:

@@ -74,10 +74,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         step = trainer.global_step
-        trainer.should_stop = trainer.should_stop or step >= trainer.max_steps
-        validates = trainer.should_stop or step % int(trainer.val_check_batch or 1) == 0
+        last = trainer.should_stop = trainer.should_stop or step >= trainer.max_steps
+        validates = trainer.limit_val_batches > 0 and (last or step % int(trainer.val_check_batch or 1) == 0)
         if not validates:
-            self._save(trainer, due=step % self.every_n_steps == 0)
+            self._save(trainer, due=last or step % self.every_n_steps == 0)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from s15erav3.overrides import key_of, value_of
+
 TAGGED = ("model", "experts", "balancing", "optimizer", "schedule", "data", "tokenizer", "experiment")
 """Groups whose choice becomes a tag."""
 UNSAID = ("hydra", "sweep", "logger", "callbacks", "resume", "run_dir", "data.path")
@@ -35,7 +37,7 @@ def run_name(run_dir: Path, chosen: Mapping[str, str]) -> str | None:
     """What tells a run from its neighbours, as ``e16 loss_free lr=0.002 s1``: experts, balancing, the other settings
     given (in a sweep those that vary in it), the seed. ``None`` for a folder that says nothing."""
     overrides = _hydra(run_dir / ".hydra" / "hydra.yaml").get("overrides", {}).get("task") or []
-    given = dict(_split(override) for override in overrides)
+    given = {key_of(override): value_of(override) for override in overrides}
     varied = _varied(run_dir.parent / "multirun.yaml")
     words: list[str] = []
     for key, value in given.items():
@@ -54,8 +56,9 @@ def _varied(file: Path) -> set[str] | None:
         return None
     hydra = _hydra(file)
     params = (hydra.get("sweeper") or {}).get("params") or {}
-    given = [_split(override) for override in hydra.get("overrides", {}).get("task") or []]
-    return {key for key, value in [*given, *((k, str(v)) for k, v in params.items())] if set(value) & {",", "("}}
+    given = {key_of(override): override for override in hydra.get("overrides", {}).get("task") or []}
+    varied = {key for key, override in given.items() if set(value_of(override)) & {",", "("}}
+    return varied | {key for key, value in params.items() if set(str(value)) & {",", "("}}
 
 
 def _hydra(file: Path) -> dict[str, Any]:
@@ -63,8 +66,3 @@ def _hydra(file: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = yaml.safe_load(file.read_text())["hydra"]
     return found
-
-
-def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value.strip("'\"")

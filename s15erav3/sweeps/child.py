@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from s15erav3 import runs, train  # noqa: F401  what takes seconds to import, so that processes are made with it there
 from s15erav3.callbacks.last_checkpoint import Interrupted
-from s15erav3.cli import Job
+from s15erav3.cli import Job, typed
 from s15erav3.errors import UserError
 from s15erav3.sweeps.slots import Slot
 
@@ -73,7 +73,7 @@ def main(
 
 def job_line(config: DictConfig) -> list[str]:
     """The job's own command line."""
-    return [str(override) for override in config.hydra.overrides.task]
+    return typed(config.hydra)
 
 
 def _print_to(log: Path) -> None:

@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from s15erav3.cli import quote
 from s15erav3.errors import UserError
 from s15erav3.files import replace_text
+from s15erav3.flags import split
+from s15erav3.overrides import key_of, quote
 from s15erav3.trust import check_arguments
 
 FILE = Path(".sweep") / "command.json"
@@ -30,7 +31,8 @@ def save_command(sweep: Path, arguments: list[str]) -> None:
 
 
 def repeated(wanted: str, changes: list[str]) -> Command:
-    """The command of the sweep in the folder ``wanted``, with ``changes`` in place of what they change.
+    """The command of the sweep in the folder ``wanted``, with ``changes`` in place of what they change: words, which
+    replace those of the same key, and flags.
 
     Raises:
         UserError: there is no sweep.
@@ -47,13 +49,9 @@ def repeated(wanted: str, changes: list[str]) -> Command:
             f"{shlex.quote(str(sweep / FILE))} cannot be read ({error!r}); type the sweep's command again."
         ) from error
     check_arguments(arguments, sweep / FILE)
-    changed = {_key(change) for change in changes} | {"hydra.sweep.dir"}
-    arguments = [a for a in arguments if a.startswith("-") or _key(a) not in changed]
-    flags = [c for c in changes if c not in ("-m", "--multirun")]
+    changed = {key_of(word) for word in split(changes).words} | {"hydra.sweep.dir"}
+    arguments = [a for a in arguments if a.startswith("-") or key_of(a) not in changed]
+    more = [change for change in changes if change not in ("-m", "--multirun")]
     return Command(
-        [*arguments, *flags, f"hydra.sweep.dir={quote(str(sweep))}"], folder if folder.is_dir() else Path.cwd()
+        [*arguments, *more, f"hydra.sweep.dir={quote(str(sweep))}"], folder if folder.is_dir() else Path.cwd()
     )
-
-
-def _key(argument: str) -> str:
-    return argument.lstrip("+~").partition("=")[0]

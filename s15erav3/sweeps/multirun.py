@@ -11,6 +11,8 @@ from hydra.core.plugins import Plugins
 from s15erav3 import cli, screen
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.errors import UserError
+from s15erav3.flags import split
+from s15erav3.overrides import taken
 from s15erav3.screen import short
 from s15erav3.sweeps.account import account
 from s15erav3.sweeps.command import Command, repeated, save_command
@@ -29,11 +31,11 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: the command cannot be run; nothing has begun.
     """
-    wanted = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("sweep.resume=")]
-    rest = [a for a in arguments if not a.startswith("sweep.resume=")]
-    again = bool(wanted) and wanted[-1] not in ("", "null")
-    command = repeated(wanted[-1], rest) if again else Command(rest, Path.cwd())
-    if not any(a in ("-m", "--multirun") for a in command.arguments):
+    line = split(arguments)
+    wanted, words = taken("sweep.resume", line.words)
+    rest = [*line.flags, *words]
+    command = repeated(wanted, rest) if wanted else Command(rest, Path.cwd())
+    if not split(command.arguments).multirun:
         raise UserError("sweep.resume=null resumes nothing; give the folder of a sweep.")
     Plugins.instance().register(GpuQueue)
     stopped: Interrupted | KeyboardInterrupt | None = None

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from s15erav3 import screen
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.errors import UserError
+from s15erav3.settings import read_interpolated
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import Found, examine
 
@@ -109,6 +110,7 @@ def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[
                 composed.hydra.job.id = composed.hydra.job.num = number
             HydraConfig.instance().set_config(composed)  # for ${hydra:...}
             folder = Path(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)).absolute()
+            read_interpolated(composed, "train")
             check_objective(composed.sweep.objective)
             found = examine(without_hydra(composed), folder)
             yield Planned(number, list(filter_overrides(command)), composed, folder, found)

@@ -1,0 +1,123 @@
+"""Words of the command line as Hydra's overrides: free text is taken as it was typed.
+
+Hydra's grammar gives quotes, brackets, commas and backslashes a meaning, and OmegaConf gives one to ``${``. Settings
+whose value is a text or a path are quoted here for both, and every override that the program makes itself is, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TEXTS = ("prompt", "stop")
+"""Settings that are a text, or a list of texts: ``["one","two"]``."""
+
+PATHS = ("checkpoint", "reference", "resume", "init_from", "data.path", "output", "run_dir", "sweep.resume")
+"""Settings that are a path."""
+
+QUOTED = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
+LISTED = re.compile(rf"\[\s*(?:{QUOTED}\s*(?:,\s*{QUOTED}\s*)*)?\]", re.DOTALL)
+SWEPT = re.compile(r"(choice|shuffle|sort|range|interval|tag)\(.*\)", re.DOTALL)
+"""Hydra's functions that describe several values, in a command with -m."""
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets, without the ``+``, ``++`` or ``~`` before it."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def value_of(override: str) -> str:
+    """What an override sets its key to, without Hydra's quotes; lists and the like as they are written."""
+    value = override.partition("=")[2]
+    if not re.fullmatch(QUOTED, value, re.DOTALL):
+        return value
+    return re.sub(r"(\\+)\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", _unquoted(value))
+
+
+def taken(key: str, words: Iterable[str]) -> tuple[str, list[str]]:
+    """What the last of ``words`` that set ``key``, with ``+`` or ``++`` or without, sets it to, and the other words.
+
+    Returns:
+        an empty text where that is nothing or ``null``.
+    """
+    rest, value = [], ""
+    for word in words:
+        if "=" in word and not word.startswith("~") and key_of(word) == key:
+            value = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return "" if value == "null" else value, rest
+
+
+def literal(text: str) -> str:
+    """``text`` as OmegaConf has to hold it to read it back: its ``${`` are no interpolations."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
+
+
+def quote(text: str, *, interpolate: bool = False) -> str:
+    """``text`` as a quoted value of Hydra's grammar that is read back as it is.
+
+    Args:
+        interpolate: leave ``${...}`` in it an interpolation.
+    """
+    value = text if interpolate else literal(text)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"  # backslashes count only before a quote or the end
+
+
+def given(key: str, text: str, multirun: bool) -> str:
+    """The word to type for a path, which :func:`as_typed` reads as ``text``."""
+    text = "./null" if text == "null" else text
+    return f"{key}={quote(text, interpolate=True) if multirun else text}"
+
+
+def quote_list(texts: Iterable[str]) -> str:
+    """``texts`` as a list of quoted values."""
+    return f"[{','.join(map(quote, texts))}]"
+
+
+def as_typed(word: str, multirun: bool) -> str:
+    """The override that ``word`` stands for: the value of a free-text setting is read as it was typed.
+
+    One that is, from end to end, a list of quoted texts is a list for settings that take several, and ``null`` is
+    nothing. With ``multirun``, commas divide choices, and one in quotes, which are not part of it, may hold commas.
+    """
+    key, equals, value = word.partition("=")
+    name = key_of(word)
+    if not equals or key.startswith("~") or name not in (*TEXTS, *PATHS):
+        return word
+    if not multirun:
+        return f"{key}={_value(name, value)}"
+    if SWEPT.fullmatch(value):
+        return word
+    return f"{key}={','.join(_choice(name, choice.strip()) for choice in _divided(value))}"
+
+
+def _value(name: str, value: str) -> str:
+    if value in ("null", ""):
+        return value
+    if name in TEXTS and LISTED.fullmatch(value):
+        return quote_list(_unquoted(found) for found in re.findall(QUOTED, value, re.DOTALL))
+    return quote(value)
+
+
+def _choice(name: str, value: str) -> str:
+    return quote(_unquoted(value)) if re.fullmatch(QUOTED, value, re.DOTALL) else _value(name, value)
+
+
+def _unquoted(quoted: str) -> str:
+    """What stands between Hydra's quotes."""
+    mark = quoted[0]
+    return re.sub(rf"(\\+)({mark}|\Z)", lambda found: found[1][: len(found[1]) // 2] + found[2], quoted[1:-1])
+
+
+def _divided(value: str) -> list[str]:
+    """``value`` at its commas, but for those in quotes, or in a list of quoted texts, that make up a whole choice."""
+    whole = rf"\s*(?:{QUOTED}|{LISTED.pattern})\s*(?=,|\Z)|[^,]*"
+    found, at = [], 0
+    while at <= len(value):
+        match = re.compile(whole, re.DOTALL).match(value, at)
+        assert match is not None
+        found.append(match[0])
+        at = match.end() + 1
+    return found
