@@ -200,7 +200,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
 
     def last_words(ended: RankEnded) -> int:
         error = because(ended, run_dir)
-        runs.write_result(run_dir, ending(error)[0])  # what the device still knows may be out of reach
+        if not isinstance(error, UserError) or isinstance(error, Accident):
+            runs.write_result(run_dir, ending(error)[0])  # what the device still knows may be out of reach
         status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
         conclude(error)
         return status

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Word = Literal["pid", "ticks", "moves", "told", "length"]
 PLACE: dict[Word, int] = {"pid": 0, "ticks": 8, "moves": 16, "told": 24, "length": 32}
-TEXT, ROOM = 64, 1 << 16
+TEXT, ROOM = 64, 1 << 18
 """Bytes of a rank's part: where its report begins, and all."""
 
 

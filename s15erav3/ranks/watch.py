@@ -139,20 +139,20 @@ class Watch(threading.Thread):
         reports = {rank: self.board.reported(rank) for rank in ended}
         for rank, status in ended.items():
             if status < 0 and -status not in ASKED:
-                return RankEnded(f"{self._name(rank)} was killed by {signal.Signals(-status).name}", "killed")
+                return RankEnded(f"{self._called(rank)} was killed by {signal.Signals(-status).name}", "killed")
         for rank, report in reports.items():
             if report and report["kind"] == "bug":
-                return RankEnded(f"{self._name(rank)} failed: {report['reason']}", "bug", 1, report["trace"])
+                return RankEnded(f"{self._called(rank)} failed: {report['reason']}", "bug", 1, report["trace"])
             if report and report["kind"] != "lost":
                 return RankEnded(report["reason"], report["kind"], report.get("status", 1))
         for rank, status in ended.items():
             if (number := -status if status < 0 else status - 128) in ASKED:
-                return RankEnded(f"{self._name(rank)} was stopped by {signal.Signals(number).name}", "signal", number)
+                return RankEnded(f"{self._called(rank)} was stopped by {signal.Signals(number).name}", "signal", number)
             if reports[rank] is None:
-                return RankEnded(f"{self._name(rank)} ended with status {status}", "killed")
+                return RankEnded(f"{self._called(rank)} ended with status {status}", "killed")
         return RankEnded("the connection between the ranks was lost", "lost")
 
-    def _name(self, rank: int) -> str:
+    def _called(self, rank: int) -> str:
         return f"rank {rank} of {self.board.ranks} (process {self.processes[rank].pid})"
 
     def _stuck(self, now: float) -> RankEnded | None:
@@ -165,12 +165,12 @@ class Watch(threading.Thread):
         still = {rank: self._since(rank, "ticks", now) for rank in self.processes}
         rank = max(still, key=lambda r: still[r])
         if still[rank] > self.timeout / 2:
-            return RankEnded(f"{self._name(rank)} has not run {after}", "stuck")
+            return RankEnded(f"{self._called(rank)} has not run {after}", "stuck")
         moves = {rank: self.board.get(rank, "moves") for rank in idle}
         rank = min(moves, key=lambda r: moves[r])
         if len(set(moves.values())) == 1:
             return RankEnded(f"none of {self.board.ranks} ranks has got on {after}", "stuck")
-        name = self._name(rank) if rank else f"the first of {self.board.ranks} ranks (process {os.getpid()})"
+        name = self._called(rank) if rank else f"the first of {self.board.ranks} ranks (process {os.getpid()})"
         return RankEnded(f"{name} has not got on {after}", "stuck")
 
     def _since(self, rank: int, word: Any, now: float) -> float:
