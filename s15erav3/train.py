@@ -253,7 +253,7 @@ def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
     if ended.kind == "bug":
         print(ended.trace, file=sys.stderr)
     whole = ended.kind == "Accident"
-    return Accident(ended.reason if whole else f"{ended}, and the others were ended with it; {way_on(run_dir)}.")
+    return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
 
 
 def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:

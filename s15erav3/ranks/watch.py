@@ -158,11 +158,11 @@ class Watch(threading.Thread):
     def _stuck(self, now: float) -> RankEnded | None:
         """Whether a rank has not got on for too long, and which holds the others up."""
         idle = {rank: self._since(rank, "moves", now) for rank in range(self.board.ranks)}
+        still = {rank: self._since(rank, "ticks", now) for rank in self.processes}
         if max(idle.values()) <= self.timeout:
             return None
         after = f"for {self.timeout:g} s (trainer.rank_timeout)"
         # Its thread has no part in what holds the main thread up: a process whose ticks stand still does not run.
-        still = {rank: self._since(rank, "ticks", now) for rank in self.processes}
         rank = max(still, key=lambda r: still[r])
         if still[rank] > self.timeout / 2:
             return RankEnded(f"{self._called(rank)} has not run {after}", "stuck")

@@ -75,7 +75,9 @@ def wait(process: subprocess.Popen[str], folder: Path, seconds: float = 150) -> 
             os.killpg(process.pid, 9)
             process.wait()
     hit = folder / "hit"
-    return Ended(status, (folder / "said").read_text(), time.time() - (float(hit.read_text()) if hit.exists() else began))
+    return Ended(
+        status, (folder / "said").read_text(), time.time() - (float(hit.read_text()) if hit.exists() else began)
+    )
 
 
 def alive(group: int) -> bool:
