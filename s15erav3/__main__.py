@@ -6,7 +6,8 @@ import importlib
 import sys
 
 from s15erav3 import __version__, completion
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, nearest, tell
+from s15erav3.ranks.member import join
 
 VERBS = {
     "train": "train a model, sweep over settings (-m), or resume a run",
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     if verb == "--version":
         print(__version__)
         return 0
+    member = join()
     try:
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
@@ -42,16 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         status: int = importlib.import_module(f"s15erav3.{verb}").main(trust.take(rest))
         return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as ended:  # argparse after --help, a sweep with failures
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
+    except BaseException as error:
+        if member is not None:  # the first rank tells it
+            return member.leave(error)
+        if isinstance(error, UserError):
+            return tell(error)
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        if not isinstance(error, SystemExit):
+            raise
+        if isinstance(error.code, str):  # a sweep with failures; argparse after --help has a number
+            print(error.code, file=sys.stderr)
             return 1
-        return ended.code or 0
+        return error.code or 0
 
 
 if __name__ == "__main__":

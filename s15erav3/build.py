@@ -215,7 +215,12 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     """The Trainer, without loggers; accumulation and clipping are the module's, which optimizes by hand."""
     settings = instantiate(cfg.trainer, _convert_="all")
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
-    settings.pop("skip_nonfinite", None)  # the module's; runs of before have none
+    for name in ("skip_nonfinite", "rank_timeout"):  # the module's and the watch's; runs of before have none
+        settings.pop(name, None)
+    check_number("trainer.rank_timeout", cfg.trainer.get("rank_timeout", 600), above=0)
+    if (limit := settings.get("limit_val_batches")) not in (None, 0):
+        data.limit_validation(limit)  # of all ranks together, and Lightning would have it of each
+        settings["limit_val_batches"] = None
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
     del settings["max_steps"]  # set below, once the number of ranks is known

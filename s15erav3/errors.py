@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
 
@@ -20,6 +21,12 @@ class Accident(UserError):
     """What befell a run that had begun and is nobody's mistake, such as a full disk: exit status 1."""
 
     exit_status = 1
+
+
+def tell(error: UserError) -> int:
+    """Say it on the screen; returns its exit status."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return error.exit_status
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.errors import UserError
+from s15erav3.errors import Accident, UserError
 from s15erav3.model import count_parameters
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
@@ -37,11 +37,12 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
     if isinstance(error, HydraException | OmegaConfBaseException):
         error = UserError(cli.explain(error, conf_dir(), "train"))
     told = isinstance(error, UserError | Diverged | MisconfigurationException)
-    reason = str(error) if told else f"{type(error).__name__}: {error}"
+    name = type(error).__name__
+    reason = str(error) if told else f"{name}: {error}"
     return {
         "status": "failed",
         "reason": reason,
-        "error": "UserError" if isinstance(error, UserError) else type(error).__name__,
+        "error": "UserError" if isinstance(error, UserError) and not isinstance(error, Accident) else name,
     }, 1
 
 

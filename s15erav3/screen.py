@@ -24,6 +24,7 @@ from s15erav3.balancing import AddOns
 from s15erav3.changes import Change
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.model import ModelConfig, count_parameters
+from s15erav3.runs import is_first_rank
 from s15erav3.training.module import LanguageModule
 
 console = Console(stderr=True, highlight=False)
@@ -32,8 +33,9 @@ if not console.is_terminal:  # a log file has no width
 
 
 def say(text: str) -> None:
-    """One plain line to the user."""
-    console.print(text, markup=False, soft_wrap=True)
+    """One plain line to the user, from the first rank alone."""
+    if is_first_rank():
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -7,6 +7,7 @@ import logging
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -33,7 +34,7 @@ from s15erav3.changes import changes
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_tokenizer, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import Accident, UserError, check_number
+from s15erav3.errors import Accident, UserError, check_number, tell
 from s15erav3.files import replace_text, whole
 from s15erav3.flags import Line, split
 from s15erav3.lock import only_trainer
@@ -41,6 +42,8 @@ from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.overrides import given, key_of, quote, taken
 from s15erav3.pretrained import adopt
+from s15erav3.ranks.together import together
+from s15erav3.ranks.watch import RankEnded
 from s15erav3.records import read_resumes
 from s15erav3.rehearsal import rehearse
 from s15erav3.settings import check_settings
@@ -62,7 +65,10 @@ GROUPS = (
 """Groups of conf/train.yaml that a run is made of."""
 
 
-SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0}}
+RANK_TIMEOUT = 600
+"""Seconds; see conf/trainer/auto.yaml."""
+
+SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": RANK_TIMEOUT}}
 """Settings that configs of older runs do not have, as those runs were trained."""
 
 
@@ -96,11 +102,21 @@ def main(arguments: list[str]) -> int:
         else:
             cli.run("train", train, [*line.flags, *rest])
     except Interrupted as error:
-        resumable = any(candidates(error.run_dir))
-        go_on = f"go on with: {screen.program()} train resume={shlex.quote(str(error.run_dir))}"
-        screen.say(f"{error}; {go_on if resumable else 'it had no checkpoint yet'}")
-        return error.exit_status
+        return say_interrupted(error)
     return 0
+
+
+def say_interrupted(error: Interrupted) -> int:
+    """Tell that a signal ended a run, and how to go on; returns the exit status."""
+    screen.say(f"{error}; {way_on(error.run_dir)}")
+    return error.exit_status
+
+
+def way_on(run_dir: Path) -> str:
+    """The command that resumes a run, as a clause."""
+    if not any(candidates(run_dir)):
+        return "it had no checkpoint yet"
+    return f"go on with: {screen.program()} train resume={shlex.quote(str(run_dir))}"
 
 
 def _resume(wanted: str, line: Line) -> None:
@@ -166,8 +182,35 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
     began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
-    outcome: dict[str, Any] = {}
-    exit_code, claimed = 1, False
+    ended: BaseException | None = None
+    claimed = False
+
+    def conclude(ended: BaseException | None) -> dict[str, Any]:
+        """Write down how the run ended, or remove what is there of one that never began."""
+        outcome, exit_code = ({"status": "completed", "reason": ""}, 0) if ended is None else ending(ended)
+        result = outcome | {"wall_seconds": time.time() - began_at}
+        refused = isinstance(ended, UserError) and not isinstance(ended, Accident)
+        began = session is not None and (session.trainer.global_step > 0 or not refused)
+        if claimed and not began and not one_of_many:
+            runs.discard(run_dir)
+        try:
+            if (session is not None and run_dir.exists()) or (one_of_many and (claimed or resumed is not None)):
+                result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
+                if runs.is_first_rank():
+                    result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
+                    runs.write_result(run_dir, result)
+        finally:
+            finish_wandb(exit_code, result)
+        return result
+
+    def last_words(ended: RankEnded) -> int:
+        error = because(ended, run_dir)
+        if not isinstance(error, UserError) or isinstance(error, Accident):
+            runs.write_result(run_dir, ending(error)[0])  # what the device still knows may be out of reach
+        status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
+        conclude(error)
+        return status
+
     try:
         if resumed is None and runs.is_first_rank():
             runs.claim(run_dir)
@@ -181,35 +224,43 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             if runs.is_first_rank():
                 (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
-        session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
-        outcome, exit_code = {"status": "completed", "reason": ""}, 0
-    except BaseException as error:
-        outcome, exit_code = ending(error)
+        again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
+        with together(session.trainer, again, cfg.trainer.get("rank_timeout", RANK_TIMEOUT), last_words):
+            session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
+    except BaseException as caught:
+        error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            error = error.__context__  # Lightning makes the one of the other
+        ended = error
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
         if isinstance(error, MisconfigurationException):
             raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
         if full := disk_full(error):
             raise Accident(full) from error
-        raise
+        if error is caught:
+            raise
+        raise error from caught
     finally:
-        result = outcome | {"wall_seconds": time.time() - began_at}
-        try:
-            if session is not None or (one_of_many and (claimed or resumed is not None)):
-                result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
-                if runs.is_first_rank():
-                    result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
-                runs.write_result(run_dir, result)
-            elif claimed:
-                runs.discard(run_dir)
-        finally:
-            finish_wandb(exit_code, result)
+        result = conclude(ended)
     callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
     if cfg.get("report") and runs.is_first_rank():
         add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
     return result
+
+
+def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
+    """The error of a run that another rank has ended."""
+    if ended.kind == "signal":
+        return Interrupted(ended.status, run_dir)
+    if ended.status == UserError.exit_status:
+        return UserError(ended.reason)
+    if ended.kind == "bug":
+        print(ended.trace, file=sys.stderr)
+    whole = ended.kind == "Accident"
+    return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
 
 
 def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
@@ -256,7 +307,8 @@ def stops_early(run_dir: Path) -> Iterator[None]:
 
 def be_quiet() -> None:
     """Lightning's remarks are about its defaults, which this program replaces on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
 
 

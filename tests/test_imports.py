@@ -39,6 +39,7 @@ FLOORS = {
     "data": {"data", "errors", "files"},
     "interop": {"interop", "model", "data", "errors", "files"},
     "training": {"training", "balancing", "model", "errors", "files"},
+    "ranks": {"ranks", "errors"},
     "loggers": {"loggers", "errors", "files", "overrides", "records"},
     "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
     "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "overrides", "records"},

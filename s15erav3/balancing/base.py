@@ -5,7 +5,9 @@ Shapes: L MoE layers, E routed experts, N tokens of a micro-batch in one layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -66,22 +68,38 @@ def stack_loads(routings: Sequence[Routing]) -> Tensor:
     return torch.stack([routing.load for routing in routings])
 
 
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this rank asks the others for nothing, and what is summed over ranks are its own values."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and not _apart.get()
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sums over all ranks of each rank's own values: one all-reduce, in place; none in a single process."""
-    if dist.is_available() and dist.is_initialized():
+    if _several():
         dist.all_reduce(values)
     return values
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
     """As :func:`sum_over_ranks`, over the number of ranks."""
-    distributed = dist.is_available() and dist.is_initialized()
-    return sum_over_ranks(values) / (dist.get_world_size() if distributed else 1)
+    return sum_over_ranks(values) / (dist.get_world_size() if _several() else 1)
 
 
 def from_all_ranks(values: Tensor) -> Tensor:
     """Rows (N, ...) of every rank one after the other, (ranks N, ...); each rank has as many."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _several():
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())

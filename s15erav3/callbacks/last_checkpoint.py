@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
@@ -57,8 +59,11 @@ class LastCheckpoint(Checkpoint):
         self._received: int | None = None
         self._at = 0.0
         self._handlers: dict[int, Any] = {}
+        self._hosts: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size > 1 and dist.get_backend() != "gloo":  # a group of the hosts: no device is waited for
+            self._hosts = dist.new_group(backend="gloo", timeout=getattr(trainer.strategy, "_timeout", None))
         for number in (signal.SIGINT, *STOPS):
             if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as nohup does
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -84,9 +89,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, due=True)
 
     def _save(self, trainer: L.Trainer, due: bool) -> None:
-        received = self._received is not None
+        received = self._received or 0
         if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
-            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+            numbers = torch.tensor(received)
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._hosts)
+            received = int(numbers)
         keep = self.keep_every_n_steps and trainer.global_step % self.keep_every_n_steps == 0
         if received or due:
             trainer.save_checkpoint(self.file)
@@ -95,7 +102,7 @@ class LastCheckpoint(Checkpoint):
         if received and not trainer.should_stop:
             if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):
                 self._handlers[REQUEUE](REQUEUE, None)  # queues the job again and exits, or says why it does not
-            raise Interrupted(self._received or signal.SIGTERM, self.file.parent.parent)
+            raise Interrupted(received, self.file.parent.parent)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()

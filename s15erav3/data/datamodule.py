@@ -79,6 +79,7 @@ class CommentaryData(L.LightningDataModule):
         self.plan = None if single_part else SplitPlan(split_seed, val_fraction, test_fraction)
         self.seed, self.num_workers = seed, num_workers
         self.start = 0
+        self.val_limit: int | float = 1.0
         self.tokenizer: Tokenizer
         self.token_files: TokenFiles
 
@@ -136,13 +137,24 @@ class CommentaryData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Every token of the validation part once."""
-        return self.evaluation_dataloader("val")
+        """Every token of the validation part once, or as :meth:`limit_validation` says."""
+        return self.evaluation_dataloader("val", self.val_limit)
 
-    def evaluation_dataloader(self, part: Part) -> DataLoader[Tensor]:
-        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1)."""
+    def limit_validation(self, limit: int | float) -> None:
+        """Validate on the first ``limit`` batches, or that share of them, whatever the number of ranks.
+
+        Raises:
+            UserError: it is neither.
+        """
+        whole = isinstance(limit, int)
+        check_number("trainer.limit_val_batches", limit, at_least=0, at_most=None if whole else 1)
+        self.val_limit = limit
+
+    def evaluation_dataloader(self, part: Part, limit: int | float = 1.0) -> DataLoader[Tensor]:
+        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1); every rank has equally many,
+        the last of which may be empty."""
         windows = EvaluationWindows(self.token_files.part(part), self.length)
-        return self._loader(windows, EvaluationBatches(windows, self.eval_batch_size, *self._place()))
+        return self._loader(windows, EvaluationBatches(windows, self.eval_batch_size, *self._place(), limit))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training data stands, for checkpoints."""
@@ -166,12 +178,16 @@ class CommentaryData(L.LightningDataModule):
         return DataLoader(
             windows,
             batch_sampler=batches,
+            collate_fn=self._together,
             num_workers=self.num_workers,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
             # Its seeds for workers, which nothing here uses, must not come from the generator that training draws from.
             generator=torch.Generator(),
         )
+
+    def _together(self, windows: list[Tensor]) -> Tensor:
+        return torch.stack(windows) if windows else torch.empty(0, self.length + 1, dtype=torch.int64)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

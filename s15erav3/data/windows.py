@@ -73,13 +73,28 @@ class EvaluationWindows(Dataset[Tensor]):
 
 class EvaluationBatches(Sampler[list[int]]):
     """Batches of full windows, then the shorter last one by itself: nothing is padded, so nothing padded
-    is ever routed or counted. Ranks take batches in turn, each batch once."""
+    is ever routed or counted. Ranks take batches in turn, each batch once, and all take equally many turns: a rank
+    that has none left takes an empty one.
 
-    def __init__(self, windows: EvaluationWindows, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    Args:
+        limit: batches to stop after, of all ranks together; a fraction is a share of all.
+    """
+
+    def __init__(
+        self,
+        windows: EvaluationWindows,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | float = 1.0,
+    ) -> None:
         full = windows.targets // windows.length
         batches = [list(range(i, min(i + batch_size, full))) for i in range(0, full, batch_size)]
         if len(windows) > full:
             batches.append([full])
+        batches = batches[: limit if isinstance(limit, int) else max(1, int(limit * len(batches)))]
+        turns = -(-len(batches) // world_size)
+        batches += [[] for _ in range(turns * world_size - len(batches))]
         self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:

@@ -9,11 +9,20 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, of_trained, stack_loads, sum_over_ranks
+from s15erav3.balancing.base import (
+    Balancer,
+    MicroBatch,
+    alone,
+    move_biases,
+    of_trained,
+    stack_loads,
+    sum_over_ranks,
+)
 from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy
@@ -242,14 +251,19 @@ class LanguageModule(L.LightningModule):
         found = self.guard.first_bad(counts)
         if found is not None:
             step, loss_bad, batch = found
-            what = self._first_bad_part(batch) or ("the loss" if loss_bad else "the norm of the gradient")
+            named = [self._first_bad_part(batch) or ("the loss" if loss_bad else None)]
+            if self.trainer.world_size > 1:  # the others know of it by the sum of gradients alone
+                own, named = named, [None] * self.trainer.world_size
+                dist.all_gather_object(named, own[0])
+            what = next((name for name in named if name), "the norm of the gradient")
             raise Diverged(f"{what} is not finite at step {step}")
 
     def _first_bad_part(self, batch: Tensor) -> str | None:
         """Run the step's batch once more, as its weights still are: which layer, loss or gradient is bad first.
 
-        ``None`` if none is on this rank.
+        ``None`` if none is on this rank. Ranks find that out each for itself: they stop at different places.
         """
+        progress = self.progress
         bad: list[str] = []
 
         def watch(name: str) -> Callable[..., None]:
@@ -262,30 +276,34 @@ class LanguageModule(L.LightningModule):
         hooks = [layer.register_forward_hook(watch(f"layer {i:02d}")) for i, layer in enumerate(self.net.layers)]
         ahead = self.multi_token_loss
         count = None if ahead is None else ahead.count(batch, len(self.net.mtp))
+        names, parameters = zip(*((n, p) for n, p in self.net.named_parameters() if p.requires_grad), strict=True)
+        sums: list[Tensor | None] = [None] * len(names)
         self.net.train()
-        self.net.zero_grad(set_to_none=True)
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), alone():
                 for windows in batch.chunk(self.micro_batches):
                     with self.trainer.precision_plugin.train_step_context():
-                        loss = self._objective(windows, batch, count, self.progress).loss
+                        loss = self._objective(windows, batch, count, progress).loss
                     if bad or not torch.isfinite(loss):
                         return [*bad, "the loss"][0]
-                    loss.backward()  # type: ignore[no-untyped-call]
-            for name, parameter in self.net.named_parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                    # Not backward(): DDP's hooks on the parameters would call for the other ranks.
+                    parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    sums = [old if new is None else _sum(old, new) for old, new in zip(sums, parts, strict=True)]
+            for name, gradient in zip(names, sums, strict=True):
+                if gradient is not None and not torch.isfinite(gradient).all():
                     return f"the gradient of {name}"
         finally:
             for hook in hooks:
                 hook.remove()
-            self.net.zero_grad(set_to_none=True)
         return None
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
+        if not len(batch):  # of a rank that has none left
+            return
         nll, out = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
-        if batch_idx == 0 and self._moved is not None:
+        if batch_idx == 0 and self.trainer.is_global_zero and self._moved is not None:
             self.validation.probe(self.routers, out.routings, self._moved)
 
     def on_validation_epoch_end(self) -> None:

@@ -21,7 +21,7 @@ from s15erav3.training.routing_metrics import TokenMean
 class Validation(nn.Module):
     """Sums over the batches and ranks of one validation, from which every ``val/*`` and ``balance/*_global`` follows.
 
-    ``balance/churn`` is the share of probe tokens (each rank's first batch, the same at every validation) whose
+    ``balance/churn`` is the share of probe tokens (the first batch, the same at every validation) whose
     set of experts differs with and without the last update of the biases, mean over layers.
     """
 

@@ -129,6 +129,27 @@ def test_ranks_share_training_and_validation(sample_tokens: TokenFiles) -> None:
     assert sorted(torch.cat(seen).tolist()) == sorted(sample_tokens.part("val")[1:].tolist())
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_have_equally_many_batches(workers: int, sample_tokens: TokenFiles) -> None:
+    """Prevents a rank without validation text from staying away while the others wait for it."""
+    ranks = [with_trainer(data(eval_batch_size=10_000, num_workers=workers), rank, 4) for rank in range(4)]
+    batches = [list(module.val_dataloader()) for module in ranks]
+    assert [len(found) for found in batches] == [1, 1, 1, 1]
+    targets = torch.cat([found[0][:, 1:].flatten() for found in batches])
+    assert np.array_equal(targets.numpy(), sample_tokens.part("val")[1:])
+    assert batches[3][0].shape == (0, 33)
+
+
+def test_a_limit_of_validation_is_checked() -> None:
+    """Prevents a share above 1, or a word, from being taken for all."""
+    module = data(eval_batch_size=8)
+    module.limit_validation(2)
+    assert len(list(module.val_dataloader())) == 2
+    for limit in (-1, 1.5, True, "some"):
+        with pytest.raises(UserError, match=r"trainer\.limit_val_batches="):
+            module.limit_validation(limit)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("other", [{"vocab_size": 400}, {"split_seed": 1}, {"val_fraction": 0.06}, "path"])
 def test_other_tokens_are_refused(other: dict[str, Any] | str, sample: Corpus, tmp_path: Path) -> None:
     """Prevents a resumed run from going on with other text, another split or another vocabulary."""

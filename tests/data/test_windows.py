@@ -158,6 +158,8 @@ def test_evaluation_sees_every_target_once(n: int, length: int, size: int, world
         assert len(taken) == len(sampler)
         assert list(sampler) == taken, "a second validation sees the same"
         for indices in taken:
+            if not indices:
+                continue
             batch = default_collate([windows[i] for i in indices])  # fails on windows of different lengths
             assert batch.dtype == torch.int64
             assert 1 <= len(batch) <= size
@@ -170,7 +172,8 @@ def test_evaluation_sees_every_target_once(n: int, length: int, size: int, world
                 assert indices == [len(windows) - 1]
     assert sorted(targets) == list(range(1, n)), "every token but the first is a target once"
     assert short == ((n - 1) % length > 0)
-    assert max(len(s) for s in samplers) - min(len(s) for s in samplers) <= 1
+    assert len({len(s) for s in samplers}) == 1, "ranks wait for each other at every batch"
+    assert all(len(indices) for s in samplers for indices in list(s)[:-1]), "only the last turn may be empty"
 
 
 def test_evaluation_batches_are_full() -> None:
@@ -178,6 +181,18 @@ def test_evaluation_batches_are_full() -> None:
     windows = EvaluationWindows(counting(10 * 11 + 4), 10)
     assert list(EvaluationBatches(windows, 4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10], [11]]
     assert list(EvaluationBatches(windows, 4, 1, 2)) == [[4, 5, 6, 7], [11]]
+    assert [list(EvaluationBatches(windows, 4, rank, 6)) for rank in (3, 4, 5)] == [[[11]], [[]], [[]]]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, 1), (3, 3), (9, 4), (0.5, 2), (0.1, 1), (1.0, 4)])
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_a_limit_is_of_all_ranks_together(limit: float, kept: int, world: int) -> None:
+    """Prevents more of the text from being seen because there are more ranks."""
+    windows = EvaluationWindows(counting(10 * 11 + 4), 10)
+    ranks = [list(EvaluationBatches(windows, 4, rank, world, limit)) for rank in range(world)]
+    turns = [batch for turn in zip(*ranks, strict=True) for batch in turn]
+    assert turns[:kept] == list(EvaluationBatches(windows, 4))[:kept]
+    assert not any(turns[kept:])
 
 
 @pytest.mark.parametrize("length", [32, 256, 100_000])
