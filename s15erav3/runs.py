@@ -198,24 +198,23 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Refuse to write into a run's folder in which links lead elsewhere, where what is appended would land, or folders
-    take the place of files.
+    """Refuse to write into a run's folder in which links lead elsewhere, where what is appended would land, or what
+    is to be replaced is no file.
 
     Raises:
         UserError: with the first of them.
     """
-    here, kept = os.path.realpath(run_dir), run_dir / ".hydra"
-    for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *kept.glob("*")):
+    here = os.path.realpath(run_dir)
+    for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *(run_dir / ".hydra").glob("*")):
         if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(here):
             raise UserError(
                 f"{file} is a link out of the run's folder, and resuming would write there; put the file itself in its "
                 "place, or remove the link."
             )
-    names = (*RECORDS, "metrics.csv", "progress.json", "result.json")
-    for file in (
-        *(run_dir / name for name in names),
-        *(kept / f"{name}.yaml" for name in ("overrides", "config", "hydra")),
-    ):
+    written = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]
+    written += ["progress.json", "result.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", RESUMES]
+    records = [run_dir / name for name in (*RECORDS, "metrics.csv") if not (run_dir / name).is_dir()]
+    for file in (*(run_dir / name for name in written), *records):
         if os.path.lexists(file) and not file.is_file():
             raise UserError(f"{file} is no file that the run could go on with; remove it.")
 

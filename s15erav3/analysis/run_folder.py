@@ -223,10 +223,10 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
 
 def _intact(file: Path, columns: list[str] | None) -> dict[str, Floats]:
     found = read_table(file)
-    rows = [[float(cell) if cell else np.nan for cell in row] for row in found.rows]
-    if (width := len(found.columns)) == 0:
-        return {}
-    values = np.array([row + [np.nan] * (width - len(row)) for row in rows], dtype=np.float64).reshape(-1, width)
+    width, rows = len(found.columns), [[float(cell) if cell else np.nan for cell in row] for row in found.rows]
+    values = np.full((len(rows), width), np.nan)
+    for i, row in enumerate(rows):
+        values[i, : len(row)] = row
     return {name: values[:, i] for i, name in enumerate(found.columns) if columns is None or name in columns}
 
 
