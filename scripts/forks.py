@@ -50,6 +50,7 @@ def fork(
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         status = 70
+        sys.argv = ["__main__.py", *command]  # as by python -m s15erav3: other ranks are started so
         try:
             torch.set_num_threads(1)
             if prepare is not None:

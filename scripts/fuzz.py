@@ -129,7 +129,6 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "world").mkdir(parents=True)
     os.environ.setdefault("S15ERAV3_CACHE", str(folder / "cache"))
-    sys.argv[0] = "s15erav3"
     world = build_world(folder / "world")
     table, faults = [], []
     for part in PARTS:

@@ -50,6 +50,7 @@ CONFIGS = {
     "ahead, Muon": ["model.num_nextn_predict_layers=1", "optimizer=muon"],
     "accumulation, capacity": ["trainer.accumulate_grad_batches=2", "balancing=aux", "balancing.capacity_factor=1.25"],
     "state of a strategy": ["balancing=quantile", "schedule=cosine"],
+    "two ranks": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "balancing.router_jitter=0.1"],
     "W&B": ["logger=both", "callbacks.checkpoint.keep_every_n_steps=8"],
 }
 MOMENTS = ("anywhere", "start-up", "validation", "checkpoint begun", "checkpoint half written", "checkpoint renamed")
