@@ -28,6 +28,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import at_home
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.overrides import literal
 from s15erav3.settings import LARGEST
@@ -54,7 +55,7 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
     micro-batch."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
-        cfg.data.path = literal(str(Path(cfg.data.path).expanduser().absolute()))
+        cfg.data.path = literal(str(at_home(cfg.data.path).absolute()))
     settings = plain(cfg.data)
     micro_batches = cfg.trainer.accumulate_grad_batches
     check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)

@@ -22,8 +22,9 @@ from s15erav3.build import restore_balancer
 from s15erav3.data.corpus import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
+from s15erav3.data.sources import listed
 from s15erav3.errors import UserError, check_number, nearest
-from s15erav3.files import replace_text
+from s15erav3.files import at_home, replace_text
 from s15erav3.restore import Saved, Trained, extended, load, restore, with_checkpoint
 from s15erav3.screen import console, say
 
@@ -47,6 +48,8 @@ def evaluate(cfg: DictConfig) -> float:
     """
     trained = restore(cfg)
     data = held_out(cfg, trained)
+    if passed_over := data.corpus().passed_over():
+        say(f"passed over: {listed(passed_over)}")
     output = Path(cfg.output).expanduser() if cfg.output else default_output(cfg, trained)
     if output.suffix == ".parquet":
         raise UserError(
@@ -145,7 +148,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
             hint = "split=all goes with data.path=FILE; the run's own text has train, val and test."
         raise UserError(f"split={cfg.split} is not there; {hint}")
     if cfg.data.path:
-        name = cfg.data.name or ("ipl" if is_commentary(Path(cfg.data.path).expanduser()) else "text")
+        name = cfg.data.name or ("ipl" if is_commentary(at_home(cfg.data.path)) else "text")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}
     length = cfg.data.sequence_length or trained.sequence_length
     check_number(

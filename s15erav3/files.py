@@ -38,6 +38,11 @@ def whole(target: Path, *, binary: bool = False, durable: bool = False) -> Itera
         raise
 
 
+def at_home(place: str) -> Path:
+    """A path with its ``~`` replaced, or left as it is where nobody of that name has a home."""
+    return Path(os.path.expanduser(place))
+
+
 def replace_text(target: Path, text: str, *, durable: bool = False) -> None:
     """Write a small text file whole or not at all."""
     with whole(target, durable=durable) as file:

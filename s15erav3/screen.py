@@ -19,10 +19,12 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from s15erav3.balancing import AddOns
 from s15erav3.changes import Change
 from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.sources import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs import is_first_rank
 from s15erav3.training.module import LanguageModule
@@ -75,7 +77,7 @@ def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # text and paths may have brackets, which would be markup
     return table
 
 
@@ -106,7 +108,8 @@ def banner(
 ) -> None:
     """Model, data, device, length and place of the run that begins."""
     config, counts = module.net.config, count_parameters(module.net.config)
-    parts = data.token_files.parts
+    parts, corpus = data.token_files.parts, data.corpus()
+    name, passed_over = shown(Path(corpus.path.name)), corpus.passed_over()
     per_step = data.batch_size * trainer.world_size
     most = cfg.trainer.max_time
     limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
@@ -116,9 +119,10 @@ def banner(
         ("balancing", balancing(cfg, module)),
         (
             "data",
-            f"{data.corpus().path.name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "
+            f"{name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "
             f"{parts['val']['tokens']:,} to validate",
         ),
+        *([("passed over", listed(passed_over))] if passed_over else []),
         ("device", f"{trainer.world_size} x {device_name(device)}, {trainer.precision}"),
         (
             "length",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -30,8 +30,8 @@ def _make_folder(folder: Path) -> None:
 
 def _unwritable(target: Path, error: OSError) -> UserError:
     return UserError(
-        f"cannot write to {target.parent}: {error.strerror}; make room and make it writable, or choose another cache "
-        "folder with S15ERAV3_CACHE."
+        f"cannot write to {target.parent}: {error.strerror or error}; make room and make it writable, or choose "
+        "another cache folder with S15ERAV3_CACHE."
     )
 
 
@@ -45,9 +45,26 @@ def only_writer(target: Path) -> Iterator[None]:
     _make_folder(target.parent)
     try:
         with FileLock(target.with_name(target.name + ".lock")):
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             yield
     except OSError as error:
         raise _unwritable(target, error) from error
+
+
+def discard(target: Path) -> None:
+    """Remove what lies at ``target`` and is not what it should be.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    try:
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{target} is damaged and cannot be removed: {error.strerror}; remove it yourself.") from error
 
 
 @contextmanager
@@ -70,8 +87,6 @@ def write_atomically(target: Path) -> Iterator[Path]:
         if not (made.is_dir() and target.exists()):
             os.replace(made, target)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
         raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

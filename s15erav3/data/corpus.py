@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Corpus:
 
 def is_commentary(path: Path) -> bool:
     """Whether a file begins as ball-by-ball commentary does, with an innings line and an over line."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     written = [line for line in itertools.islice(read_lines(path), 10) if not line.isspace()]
     return len(written) > 1 and bool(_HEADER.match(written[0]) and _OVER.match(written[1]))

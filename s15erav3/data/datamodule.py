@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
+from s15erav3.data.sources import shown
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import at_home
 
 Source = Literal["sample", "ipl", "text"]
 
@@ -91,7 +93,7 @@ class CommentaryData(L.LightningDataModule):
         """
         form: Format = "text" if self.name == "text" else "ipl"
         if self.path:
-            return Corpus(Path(self.path).expanduser(), form, self.document)
+            return Corpus(at_home(self.path), form, self.document)
         if self.name == "text":
             raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text or a folder of .txt files.")
         bundled = Path(str(files("s15erav3.data") / "sample" / "commentary.txt"))
@@ -118,8 +120,8 @@ class CommentaryData(L.LightningDataModule):
             least = 2 * self.length if part == "train" else 2
             if counts["tokens"] < least:
                 raise UserError(
-                    f"{corpus.path} is too short: its part '{part}' has {counts['tokens']} tokens and needs at least "
-                    f"{least} at data.sequence_length={self.length}; lower that or give more text."
+                    f"{shown(corpus.path)} is too short: its part '{part}' has {counts['tokens']} tokens and needs at "
+                    f"least {least} at data.sequence_length={self.length}; lower that or give more text."
                 )
         return self
 

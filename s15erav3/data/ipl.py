@@ -22,8 +22,11 @@ def ipl_file(url: str = URL, timeout_seconds: float = 20.0) -> Path:
         UserError: it can neither be found nor fetched, or its sha256 is another.
     """
     target = cache_dir() / "ipl" / "input.txt"
-    if target.exists() and _sha256(target.read_bytes()) == SHA256:
-        return target
+    try:
+        if target.is_file() and _sha256(target.read_bytes()) == SHA256:
+            return target
+    except OSError:
+        pass  # what cannot be read is fetched anew
     place = f"put input.txt of the GitHub repository piygr/s15erav3 at {target}, or name a file with data.path=FILE."
     try:
         with urllib.request.urlopen(url, timeout=timeout_seconds) as response:

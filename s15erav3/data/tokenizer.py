@@ -9,8 +9,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import tiktoken
 from tiktoken_ext.openai_public import ENDOFTEXT
 
 from s15erav3.data.cache import cache_dir, write_atomically
+from s15erav3.data.panics import build_encoding, no_panic
 from s15erav3.errors import UserError, check_number, nearest
 
 # GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
@@ -79,7 +80,7 @@ class Tokenizer:
         Raises:
             UserError: tiktoken fails on the text.
         """
-        with _no_panic(f"tokenizer={self.name} cannot encode this text"):
+        with no_panic(f"tokenizer={self.name} cannot encode this text", "look for very long words in it"):
             return [i for piece in cut_long_words(text) for i in self.encoding.encode_ordinary(piece)]
 
     def bytes_of(self, token: int) -> bytes:
@@ -88,7 +89,7 @@ class Tokenizer:
         Raises:
             UserError: tiktoken fails on the token.
         """
-        with _no_panic(f"tokenizer={self.name} cannot give the bytes of token {token}"):
+        with no_panic(f"tokenizer={self.name} cannot give the bytes of token {token}", "take another tokenizer"):
             return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
 
     def decode(self, ids: list[int]) -> str:
@@ -98,7 +99,7 @@ class Tokenizer:
             UserError: tiktoken fails on the ids.
         """
         kept = [i for i in ids if self.byte_lengths[i]]
-        with _no_panic(f"tokenizer={self.name} cannot decode these {len(ids)} tokens"):
+        with no_panic(f"tokenizer={self.name} cannot decode these {len(ids)} tokens", "take another tokenizer"):
             return self.encoding.decode_bytes(kept).decode("utf-8", errors="ignore")
 
     def _ranks(self) -> dict[bytes, int]:
@@ -118,32 +119,18 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Tokenizer:
-        """The tokenizer that :meth:`state` described."""
+        """The tokenizer that :meth:`state` described.
+
+        Raises:
+            KeyError, ValueError, TypeError, AttributeError: it is no such description.
+            UserError: tiktoken panics on it, or it is a public encoding that is not to be had.
+        """
         if "tokens" not in state:
             return load_public(state["name"])
         ranks = {base64.b64decode(token): rank for rank, token in enumerate(state["tokens"])}
         if not isinstance(state["name"], str):
             raise TypeError("its name is no text")
-        with _no_panic(f"tokenizer={state['name']} cannot be made"):
-            encoding = tiktoken.Encoding(
-                state["name"],
-                pat_str=state["pattern"],
-                mergeable_ranks=ranks,
-                special_tokens=state["special"],
-            )
-        return cls(encoding)
-
-
-@contextmanager
-def _no_panic(what: str) -> Iterator[None]:
-    """Make a panic of tiktoken or tokenizers, a BaseException without a class to import, a UserError."""
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{what} (the Rust code panicked: {said}); look for very long words in it.") from error
+        return cls(build_encoding(state["name"], state["pattern"], ranks, state["special"]))
 
 
 # White space as the encodings have it: for Python, the separators 1c to 1f belong to it, too.
@@ -198,7 +185,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    with _no_panic("tokenizer=corpus_bpe cannot be trained on this corpus"):
+    with no_panic("tokenizer=corpus_bpe cannot be trained on this corpus", "look for very long words in it"):
         trained.train_from_iterator((piece for text in texts for piece in cut_long_words(text)), trainer)
 
     bytes_of = {char: bytes([byte]) for byte, char in _byte_characters().items()}
@@ -214,14 +201,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     # tiktoken wants the bytes in any order, then merges by rank, as they were learned.
     merges = [token for token in tokens if len(token) > 1]
     ranks = {token: i for i, token in enumerate([bytes([b]) for b in range(256)] + merges)}
-    return Tokenizer(
-        tiktoken.Encoding(
-            f"corpus_bpe_{vocab_size}",
-            pat_str=PATTERN,
-            mergeable_ranks=ranks,
-            special_tokens={ENDOFTEXT: vocab_size - 1},
-        )
-    )
+    return Tokenizer(build_encoding(f"corpus_bpe_{vocab_size}", PATTERN, ranks, {ENDOFTEXT: vocab_size - 1}))
 
 
 def _byte_characters() -> dict[int, str]:
@@ -242,7 +222,8 @@ def load_public(name: str) -> Tokenizer:
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(cache_dir() / "tiktoken"))
     _fill_tiktoken_cache(name)
     try:
-        return Tokenizer(tiktoken.get_encoding(name))
+        with no_panic(f"tokenizer={name} cannot be built", "empty tiktoken's cache, or take tokenizer=corpus_bpe"):
+            return Tokenizer(tiktoken.get_encoding(name))
     except (OSError, ValueError) as error:  # requests' ConnectionError is an OSError
         raise UserError(
             f"tokenizer={name} is neither in the cache nor reachable on the network ({type(error).__name__}); "
@@ -269,7 +250,6 @@ _EXTRAS = {
 def _fill_tiktoken_cache(name: str) -> None:
     """Put rank files of installed packages where tiktoken looks first; it checks their sha256 itself."""
     import gzip
-    from pathlib import Path
 
     cache = os.environ["TIKTOKEN_CACHE_DIR"]
     for address, package, inside in _EXTRAS[name]:
@@ -279,6 +259,13 @@ def _fill_tiktoken_cache(name: str) -> None:
             continue
         data = (Path(spec.origin).parent / inside).read_bytes()
         data = gzip.decompress(data) if inside.endswith(".gz") else data
-        if not target.exists() or target.read_bytes() != data:  # a damaged copy is replaced
+        if not _holds(target, data):  # a damaged copy is replaced
             with write_atomically(target) as temporary:
                 temporary.write_bytes(data)
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.is_file() and file.read_bytes() == data
+    except OSError:
+        return False

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from s15erav3.data.cache import cache_dir, only_writer, write_atomically
+from s15erav3.data.cache import cache_dir, discard, only_writer, write_atomically
 from s15erav3.data.corpus import Corpus, Document
 from s15erav3.data.splits import Split, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, train_bpe
+from s15erav3.errors import UserError
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Part = Split | Literal["all"]
@@ -38,32 +40,69 @@ class TokenFiles:
 
     def part(self, name: Part) -> Tokens:
         """The ids of one part, memory-mapped, (length,)."""
-        meta = json.loads((self.folder / "meta.json").read_text())
-        tokens: Tokens = np.memmap(self.folder / f"{name}.bin", dtype=meta["dtype"], mode="r")
+        tokens: Tokens = np.memmap(self.folder / f"{name}.bin", dtype=self._meta()["dtype"], mode="r")
         return tokens
 
     @property
     def parts(self) -> dict[str, dict[str, int]]:
         """Of each part: ``tokens``, ``bytes`` of text and ``documents``."""
-        parts: dict[str, dict[str, int]] = json.loads((self.folder / "meta.json").read_text())["parts"]
+        parts: dict[str, dict[str, int]] = self._meta()["parts"]
         return parts
+
+    def are_whole(self, tokenizer: Tokenizer, names: tuple[Part, ...]) -> bool:
+        """Whether these are the parts of such names as they were written: files that are cut, changed or not ours,
+        such as a pipe or ids beyond the vocabulary, are not."""
+        try:
+            if not (self.folder / "meta.json").is_file():
+                return False
+            meta = self._meta()
+            good = meta["dtype"] == _dtype(tokenizer).name and tuple(meta["parts"]) == names
+            return good and all(self._is_whole(meta, name, tokenizer.n_vocab) for name in names)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return False
+
+    def _is_whole(self, meta: dict[str, Any], name: Part, n_vocab: int) -> bool:
+        file, tokens = self.folder / f"{name}.bin", meta["parts"][name]["tokens"]
+        if not file.is_file() or file.stat().st_size != tokens * np.dtype(meta["dtype"]).itemsize:
+            return False
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return bool(digest == meta["sha256"][name] and self.part(name).max() < n_vocab)
+
+    def _meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        return meta
 
 
 def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokenizer:
-    """The byte-level BPE of the corpus' training part, trained once and cached."""
+    """The byte-level BPE of the corpus' training part, trained once and cached; trained again if that is damaged."""
     key = _key("bpe-2", corpus.fingerprint(), plan, vocab_size)
     file = cache_dir() / "tokenizers" / f"{key}.json"
-    if not file.exists():
+    found = _read_vocabulary(file)
+    if found is None:
         with only_writer(file):
-            if not file.exists():
-                tokenizer = train_bpe((d.text for d in documents_of(corpus, plan, "train")), vocab_size)
+            found = _read_vocabulary(file)
+            if found is None:
+                found = train_bpe((d.text for d in documents_of(corpus, plan, "train")), vocab_size)
+                discard(file)
                 with write_atomically(file) as temporary:
-                    temporary.write_text(json.dumps(tokenizer.state()))
-    return Tokenizer.from_state(json.loads(file.read_text()))
+                    temporary.write_text(json.dumps({"fingerprint": found.fingerprint, "state": found.state()}))
+    return found
+
+
+def _read_vocabulary(file: Path) -> Tokenizer | None:
+    try:
+        if not file.is_file():
+            return None
+        kept = json.loads(file.read_text())
+        tokenizer = Tokenizer.from_state(kept["state"])
+        return tokenizer if tokenizer.fingerprint == kept["fingerprint"] else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
+        return None
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None) -> TokenFiles:
-    """Encode the parts of a corpus, or find them in the cache.
+    """Encode the parts of a corpus, or find them whole in the cache.
 
     Two processes may ask for the same files at once: one writes, the other waits and reads. The files
     are made in a temporary folder and renamed, so they are complete or absent.
@@ -72,13 +111,15 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None) -> To
         plan: how to divide; ``None`` makes the single part ``all``, every document in file order.
     """
     folder = cache_dir() / "tokens" / _key("tokens-2", corpus.fingerprint(), plan, tokenizer.fingerprint)
-    if not folder.exists():  # looked at without the lock, too: a complete cache may be read-only
+    files, names = TokenFiles(folder), _names(plan)
+    if not files.are_whole(tokenizer, names):  # looked at without the lock, too: a complete cache may be read-only
         with only_writer(folder):
-            if not folder.exists():
+            if not files.are_whole(tokenizer, names):
+                discard(folder)
                 with write_atomically(folder) as temporary:
                     temporary.mkdir()
                     _encode(corpus, tokenizer, plan, temporary)
-    return TokenFiles(folder)
+    return files
 
 
 def _key(*parts: object) -> str:
@@ -99,23 +140,33 @@ def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Document,
     return zip(corpus.documents(), splits, strict=True)
 
 
+def _names(plan: SplitPlan | None) -> tuple[Part, ...]:
+    return ("train", "val", "test") if plan else ("all",)
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32)
+
+
 def _encode(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None, folder: Path) -> None:
-    dtype = np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32
-    names: tuple[Part, ...] = ("train", "val", "test") if plan else ("all",)
-    files = {name: (folder / f"{name}.bin").open("wb") for name in names}
+    dtype, names = _dtype(tokenizer), _names(plan)
     counts = {name: {"tokens": 0, "bytes": 0, "documents": 0} for name in names}
+    digests = {name: hashlib.sha256() for name in names}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in names}
 
-    def append(name: Part, ids: list[int]) -> None:
-        np.asarray(ids, dtype=dtype).tofile(files[name])
-        counts[name]["tokens"] += len(ids)
+        def append(name: Part, ids: list[int]) -> None:
+            data = np.asarray(ids, dtype=dtype).tobytes()
+            files[name].write(data)
+            digests[name].update(data)
+            counts[name]["tokens"] += len(ids)
 
-    for name in names:
-        append(name, [tokenizer.end_of_text])
-    for document, name in _divided(corpus, plan):
-        append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
-        counts[name]["bytes"] += len(document.text.encode())
-        counts[name]["documents"] += 1
-    for file in files.values():
-        file.close()
-    meta = {"dtype": np.dtype(dtype).name, "tokenizer": tokenizer.name, "parts": counts}
+        for name in names:
+            append(name, [tokenizer.end_of_text])
+        for document, name in _divided(corpus, plan):
+            append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
+            counts[name]["bytes"] += len(document.text.encode())
+            counts[name]["documents"] += 1
+    sha256 = {name: digest.hexdigest() for name, digest in digests.items()}
+    meta = {"dtype": dtype.name, "tokenizer": tokenizer.name, "parts": counts, "sha256": sha256}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
+from s15erav3.data.panics import build_encoding, no_panic
 from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
 from s15erav3.errors import UserError
 from s15erav3.interop.patterns import can_be_empty, to_oniguruma, to_tiktoken
@@ -38,6 +38,33 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         UserError: the ids or the pattern are of a kind that ``tokenizer.json`` cannot express, or the folder is not
             writable.
     """
+    with no_panic(f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}", "take another tokenizer"):
+        built = _build(tokenizer)
+        written = built.to_str(pretty=True)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": ENDOFTEXT,
+        "eos_token": ENDOFTEXT,
+        "pad_token": ENDOFTEXT,
+        "padding_side": "left",  # generation continues the right end
+        "model_max_length": max_length,
+        "split_special_tokens": True,
+        # As transformers 5 has it anyway; 4 cleans up, and adds token_type_ids, which DeepseekV3 refuses.
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        # What read_tokenizer cannot see in tokenizer.json; transformers hands on keys that it does not know.
+        "encoding": tokenizer.name,
+        "pattern": tokenizer.encoding._pat_str,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _TOKENIZER).write_text(written, encoding="utf-8")
+        (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose a writable folder with room.") from error
+
+
+def _build(tokenizer: Tokenizer) -> HFTokenizer:
     encoding = tokenizer.encoding
     ranks, special = encoding._mergeable_ranks, encoding._special_tokens
     spelled = _spelled(ranks)
@@ -69,27 +96,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         pair=f"{ENDOFTEXT} $A {ENDOFTEXT} $B",
         special_tokens=[(ENDOFTEXT, encoding.eot_token)],
     )
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": ENDOFTEXT,
-        "eos_token": ENDOFTEXT,
-        "pad_token": ENDOFTEXT,
-        "padding_side": "left",  # generation continues the right end
-        "model_max_length": max_length,
-        "split_special_tokens": True,
-        # As transformers 5 has it anyway; 4 cleans up, and adds token_type_ids, which DeepseekV3 refuses.
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        # What read_tokenizer cannot see in tokenizer.json; transformers hands on keys that it does not know.
-        "encoding": tokenizer.name,
-        "pattern": encoding._pat_str,
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _TOKENIZER).write_text(built.to_str(pretty=True), encoding="utf-8")
-        (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose a writable folder with room.") from error
+    return built
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -110,7 +117,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if not file.is_file():
         raise UserError(f"{folder} has no {_TOKENIZER}, which a tokenizer is read from; name a folder that has one.")
     try:
-        loaded = HFTokenizer.from_str(file.read_text(encoding="utf-8"))
+        with no_panic(f"{file} cannot be read", "fetch it again, or name another folder"):
+            loaded = HFTokenizer.from_str(file.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except Exception as error:  # the library raises nothing narrower
         raise UserError(
             f"{file} is not a file of the tokenizers library ({error}); fetch it again, or name another folder."
@@ -133,11 +143,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     special = {name: i for name, i in special.items() if name != _unused(i)}
     name = str(config.get("encoding") or f"hf_{folder.resolve().name}")
     try:
-        encoding = tiktoken.Encoding(
+        encoding = build_encoding(
             f"hf_{name}" if name in PUBLIC else name,
-            pat_str=_read_pattern(file, data["pre_tokenizer"], config.get("pattern")),
-            mergeable_ranks=ranks,
-            special_tokens=_with_end_of_text(folder, special, config.get("eos_token") or ENDOFTEXT),
+            _read_pattern(file, data["pre_tokenizer"], config.get("pattern")),
+            ranks,
+            _with_end_of_text(folder, special, config.get("eos_token") or ENDOFTEXT),
         )
     except ValueError as error:
         raise _unlike(file, f"cuts words by a pattern that is none to tiktoken ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -179,6 +180,146 @@ def test_folder_of_files_is_one_corpus(fresh_cache: Path, tmp_path: Path, vocabu
     (tmp_path / "b.txt").rename(tmp_path / "d.txt")
     moved = tokenize(corpus, vocabulary, None)
     assert split_text(np.array(moved.part("all")), vocabulary) == ["first\n\n", "second", "fourth\n", "third"]
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def beyond(folder: Path) -> None:
+    """Ids that no vocabulary has, with a right checksum: by somebody who meant it."""
+    ids = np.full_like(np.fromfile(folder / "val.bin", dtype=np.uint16), 60_000)
+    change(folder, lambda meta: meta["sha256"].update(val=hashlib.sha256(ids.tobytes()).hexdigest()))
+    ids.tofile(folder / "val.bin")
+
+
+def change(folder: Path, edit: Callable[[dict], object]) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    edit(meta)
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def replace(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "changed": lambda folder: flip(folder / "train.bin"),
+    "cut": lambda folder: os.truncate(folder / "train.bin", 100),
+    "cut within an id": lambda folder: os.truncate(folder / "train.bin", 101),
+    "emptied": lambda folder: os.truncate(folder / "test.bin", 0),
+    "lost": lambda folder: (folder / "val.bin").unlink(),
+    "pipe": lambda folder: replace(folder / "val.bin", os.mkfifo),
+    "endless": lambda folder: replace(folder / "val.bin", lambda file: file.symlink_to("/dev/zero")),
+    "ids beyond the vocabulary": beyond,
+    "no meta": lambda folder: (folder / "meta.json").unlink(),
+    "meta is a pipe": lambda folder: replace(folder / "meta.json", os.mkfifo),
+    "meta cut": lambda folder: os.truncate(folder / "meta.json", 40),
+    "meta no text": lambda folder: (folder / "meta.json").write_bytes(b"\xff"),
+    "meta too deep": lambda folder: (folder / "meta.json").write_text("[" * 100_000),
+    "meta a list": lambda folder: (folder / "meta.json").write_text("[]"),
+    "no parts": lambda folder: change(folder, lambda meta: meta.update(parts={})),
+    "other type": lambda folder: change(folder, lambda meta: meta.update(dtype="object")),
+    "wide type": lambda folder: change(folder, lambda meta: meta.update(dtype="uint32")),
+    "older version": lambda folder: change(folder, lambda meta: meta.pop("sha256")),
+    "nothing": lambda folder: [file.unlink() for file in folder.iterdir()],
+    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+    "a link to itself": lambda folder: (shutil.rmtree(folder), folder.symlink_to(folder)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_tokens_are_made_anew(
+    fresh_cache: Path,
+    sample: Corpus,
+    vocabulary: Tokenizer,
+    plan: SplitPlan,
+    sample_tokens: TokenFiles,
+    damage: Callable,
+) -> None:
+    """Prevents training on half a file, on changed or foreign ids, a traceback, and a wait for a pipe."""
+    folder = tokenize(sample, vocabulary, plan).folder
+    kept = {file.name: file.read_bytes() for file in folder.iterdir()}
+    damage(folder)
+    assert tokenize(sample, vocabulary, plan).folder == folder
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == kept
+    assert all(np.array_equal(TokenFiles(folder).part(part), sample_tokens.part(part)) for part in PARTS)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda file: os.truncate(file, 1000),
+        lambda file: file.write_text('{"fingerprint": 1, "state": {"name": "gtp2"}}'),
+        lambda file: file.write_text(json.dumps(json.loads(file.read_text())["state"])),
+        lambda file: file.write_text(
+            file.read_text().replace("corpus_bpe_300", "corpus_bpe_400").replace(": 299", ": -1")
+        ),
+        lambda file: replace(file, os.mkfifo),
+    ],
+    ids=["changed", "cut", "foreign", "older version", "impossible", "pipe"],
+)
+def test_damaged_vocabulary_is_trained_anew(
+    fresh_cache: Path, sample: Corpus, plan: SplitPlan, damage: Callable
+) -> None:
+    """Prevents a vocabulary that the text does not have, and a traceback, from a damaged cache."""
+    vocabulary = corpus_tokenizer(sample, plan, 300)
+    (file,) = (fresh_cache / "tokenizers").glob("*.json")
+    kept = file.read_bytes()
+    damage(file)
+    assert corpus_tokenizer(sample, plan, 300).fingerprint == vocabulary.fingerprint
+    assert file.read_bytes() == kept
+
+
+def test_damage_that_cannot_be_mended_is_named(
+    fresh_cache: Path, sample: Corpus, vocabulary: Tokenizer, plan: SplitPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevents a traceback where damaged tokens lie in a cache that only others may write."""
+    folder = tokenize(sample, vocabulary, plan).folder
+    flip(folder / "val.bin")
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(UserError, match=rf"{folder} is damaged and cannot be removed: Permission denied; remove it"):
+        tokenize(sample, vocabulary, plan)
+
+
+def test_what_a_killed_process_left_is_removed(
+    fresh_cache: Path, sample: Corpus, vocabulary: Tokenizer, plan: SplitPlan
+) -> None:
+    """Prevents a disk that fills up with half-written tokens."""
+    folder = tokenize(sample, vocabulary, plan).folder
+    left = folder.with_name(f".{folder.name}.abcdef")
+    folder.rename(left)
+    tokenize(sample, vocabulary, plan)
+    assert not left.exists()
+
+
+def test_full_disk_within_a_file(tmp_path: Path, sample: Corpus, start_python: Callable) -> None:
+    """Prevents a traceback where a write, not the making of a file, is refused by the system; nothing half is left."""
+    script = f"""
+import resource
+from pathlib import Path
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.tokens import SplitPlan, corpus_tokenizer, tokenize
+from s15erav3.errors import UserError
+corpus, plan = Corpus(Path({str(sample.path)!r})), SplitPlan(0, 0.05, 0.05)
+vocabulary = corpus_tokenizer(corpus, plan, 300)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    tokenize(corpus, vocabulary, plan)
+except UserError as error:
+    print(error)
+"""
+    printed, errors = start_python(script, S15ERAV3_CACHE=str(tmp_path)).communicate(timeout=120)
+    assert f"cannot write to {tmp_path / 'tokens'}: File too large; make room" in printed, errors
+    assert entries(tmp_path / "tokens") == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
