@@ -33,7 +33,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number
 from s15erav3.files import replace_text
-from s15erav3.lock import only_trainer
+from s15erav3.lock import only_trainer, refuse_if_at_work
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.pretrained import adopt
@@ -153,6 +153,9 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
     be_quiet()
     runs.code()  # now, as its files may be edited while this runs
     run_dir = Path(cfg.run_dir)
+    if resumed is None and runs.is_first_rank():
+        refuse_if_at_work(run_dir)
+        runs.claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
     with only_trainer(run_dir) if runs.is_first_rank() else nullcontext(), stops_early(run_dir):
         return _train(cfg, run_dir, resumed)
 
@@ -304,8 +307,9 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         if runs.is_first_rank():
             for sentence in runs.rewind(run_dir, resumed.payload["global_step"]):
                 screen.say(sentence)
-            # What was changed now holds for the next time.
-            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+            # What was changed now holds for the next time, except that one knew better.
+            lasting = OmegaConf.merge(cfg, {"force": False})
+            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(lasting))
             runs.remember_resume(run_dir, resumed.payload["global_step"], HydraConfig.get().overrides.task, changed)
     trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)
