@@ -233,15 +233,16 @@ def add_report(run_dir: Path, accelerator: str) -> None:
 
 @contextmanager
 def stops_early(run_dir: Path) -> Iterator[None]:
-    """Until training handles signals itself, and after it: SIGTERM and the like end this process in good order."""
+    """Until training handles signals itself, and after it: Ctrl-C, SIGTERM and the like end this process in good
+    order. Lightning would make exit status 1 of a KeyboardInterrupt while it sets up."""
     before: dict[int, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, run_dir)
 
     if threading.current_thread() is threading.main_thread():
-        for number in STOPS:
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, *STOPS):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, stop)
     try:
         yield

@@ -19,6 +19,8 @@ from s15erav3.errors import UserError
 from s15erav3.lock import only_trainer
 from tests.tiny import TINY, result, rows, train
 
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
 
 @contextmanager
 def held(run_dir: Path) -> Iterator[int]:
@@ -124,8 +126,8 @@ def test_of_two_that_begin_at_once_one_wins(tmp_path: Path) -> None:
     fresh = [sys.executable, "-m", "s15erav3", "train", *TINY, f"hydra.run.dir={run_dir}", "trainer.max_steps=40"]
     resumed = [sys.executable, "-m", "s15erav3", "train", f"resume={run_dir}", "trainer.max_steps=80"]
     for command, last in ((fresh, 40), (resumed, 80)):
-        both = [subprocess.Popen([*command], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        said = [process.communicate(timeout=200)[1] for process in both]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
+        said = [process.communicate(timeout=400)[1] for process in both]
         assert sorted(process.returncode for process in both) == [0, 2], said
         (loser,) = [text for text, process in zip(said, both, strict=True) if process.returncode == 2]
         assert "is at work (process" in loser or "already holds a run" in loser or "is complete" in loser
@@ -139,7 +141,9 @@ def test_after_a_kill_minus_nine_the_folder_is_free(tmp_path: Path, capsys: pyte
     """While a run is at work nobody else is; as soon as its process is gone, it can be gone on with."""
     run_dir = tmp_path / "run"
     command = [*TINY, f"hydra.run.dir={run_dir}", "trainer.max_steps=100000", "data.num_workers=2"]
-    process = subprocess.Popen([sys.executable, "-m", "s15erav3", "train", *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "s15erav3", "train", *command], stderr=subprocess.DEVNULL, env=ENV
+    )
     try:
         deadline = time.monotonic() + 120
         while not (run_dir / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:

@@ -72,6 +72,16 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["train", f"resume={run_dir}", "trainer.max_steps=6"]) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_while_training_is_set_up_keeps_its_status(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning has begun, and the first step has not."""
+    monkeypatch.setattr(LanguageModule, "configure_optimizers", lambda self: signal.raise_signal(number))
+    assert train(*SETTINGS, run_dir=tmp_path / "run") == 128 + number
+    assert result(tmp_path / "run")["status"] == "interrupted"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
 @pytest.mark.parametrize("while_doing", ["train_bpe", "_encode"])
 def test_a_signal_while_data_is_prepared_leaves_nothing(
@@ -148,7 +158,9 @@ def test_a_signal_at_any_moment_of_a_process_ends_it_in_good_order(number: int, 
             "trainer.max_steps=400",
             f"hydra.run.dir={run_dir}",
         ]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         while attempt and not (run_dir / "progress.json").exists() and process.poll() is None:
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 1.5))
