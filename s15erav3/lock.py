@@ -37,14 +37,7 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
             "hydra.run.dir=FOLDER."
         ) from error
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in WITHOUT:
-                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-                raise UserError(
-                    f"the run in {shlex.quote(str(run_dir))} is at work ({holder}); wait for it, or stop it."
-                ) from error
+        _take(descriptor, fcntl.LOCK_EX, run_dir)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
@@ -53,3 +46,30 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def refuse_if_at_work(run_dir: Path) -> None:
+    """Look at the lock without writing anything.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    try:
+        descriptor = os.open(run_dir / ".hydra" / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _take(descriptor, fcntl.LOCK_SH, run_dir)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, kind: int, run_dir: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            raise UserError(
+                f"the run in {shlex.quote(str(run_dir))} is at work ({holder}); wait for it, or stop it."
+            ) from error

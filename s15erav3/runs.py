@@ -41,12 +41,14 @@ def claim(run_dir: Path) -> None:
     """Make sure that ``run_dir`` does not hold a run yet.
 
     Raises:
-        UserError: it does.
+        UserError: it does, or links in it lead elsewhere.
     """
     for name in ("result.json", "metrics.csv", "checkpoints"):
         if (run_dir / name).exists():
             place = shlex.quote(str(run_dir))
             raise UserError(f"{place} already holds a run ({name}); take resume={place}, or choose another folder.")
+    if run_dir.is_dir():
+        refuse_links(run_dir)
 
 
 def write_config(run_dir: Path, cfg: DictConfig, hydra: DictConfig) -> None:
@@ -208,7 +210,7 @@ def refuse_links(run_dir: Path) -> None:
     for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *(run_dir / ".hydra").glob("*")):
         if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(here):
             raise UserError(
-                f"{file} is a link out of the run's folder, and resuming would write there; put the file itself in its "
+                f"{file} is a link out of the run's folder, and training would write there; put the file itself in its "
                 "place, or remove the link."
             )
     written = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]

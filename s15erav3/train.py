@@ -37,7 +37,7 @@ from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number, tell
 from s15erav3.files import replace_text, whole
 from s15erav3.flags import Line, split
-from s15erav3.lock import only_trainer
+from s15erav3.lock import only_trainer, refuse_if_at_work
 from s15erav3.loggers.wandb import finish_wandb
 from s15erav3.outcome import ending, measured
 from s15erav3.overrides import given, key_of, quote, taken
@@ -174,6 +174,9 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
     be_quiet()
     runs.code()  # now, as its files may be edited while this runs
     run_dir = Path(cfg.run_dir)
+    if resumed is None and runs.is_first_rank():
+        refuse_if_at_work(run_dir)
+        runs.claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
     with only_trainer(run_dir) if runs.is_first_rank() else nullcontext(), stops_early(run_dir):
         return _train(cfg, run_dir, resumed)
 
@@ -288,15 +291,16 @@ def add_report(run_dir: Path, accelerator: str) -> None:
 
 @contextmanager
 def stops_early(run_dir: Path) -> Iterator[None]:
-    """Until training handles signals itself, and after it: SIGTERM and the like end this process in good order."""
+    """Until training handles signals itself, and after it: Ctrl-C, SIGTERM and the like end this process in good
+    order. Lightning would make exit status 1 of a KeyboardInterrupt while it sets up."""
     before: dict[int, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, run_dir)
 
     if threading.current_thread() is threading.main_thread():
-        for number in STOPS:
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, *STOPS):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, stop)
     try:
         yield
@@ -374,8 +378,9 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
             if resumed.file != last.resolve():  # it is later than that, or was asked for
                 with whole(last, binary=True, durable=True) as target, resumed.file.open("rb") as source:
                     shutil.copyfileobj(source, target)
-            # What was changed now holds for the next time.
-            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+            # What was changed now holds for the next time, except that one knew better.
+            lasting = OmegaConf.merge(cfg, {"force": False})
+            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(lasting))
             runs.remember_resume(run_dir, resumed.payload["global_step"], cli.typed(HydraConfig.get()), changed)
     trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)

@@ -25,7 +25,7 @@ program passes its own on."""
 
 
 class Interrupted(BaseException):
-    """A signal asked for the end; the last checkpoint holds the step that was just finished.
+    """A signal asked for the end; the last checkpoint holds the step that was just finished, unless it came twice.
 
     Like KeyboardInterrupt no Exception, so that a sweep ends with its job.
     """
@@ -71,7 +71,7 @@ class LastCheckpoint(Checkpoint):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self._received is None
         if not first and not {number, self._received} & {REQUEUE} and time.monotonic() - self._at > TOGETHER:
-            raise KeyboardInterrupt
+            raise Interrupted(number, self.file.parent.parent)  # of a KeyboardInterrupt Lightning makes exit status 1
         if first:
             self._at = time.monotonic()
         if first or number == REQUEUE:  # Slurm may send SIGTERM before it and after it
