@@ -66,20 +66,18 @@ def read_interpolated(cfg: DictConfig, verb: str) -> None:
     are read as if they had been typed."""
     known = defaults(conf_dir(), verb)
     for node, key, name in _leaves(cfg):
-        kinds = known.get(name, {str})
-        if str in kinds or name in (*PATHS, *TEXTS) or not OmegaConf.is_interpolation(node, key):
+        kinds = known.get(name, frozenset())
+        if not kinds or str in kinds or name in (*PATHS, *TEXTS) or not OmegaConf.is_interpolation(node, key):
             continue
-        value = node[key]
-        if isinstance(value, str):
-            node[key] = _read(value)
-
-
-def _read(text: str) -> Any:
-    try:
-        value = OverridesParser.create().parse_override(f"x={text}").value()
-    except HydraException:
-        return text
-    return value if isinstance(value, int | float | None) else text
+        text = node[key]
+        if not isinstance(text, str):
+            continue
+        try:
+            value = OverridesParser.create().parse_override(f"x={text}").value()
+        except HydraException:
+            continue
+        if isinstance(value, int | float | None):
+            node[key] = value
 
 
 def check_settings(cfg: DictConfig, verb: str) -> None:

@@ -13,18 +13,21 @@ import pytest
 from s15erav3.__main__ import VERBS, main
 from s15erav3.errors import UserError
 from s15erav3.flags import split
+from s15erav3.trust import conf_dir
 from tests.tiny import TINY
 
 PLAIN = """
+import os
 import sys
+from pathlib import Path
 import hydra
 from omegaconf import OmegaConf
 from s15erav3.sweeps.plugins import register
-from s15erav3.trust import conf_dir
+conf = os.environ["CONF"]
 sys.argv[0] = "s15erav3 train"
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a)
-register(conf_dir())
-hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(lambda cfg: None)()
+register(Path(conf))
+hydra.main(version_base="1.3", config_path=conf, config_name="train")(lambda cfg: None)()
 """
 """Another program with the same configs, which leaves its command line to Hydra."""
 
@@ -59,7 +62,7 @@ def my_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_flag_does_what_it_does_in_plain_hydra(line: str, my_conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The same output, letter by letter."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "CONF": str(conf_dir())}
     plain = subprocess.run(
         [sys.executable, "-c", PLAIN, *line.split()],
         capture_output=True, text=True, check=False, timeout=120, env=environment,
