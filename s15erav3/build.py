@@ -269,7 +269,7 @@ def check_limits(settings: dict[str, Any]) -> None:
     for name, least in (("limit_train_batches", 1), ("limit_val_batches", 0), ("overfit_batches", 0)):
         if isinstance(value := settings.get(name), float) and name == "limit_val_batches":
             check_number(f"trainer.{name}", value, at_least=0, at_most=1)  # a share of them
-        elif value is not None and value != 1.0:
+        elif value is not None and not (isinstance(value, float) and value == 1):
             check_number(f"trainer.{name}", value, at_least=least, at_most=LARGEST, whole=True)
 
 

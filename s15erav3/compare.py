@@ -52,9 +52,11 @@ def with_folders(arguments: list[str]) -> list[str]:
         UserError: none is given.
     """
     line = split(arguments)
-    if line.only_tells or any("=" in word and key_of(word) == "folders" for word in line.words):
+    if any("=" in word and key_of(word) == "folders" for word in line.words):
         return arguments
     folders = list(takewhile(lambda word: "=" not in word or Path(word).exists(), line.words))
+    if not folders and line.only_tells:
+        return arguments
     if not folders:
         raise UserError("compare needs a folder first: s15erav3 compare SWEEP_DIR... [SETTING=VALUE ...]")
     return [*line.flags, f"folders={quote_list(folders)}", *line.words[len(folders) :]]

@@ -150,7 +150,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     if cfg.data.path:
         name = cfg.data.name or ("ipl" if is_commentary(at_home(cfg.data.path)) else "text")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}
-    length = cfg.data.sequence_length or trained.sequence_length
+    length = trained.sequence_length if cfg.data.sequence_length is None else cfg.data.sequence_length
     check_number(
         "data.sequence_length", length, at_least=2, whole=True, at_most=trained.net.config.max_position_embeddings
     )

@@ -90,7 +90,8 @@ def as_typed(word: str, multirun: bool) -> str:
         return f"{key}={_value(name, value)}"
     if SWEPT.fullmatch(value):
         return word
-    return f"{key}={','.join(_choice(name, choice.strip()) for choice in _divided(value))}"
+    choices = [_choice(name, choice.strip()) for choice in _divided(value)]
+    return f"{key}={','.join(choice or quote('') for choice in choices) if len(choices) > 1 else choices[0]}"
 
 
 def _value(name: str, value: str) -> str:

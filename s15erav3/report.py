@@ -59,10 +59,12 @@ def with_run(arguments: list[str]) -> list[str]:
         UserError: it is not given.
     """
     line = split(arguments)
-    if line.only_tells or any("=" in word and key_of(word) == "run_dir" for word in line.words):
-        return arguments
     place, rest = line.words[:1], line.words[1:]
+    if any("=" in word and key_of(word) == "run_dir" for word in line.words):
+        return arguments
     if not place or ("=" in place[0] and not Path(place[0]).exists()):
+        if line.only_tells:
+            return arguments
         raise UserError("report needs a run's folder first: s15erav3 report RUN_DIR [SETTING=VALUE ...]")
     return [*line.flags, given("run_dir", place[0], line.multirun), *rest]
 

@@ -130,12 +130,12 @@ def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
     """
     line = split(arguments)
     settings, rest = [], list(line.words)
-    if line.only_tells:
-        return arguments
     for name in ("checkpoint", *more):
         if any("=" in word and key_of(word) == name for word in line.words):
             continue
         if not rest or ("=" in rest[0] and not Path(rest[0]).exists()):
+            if line.only_tells:
+                break
             usage = " ".join([verb, "RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
             article = "an" if name == "output" else "a"
             raise UserError(f"{verb} needs {article} {name} first: s15erav3 {usage} [SETTING=VALUE ...]")

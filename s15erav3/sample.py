@@ -17,6 +17,7 @@ from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
 from s15erav3.restore import Trained, restore, with_checkpoint
 from s15erav3.screen import say
+from s15erav3.settings import LARGEST
 
 
 class Request(NamedTuple):
@@ -86,7 +87,7 @@ def asked(cfg: DictConfig) -> Request:
     """
     check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
     check_number("samples", cfg.samples, at_least=1, whole=True)
-    check_number("seed", cfg.seed, at_least=0, whole=True)
+    check_number("seed", cfg.seed, at_least=0, at_most=LARGEST - cfg.samples, whole=True)
     for name in ("speculative", "compile"):
         check_flag(name, cfg[name])
     try:

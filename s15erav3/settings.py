@@ -28,6 +28,32 @@ OR_NULL = ("trainer.max_steps", "trainer.max_epochs", "data.max_epochs")
 OR_WORD = {"logger.wandb.log_model": ("best", "last"), "trainer.deterministic": ("warn",)}
 """Flags that may also be one of these words."""
 
+NULL: dict[str, type] = {
+    "callbacks.checkpoint.keep_every_n_steps": int,
+    "data.sequence_length": int,
+    "optimizer.bf16": bool,
+}
+"""What those are that a packaged file, or all of them, have as null."""
+
+PAIRS = ("optimizer.betas",)
+"""Lists of two numbers from 0 to below 1."""
+
+MOST = {
+    "balancing.rounds": 1000,
+    "callbacks.samples.max_new_tokens": 10**6,
+    "data.batch_size": 2**16,
+    "data.eval_batch_size": 2**16,
+    "data.num_workers": 2**10,
+    "data.vocab_size": 2**20,
+    "eval_batch_size": 2**16,
+    "max_new_tokens": 10**6,
+    "samples": 2**16,
+    "tokenizer.vocab_size": 2**20,
+    "trainer.accumulate_grad_batches": 2**16,
+    "trainer.devices": 2**10,
+}
+"""Where more is a slip of the hand, and would fill the memory or never end."""
+
 ELSEWHERE = ("model", "experts")
 """Groups whose words :class:`s15erav3.model.ModelConfig` refuses."""
 
@@ -40,20 +66,18 @@ def read_interpolated(cfg: DictConfig, verb: str) -> None:
     are read as if they had been typed."""
     known = defaults(conf_dir(), verb)
     for node, key, name in _leaves(cfg):
-        kinds = known.get(name, {str})
-        if str in kinds or name in (*PATHS, *TEXTS) or not OmegaConf.is_interpolation(node, key):
+        kinds = known.get(name, frozenset())
+        if not kinds or str in kinds or name in (*PATHS, *TEXTS) or not OmegaConf.is_interpolation(node, key):
             continue
-        value = node[key]
-        if isinstance(value, str):
-            node[key] = _read(value)
-
-
-def _read(text: str) -> Any:
-    try:
-        value = OverridesParser.create().parse_override(f"x={text}").value()
-    except HydraException:
-        return text
-    return value if isinstance(value, int | float | None) else text
+        text = node[key]
+        if not isinstance(text, str):
+            continue
+        try:
+            value = OverridesParser.create().parse_override(f"x={text}").value()
+        except HydraException:
+            continue
+        if isinstance(value, int | float | None):
+            node[key] = value
 
 
 def check_settings(cfg: DictConfig, verb: str) -> None:
@@ -65,24 +89,33 @@ def check_settings(cfg: DictConfig, verb: str) -> None:
     known = defaults(conf_dir(), verb)
     for node, key, name in _leaves(cfg):
         kinds = known.get(name, frozenset())
+        if name in PAIRS:
+            _check_pair(name, node[key])
         if not kinds & {int, float, bool} or OmegaConf.is_missing(node, key):
             continue
         value = node[key]
         if value is None and (type(None) in kinds or name in OR_NULL):
             continue
-        if isinstance(value, str | ListConfig | DictConfig) and (str in kinds or value in OR_WORD.get(name, ())):
+        if isinstance(value, str | ListConfig) and (str in kinds or value in OR_WORD.get(name, ())):
             continue
         if isinstance(value, str) and name.partition(".")[0] in ELSEWHERE:
             continue
         if kinds & {int, float}:
             whole = float not in kinds and name not in FRACTIONS and not name.startswith("model.rope_scaling.")
-            check_number(name, value, whole=whole)
+            check_number(name, value, whole=whole, at_most=MOST.get(name))
             if isinstance(value, int) and abs(value) > LARGEST:
                 raise UserError(f"{name}={value} is too large a number; the largest is {LARGEST}.")
             if value and abs(value) < sys.float_info.min:
                 raise UserError(f"{name}={value} is too small a number; the smallest above 0 is {sys.float_info.min}.")
         else:
             check_flag(name, value, *OR_WORD.get(name, ()))
+
+
+def _check_pair(name: str, value: Any) -> None:
+    if not isinstance(value, ListConfig) or len(value) != 2:
+        raise UserError(f"{name}={value} must be a list of two numbers, as [0.9,0.95].")
+    for i, number in enumerate(value):
+        check_number(f"{name}[{i}]", number, at_least=0, below=1)
 
 
 @cache
@@ -107,6 +140,8 @@ def defaults(folder: Path, name: str) -> dict[str, frozenset[type]]:
                 kinds.add(type(value))
             elif value.strip("${}").replace(".", "").isidentifier():
                 alias[prefix + key] = value.strip("${}")
+    for key in NULL.keys() & found.keys():
+        found[key].add(NULL[key])
     return {key: frozenset(kinds | found.get(alias.get(key, ""), set())) for key, kinds in found.items()}
 
 
@@ -121,7 +156,8 @@ def _leaves(node: DictConfig, above: str = "") -> Iterator[tuple[DictConfig, Any
     for key in list(node):
         name = f"{above}{key}"
         below = node._get_node(key)
+        yield node, key, name
         if not isinstance(below, DictConfig) or below._is_none() or below._is_missing() or below._is_interpolation():
-            yield node, key, name
-        elif name != "hydra" and below.get("_target_") in (None, *choices(name.partition(".")[0])):
+            continue
+        if name != "hydra" and below.get("_target_") in (None, *choices(name.partition(".")[0])):
             yield from _leaves(below, f"{name}.")

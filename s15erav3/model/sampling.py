@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LEAST = 1e-6
+"""What logits may be divided by without becoming infinite in fp32."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,14 +43,20 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name}={value} must be a number")
         for good, said in (
-            (self.temperature >= 0, f"temperature={self.temperature} must be 0 or more"),
+            (
+                self.temperature == 0 or self.temperature >= LEAST,
+                f"temperature={self.temperature} must be 0 (the likeliest token) or at least {LEAST}",
+            ),
             (
                 isinstance(self.top_k, int) and self.top_k >= 0,
                 f"top_k={self.top_k} must be a whole number, 0 (all tokens) or more",
             ),
             (0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
             (0 <= self.min_p <= 1, f"min_p={self.min_p} must be at least 0 and at most 1"),
-            (self.repetition_penalty > 0, f"repetition_penalty={self.repetition_penalty} must be above 0"),
+            (
+                LEAST <= self.repetition_penalty <= 1 / LEAST,
+                f"repetition_penalty={self.repetition_penalty} must be at least {LEAST} and at most {1 / LEAST:.0f}",
+            ),
         ):
             if not good:
                 raise ValueError(said)
