@@ -43,7 +43,7 @@ from s15erav3.outcome import ending, measured
 from s15erav3.overrides import given, key_of, quote, taken
 from s15erav3.pretrained import adopt
 from s15erav3.ranks.together import together
-from s15erav3.ranks.watch import RankEnded
+from s15erav3.ranks.watch import RankEnded, at_most
 from s15erav3.records import read_resumes
 from s15erav3.rehearsal import rehearse
 from s15erav3.settings import check_settings
@@ -194,22 +194,27 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         result = outcome | {"wall_seconds": time.time() - began_at}
         refused = isinstance(ended, UserError) and not isinstance(ended, Accident)
         began = session is not None and (session.trainer.global_step > 0 or not refused)
+        if not runs.is_first_rank():
+            return result
         if claimed and not began and not one_of_many:
             runs.discard(run_dir)
         try:
             if (session is not None and run_dir.exists()) or (one_of_many and (claimed or resumed is not None)):
-                result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
-                if runs.is_first_rank():
-                    result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
-                    runs.write_result(run_dir, result)
+                result |= runs.provenance()
+                result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
+                if session is not None:
+                    several = ended is not None and session.trainer.world_size > 1
+                    if several:
+                        runs.write_result(run_dir, result)
+                    with at_most(30) if several else nullcontext():  # a device may wait for a rank that is gone
+                        result |= measured(cfg.seed, *session)
+                runs.write_result(run_dir, result)
         finally:
             finish_wandb(exit_code, result)
         return result
 
     def last_words(ended: RankEnded) -> int:
         error = because(ended, run_dir)
-        if not isinstance(error, UserError) or isinstance(error, Accident):
-            runs.write_result(run_dir, ending(error)[0])  # what the device still knows may be out of reach
         status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
         conclude(error)
         return status

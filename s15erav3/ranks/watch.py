@@ -7,7 +7,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from s15erav3.ranks.board import Board
@@ -25,6 +26,18 @@ FAREWELL = 30.0
 
 ASKED = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
 """Signals that ask a run to end; dying of one is no accident."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End this process, with status 1, should the block take longer."""
+    last = threading.Timer(seconds, os._exit, [1])
+    last.daemon = True
+    last.start()
+    try:
+        yield
+    finally:
+        last.cancel()
 
 
 class RankEnded(Exception):
@@ -87,12 +100,10 @@ class Watch(threading.Thread):
 
     def _exit(self, found: RankEnded) -> None:
         """End the program while its main thread is stuck."""
-        last = threading.Timer(LEAVING, os._exit, [1])  # a full device or a dead network may hold the last words up
-        last.daemon = True
-        last.start()
         status = 1
         try:
-            status = self.last_words(found)
+            with at_most(LEAVING):  # a full disk or a dead network may hold the last words up
+                status = self.last_words(found)
         finally:
             os._exit(status)
 

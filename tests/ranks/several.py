@@ -56,8 +56,9 @@ def start(folder: Path, body: str, *settings: str, ranks: int = 2) -> subprocess
     script = folder / "s15erav3"  # by which the first rank starts the others
     script.write_text(HEAD + body + TAIL)
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    more = [f"trainer.devices={ranks}", "hydra.run.dir=run"]
-    command = [sys.executable, str(script), "train", *TINY, *DDP, *more, *settings]
+    begins = [*TINY, *DDP, f"trainer.devices={ranks}", "hydra.run.dir=run"]
+    resumes = any(setting.startswith("resume=") for setting in settings)
+    command = [sys.executable, str(script), "train", *([] if resumes else begins), *settings]
     streams = {"stdout": subprocess.DEVNULL, "stderr": (folder / "said").open("w")}
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **streams)
 
