@@ -1,7 +1,4 @@
-"""Several ranks as a user starts them: what one learns all learn, and when one ends all end.
-
-Each case of the slow tests was seen to fail (a hang, a traceback, or a sentence per rank) with Lightning's launcher.
-"""
+"""Several ranks as a user starts them: what one learns all learn, and when one ends all end."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ FEW = ["optimizer.lr=1e-12", "trainer.max_steps=2", "data.eval_batch_size=1000"]
 
 def test_two_ranks_do_what_one_does_and_say_it_once(tmp_path: Path) -> None:
     """Half a batch each, one validation batch in all; with the report at the end, by the first rank alone. Seen to
-    fail with a share of the limit for each rank, with a probe on each rank, and with the process group still there."""
+    fail with the limit left to Lightning, with a window in empty batches, and with the process group still there."""
     few = [*FEW, "+trainer.limit_val_batches=1", "report=true", "callbacks.samples.max_new_tokens=2"]
     assert run(tmp_path / "one", "", *few, "trainer=cpu", ranks=1).status == 0
     two = run(tmp_path / "two", "", *few, "data.batch_size=2")
@@ -54,7 +51,7 @@ def test_two_ranks_do_what_one_does_and_say_it_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_ranks_than_validation_batches(tmp_path: Path) -> None:
-    """Two ranks of four have none."""
+    """Two ranks of four have none. Seen to fail with a probe for churn on each rank."""
     assert run(tmp_path / "one", "", *FEW, "trainer=cpu", ranks=1).status == 0
     assert run(tmp_path / "four", "", *FEW, "data.batch_size=1", ranks=4).status == 0
     assert_same_validation(tmp_path / "four", tmp_path / "one")
@@ -189,11 +186,13 @@ def test_an_error_of_one_rank_is_told_once(tmp_path: Path) -> None:
 
 
 NAN = """
-right = LanguageModule._nll
+import torch
+right, bad = LanguageModule._nll, []
 def nll(self, windows, look_ahead=False):
     found, out = right(self, windows, look_ahead)
-    bad = RANK == 1 and self.training and self.trainer.global_step == 4
-    return (found * float("nan") if bad else found), out
+    if RANK == 1 and self.training and self.trainer.global_step == 4:
+        bad.append(windows)
+    return (found * float("nan") if any(torch.equal(windows, other) for other in bad) else found), out
 LanguageModule._nll = nll
 """
 
@@ -203,7 +202,7 @@ LanguageModule._nll = nll
     "settings",
     [
         ["balancing=aux", "balancing.scope=global", "data.batch_size=2", "trainer.accumulate_grad_batches=2"],
-        ["trainer.max_time=00:00:10:00"],
+        ["trainer.max_time=00:00:10:00", "data.batch_size=2", "trainer.accumulate_grad_batches=2"],
     ],
 )
 def test_a_nan_on_one_rank_ends_all(tmp_path: Path, settings: list[str]) -> None:
