@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -307,6 +308,35 @@ def test_words_without_end_are_learned_from_in_time(text: str) -> None:
     began = time.process_time()
     train_bpe([text, "four runs " * 9], 264)
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "cuts"),
+    [
+        ("a" * 3000, []),
+        ("a" * 3001, [3000]),
+        ("a" * 6000 + " b", [3000]),
+        ("a" * 6001, [3000, 6000]),
+        ("- " + "a" * 3001 + " " + "b" * 3001, [3002, 6004]),
+        ("a" * 3000 + "1" * 3000 + "-" * 3000, []),
+        ("a" * 3000 + "1" * 3001 + "-" * 3001, [6000, 9001]),
+        ("½²" * 1501, [3000]),
+        ("a\u0301" * 1501, [3000]),
+        ("!" + "\u0301" * 3000, [3000]),
+        ("1" + "\u0301" * 3001, [3001]),
+        (" \t" * 1501, [3000]),
+        ("a" + "\u3000\u2028" * 1501, [3001]),
+        ("\x1c-" * 1501, [3000]),
+        (" " * 3000 + "\x1c" * 3000, []),
+        ("字" * 4000 + "。" * 4000, [3000, 7000]),
+    ],
+)
+def test_where_words_are_cut(text: str, cuts: list[int]) -> None:
+    """Prevents cuts at the ends of words, in other places than after each 3,000 characters, or in shorter words."""
+    assert LONGEST_WORD == 3000
+    pieces = list(cut_long_words(text))
+    assert "".join(pieces) == text
+    assert list(itertools.accumulate(map(len, pieces)))[:-1] == cuts
 
 
 @given(text=TEXT)
