@@ -353,38 +353,3 @@ def test_the_sample_has_tiktokens_ids(any_tokenizer: Tokenizer, sample: Corpus) 
     """Prevents the same on commentary, in one piece."""
     text = "".join(d.text for d in sample.documents())
     assert any_tokenizer.encode(text) == any_tokenizer.encoding.encode_ordinary(text)
-
-
-class PanicException(BaseException):
-    """As Rust's panics arrive: not an Exception, and of a class that cannot be imported."""
-
-
-@pytest.mark.parametrize("job", ["encode", "decode", "bytes_of", "train"])
-def test_a_panic_is_a_user_error(vocabulary: Tokenizer, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
-    """Prevents the panic of one job from ending a sweep; an interrupt still does."""
-    mine = Tokenizer.from_state(vocabulary.state())
-
-    def attempt(error: BaseException) -> None:
-        def fail(*_: object) -> None:
-            raise error
-
-        def texts() -> Iterable[str]:
-            yield "a"
-            raise error
-
-        for name in ("encode_ordinary", "decode_bytes", "decode_single_token_bytes"):
-            monkeypatch.setattr(mine.encoding, name, fail)
-        match job:
-            case "encode":
-                mine.encode("a")
-            case "decode":
-                mine.decode([65])
-            case "bytes_of":
-                mine.bytes_of(65)
-            case _:
-                train_bpe(texts(), 300)
-
-    with pytest.raises(UserError, match=r"corpus_bpe.*panicked: StackOverflow"):
-        attempt(PanicException("StackOverflow\nbacktrace"))
-    with pytest.raises(KeyboardInterrupt):
-        attempt(KeyboardInterrupt())
