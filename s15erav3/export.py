@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from s15erav3 import __version__, cli
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.analysis.sweep_tables import in_markdown
+from s15erav3.data.tokenizer import LONGEST_WORD
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.model import count_parameters
 from s15erav3.records import read_table
@@ -77,7 +78,9 @@ tags: [deepseek_v3, mixture-of-experts, s15erav3]
 {table}
 
 Exported by s15erav3 {__version__}. Prompts begin with `<|endoftext|>`, which the tokenizer adds, and documents end with
-it. Beyond the sequences that it was trained on, the model's text deteriorates.
+it. Beyond the sequences that it was trained on, the model's text deteriorates. s15erav3 cuts words of more
+than {LONGEST_WORD:,} characters, such as a million blanks; this tokenizer does not, so for those it may give other
+tokens that spell the same text.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

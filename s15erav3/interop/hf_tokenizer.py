@@ -24,9 +24,12 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``transformers.AutoTokenizer`` loads.
 
     The loaded tokenizer gives the ids of :meth:`Tokenizer.encode` after one end-of-text token, with which our models
-    begin every prompt; ``add_special_tokens=False`` leaves it out. Names of special tokens in a text are text. Its
-    length is ``tokenizer.n_vocab``: ids that the encoding leaves unused (cl100k_base and o200k_base have some between
-    their special tokens) are special tokens ``<|unused_ID|>``, since tokenizers numbers added tokens without gaps.
+    begin every prompt; ``add_special_tokens=False`` leaves it out. The exception are words of more than
+    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, such as a million blanks: ours are cut after each so
+    many, theirs are not, so the tokens beside a cut may be others, which spell the same text. Names of special tokens
+    in a text are text. Its length is ``tokenizer.n_vocab``: ids that the encoding leaves unused (cl100k_base and
+    o200k_base have some between their special tokens) are special tokens ``<|unused_ID|>``, since tokenizers numbers
+    added tokens without gaps.
 
     Args:
         tokenizer: any whose ordinary ids come first, without a gap, and whose pattern matches every character: as all
@@ -100,7 +103,8 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE of a folder with ``tokenizer.json``, with the ids that transformers gives ordinary text.
+    """The byte-level BPE of a folder with ``tokenizer.json``, with the ids that transformers gives ordinary text: all
+    but words of more than :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
 
     What :func:`write_tokenizer` wrote comes back with its fingerprint; its name too, except that public ones get a
     ``hf_`` in front: :meth:`Tokenizer.state` trusts these names, and a file may not hold what its name says.

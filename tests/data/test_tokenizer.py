@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -309,6 +310,35 @@ def test_words_without_end_are_learned_from_in_time(text: str) -> None:
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("text", "cuts"),
+    [
+        ("a" * 3000, []),
+        ("a" * 3001, [3000]),
+        ("a" * 6000 + " b", [3000]),
+        ("a" * 6001, [3000, 6000]),
+        ("- " + "a" * 3001 + " " + "b" * 3001, [3002, 6004]),
+        ("a" * 3000 + "1" * 3000 + "-" * 3000, []),
+        ("a" * 3000 + "1" * 3001 + "-" * 3001, [6000, 9001]),
+        ("½²" * 1501, [3000]),
+        ("a\u0301" * 1501, [3000]),
+        ("!" + "\u0301" * 3000, [3000]),
+        ("1" + "\u0301" * 3001, [3001]),
+        (" \t" * 1501, [3000]),
+        ("a" + "\u3000\u2028" * 1501, [3001]),
+        ("\x1c-" * 1501, [3000]),
+        (" " * 3000 + "\x1c" * 3000, []),
+        ("字" * 4000 + "。" * 4000, [3000, 7000]),
+    ],
+)
+def test_where_words_are_cut(text: str, cuts: list[int]) -> None:
+    """Prevents cuts at the ends of words, in other places than after each 3,000 characters, or in shorter words."""
+    assert LONGEST_WORD == 3000
+    pieces = list(cut_long_words(text))
+    assert "".join(pieces) == text
+    assert list(itertools.accumulate(map(len, pieces)))[:-1] == cuts
+
+
 @given(text=TEXT)
 @example(text="".join(f"{c * LONGEST_WORD}\n" for c in ("a", "1", "-", "字")) + " " * (LONGEST_WORD - 1))
 @example(text="字,。" * LONGEST_WORD)  # long, though without white space: words end at the signs
@@ -323,38 +353,3 @@ def test_the_sample_has_tiktokens_ids(any_tokenizer: Tokenizer, sample: Corpus) 
     """Prevents the same on commentary, in one piece."""
     text = "".join(d.text for d in sample.documents())
     assert any_tokenizer.encode(text) == any_tokenizer.encoding.encode_ordinary(text)
-
-
-class PanicException(BaseException):
-    """As Rust's panics arrive: not an Exception, and of a class that cannot be imported."""
-
-
-@pytest.mark.parametrize("job", ["encode", "decode", "bytes_of", "train"])
-def test_a_panic_is_a_user_error(vocabulary: Tokenizer, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
-    """Prevents the panic of one job from ending a sweep; an interrupt still does."""
-    mine = Tokenizer.from_state(vocabulary.state())
-
-    def attempt(error: BaseException) -> None:
-        def fail(*_: object) -> None:
-            raise error
-
-        def texts() -> Iterable[str]:
-            yield "a"
-            raise error
-
-        for name in ("encode_ordinary", "decode_bytes", "decode_single_token_bytes"):
-            monkeypatch.setattr(mine.encoding, name, fail)
-        match job:
-            case "encode":
-                mine.encode("a")
-            case "decode":
-                mine.decode([65])
-            case "bytes_of":
-                mine.bytes_of(65)
-            case _:
-                train_bpe(texts(), 300)
-
-    with pytest.raises(UserError, match=r"corpus_bpe.*panicked: StackOverflow"):
-        attempt(PanicException("StackOverflow\nbacktrace"))
-    with pytest.raises(KeyboardInterrupt):
-        attempt(KeyboardInterrupt())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import s15erav3
 from s15erav3.data.corpus import Corpus
-from s15erav3.data.tokenizer import PATTERN, PUBLIC, Tokenizer, load_public, train_bpe
+from s15erav3.data.tokenizer import (
+    LONGEST_WORD,
+    PATTERN,
+    PUBLIC,
+    Tokenizer,
+    cut_long_words,
+    load_public,
+    train_bpe,
+)
 from s15erav3.errors import UserError
 from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
 
@@ -105,6 +115,23 @@ def test_ids_of_the_real_corpus(hub: Hub, real_corpus: Path) -> None:
 def test_ids_of_any_text(hub: Hub, text: str) -> None:
     """Prevents the two regex engines from cutting otherwise, and a text from ending where it names a special token."""
     check_same(hub, [text])
+
+
+@pytest.mark.parametrize("form", ["\n{}\n", "x{}x"])
+@pytest.mark.parametrize("character", ["a", "1", "-", " ", "字"])
+def test_ids_of_the_longest_words(hub: Hub, character: str, form: str) -> None:
+    """Prevents other ids for words as long as they come, on which the cutting of longer ones has no bearing."""
+    check_same(hub, [form.format(character * (LONGEST_WORD - 2))])
+
+
+def test_longer_words_have_other_ids_for_the_same_text(hub: Hub) -> None:
+    """Prevents a promise that is not kept: a word beyond the cut is the same text, not always of the same tokens."""
+    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=30 * LONGEST_WORD))
+    theirs, mine = hub.theirs(text, add_special_tokens=False).input_ids, hub.mine.encode(text)
+    assert theirs != mine
+    assert hub.theirs.decode(theirs) == hub.mine.decode(mine) == text
+    pieces = [hub.theirs(piece, add_special_tokens=False).input_ids for piece in cut_long_words(text)]
+    assert list(itertools.chain.from_iterable(pieces)) == mine
 
 
 @given(text=TEXT)
