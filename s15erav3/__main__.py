@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from s15erav3 import __version__
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, disk_full, nearest
 
 VERBS = {
     "train": "train a model, sweep over settings (-m), or resume a run",
@@ -42,6 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if why := disk_full(error):
+            print(f"error: the disk is full ({why}); make room, then repeat the command.", file=sys.stderr)
+            return 1
+        raise
     except SystemExit as ended:  # argparse after --help, a sweep with failures
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)

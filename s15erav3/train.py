@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shlex
 import signal
@@ -31,7 +30,7 @@ from s15erav3.changes import changes
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_tokenizer, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import Accident, UserError, check_number
+from s15erav3.errors import Accident, UserError, check_number, disk_full
 from s15erav3.files import replace_text
 from s15erav3.lock import only_trainer, refuse_if_at_work
 from s15erav3.loggers.wandb import finish_wandb
@@ -185,8 +184,9 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         outcome, exit_code = ending(error)
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
-        if full := disk_full(error):
-            raise Accident(full) from error
+        if not isinstance(error, UserError) and (why := disk_full(error)):
+            told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
+            raise Accident(f"the disk is full ({why}); {told}: make room, then resume the run.") from error
         raise
     finally:
         result = outcome | {"wall_seconds": time.time() - began_at}
@@ -195,7 +195,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                 result |= runs.provenance() | (measured(cfg.seed, *session) if session else {})
                 if runs.is_first_rank():
                     result |= {"resumed": history} if (history := runs.read_resumes(run_dir)) else {}
-                runs.write_result(run_dir, result)
+                record(run_dir, result)
             elif claimed:
                 runs.discard(run_dir)
         finally:
@@ -206,6 +206,15 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
     return result
+
+
+def record(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
+    try:
+        runs.write_result(run_dir, result)
+    except OSError as error:
+        ended = ": ".join(part for part in (result.get("status"), result.get("reason")) if part)
+        screen.say(f"{run_dir / 'result.json'} cannot be written ({error.strerror}); the run ended as {ended}")
 
 
 def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
@@ -345,16 +354,6 @@ def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, 
             }
         )
     return {change.key: [change.before, change.now] for kind in ("wrong", "experiment") for change in by_kind[kind]}
-
-
-def disk_full(error: BaseException) -> str:
-    """One sentence for a disk that is full; empty for any other error."""
-    while error.__cause__ is not None and not isinstance(error, OSError):
-        error = error.__cause__
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return ""
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the disk is full{where}; the last checkpoint is intact: make room, then resume the run."
 
 
 def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from s15erav3.errors import UserError
+from s15erav3.errors import Accident, UserError, disk_full
 
 
 def cache_dir() -> Path:
@@ -29,7 +28,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _unwritable(target: Path, error: OSError) -> UserError:
-    return UserError(
+    kind = Accident if disk_full(error) else UserError
+    return kind(
         f"cannot write to {target.parent}: {error.strerror}; make room and make it writable, or choose another cache "
         "folder with S15ERAV3_CACHE."
     )
@@ -70,7 +70,7 @@ def write_atomically(target: Path) -> Iterator[Path]:
         if not (made.is_dir() and target.exists()):
             os.replace(made, target)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if not disk_full(error):
             raise
         raise _unwritable(target, error) from error
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,20 +102,19 @@ def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Document,
 def _encode(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None, folder: Path) -> None:
     dtype = np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32
     names: tuple[Part, ...] = ("train", "val", "test") if plan else ("all",)
-    files = {name: (folder / f"{name}.bin").open("wb") for name in names}
     counts = {name: {"tokens": 0, "bytes": 0, "documents": 0} for name in names}
+    with ExitStack() as opened:
+        files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in names}
 
-    def append(name: Part, ids: list[int]) -> None:
-        np.asarray(ids, dtype=dtype).tofile(files[name])
-        counts[name]["tokens"] += len(ids)
+        def append(name: Part, ids: list[int]) -> None:
+            files[name].write(np.asarray(ids, dtype=dtype).tobytes())  # whose errors, unlike tofile's, have a number
+            counts[name]["tokens"] += len(ids)
 
-    for name in names:
-        append(name, [tokenizer.end_of_text])
-    for document, name in _divided(corpus, plan):
-        append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
-        counts[name]["bytes"] += len(document.text.encode())
-        counts[name]["documents"] += 1
-    for file in files.values():
-        file.close()
+        for name in names:
+            append(name, [tokenizer.end_of_text])
+        for document, name in _divided(corpus, plan):
+            append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
+            counts[name]["bytes"] += len(document.text.encode())
+            counts[name]["documents"] += 1
     meta = {"dtype": np.dtype(dtype).name, "tokenizer": tokenizer.name, "parts": counts}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
