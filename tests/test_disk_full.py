@@ -18,7 +18,7 @@ import torch
 from s15erav3.__main__ import main
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.errors import disk_full
-from tests.tiny import TINY, result, train
+from tests.tiny import TINY, few, result, train
 
 Mount = Callable[[str], Path]
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_does_not_fit(mounted: Mount, capsys: pytest.CaptureFi
     assert main(["train", f"resume={run_dir}", "trainer.max_steps=6"]) == 0
 
 
-@pytest.mark.parametrize("rest", [0, 4096])
+@pytest.mark.parametrize("rest", few([0, 4096], 0))
 def test_a_record_that_does_not_fit(
     rest: int, mounted: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_record_that_does_not_fit(
     assert result(run_dir)["status"] == "completed"
 
 
-@pytest.mark.parametrize("size", ["0", "64k", "400k"])
+@pytest.mark.parametrize("size", few(["0", "64k", "400k"], "64k"))
 def test_a_cache_that_does_not_fit(
     size: str, mounted: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +114,7 @@ def test_a_cache_that_does_not_fit(
     assert train("trainer.max_steps=1", run_dir=tmp_path / "run") == 0
 
 
+@pytest.mark.slow
 def test_a_folder_for_scratch_files_that_is_full(
     mounted: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_folder_for_scratch_files_that_is_full(
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_cannot_be_written(mounted: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Read-only from the beginning, where looking at a run still works; or from the middle of training."""
     disk = mounted("30m")
