@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from s15erav3 import __version__, completion
-from s15erav3.errors import UserError, nearest, tell
+from s15erav3.errors import Accident, UserError, disk_full, nearest, tell
 from s15erav3.ranks.member import join
 
 VERBS = {
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             return tell(error)
         if isinstance(error, KeyboardInterrupt):
             return 130
+        if isinstance(error, OSError) and (why := disk_full(error)):
+            return tell(Accident(f"the disk is full ({why}); make room, then repeat the command."))
         if not isinstance(error, SystemExit):
             raise
         if isinstance(error.code, str):  # a sweep with failures; argparse after --help has a number

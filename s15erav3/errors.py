@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,25 @@ def tell(error: UserError) -> int:
     """Say it on the screen; returns its exit status."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return error.exit_status
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""No room, a quota or a limit on a file's size reached, a disk that was taken away or fails."""
+
+
+def disk_full(error: BaseException) -> str:
+    """Why a disk takes nothing more, in a few words; empty for any other error.
+
+    What failed first is looked for: torch goes on to say something of its own.
+    """
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if isinstance(found, OSError) and found.errno in FULL:
+            return f"{found.strerror}: {found.filename}" if found.filename else str(found.strerror)
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return ""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

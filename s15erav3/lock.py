@@ -8,7 +8,7 @@ import os
 import shlex
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s15erav3.errors import UserError
@@ -39,7 +39,8 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
     try:
         _take(descriptor, fcntl.LOCK_EX, run_dir)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same, and does not say whose it is
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:

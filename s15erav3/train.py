@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shlex
 import shutil
@@ -34,7 +33,7 @@ from s15erav3.changes import changes
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_tokenizer, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import Accident, UserError, check_number, tell
+from s15erav3.errors import Accident, UserError, check_number, disk_full, tell
 from s15erav3.files import replace_text, whole
 from s15erav3.flags import Line, split
 from s15erav3.lock import only_trainer, refuse_if_at_work
@@ -205,10 +204,10 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                 if session is not None:
                     several = ended is not None and session.trainer.world_size > 1
                     if several:
-                        runs.write_result(run_dir, result)
+                        record(run_dir, result)
                     with at_most(30) if several else nullcontext():  # a device may wait for a rank that is gone
                         result |= measured(cfg.seed, *session)
-                runs.write_result(run_dir, result)
+                record(run_dir, result)
         finally:
             finish_wandb(exit_code, result)
         return result
@@ -244,8 +243,9 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             raise UserError(diverged(error, cfg, run_dir)) from error
         if isinstance(error, MisconfigurationException):
             raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
-        if full := disk_full(error):
-            raise Accident(full) from error
+        if not isinstance(error, UserError) and (why := disk_full(error)):
+            told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
+            raise Accident(f"the disk is full ({why}); {told}: make room, then resume the run.") from error
         if error is caught:
             raise
         raise error from caught
@@ -269,6 +269,15 @@ def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
         print(ended.trace, file=sys.stderr)
     whole = ended.kind == "Accident"
     return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
+
+
+def record(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
+    try:
+        runs.write_result(run_dir, result)
+    except OSError as error:
+        ended = ": ".join(part for part in (result.get("status"), result.get("reason")) if part)
+        screen.say(f"{run_dir / 'result.json'} cannot be written ({error.strerror}); the run ended as {ended}")
 
 
 def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
@@ -420,16 +429,6 @@ def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, 
             }
         )
     return {change.key: [change.before, change.now] for kind in ("wrong", "experiment") for change in by_kind[kind]}
-
-
-def disk_full(error: BaseException) -> str:
-    """One sentence for a disk that is full; empty for any other error."""
-    while error.__cause__ is not None and not isinstance(error, OSError):
-        error = error.__cause__
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return ""
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the disk is full{where}; the last checkpoint is intact: make room, then resume the run."
 
 
 def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.changes import changes
-from tests.tiny import result, train
+from tests.tiny import few, result, train
 
 WRONG = {
     "model.rope_theta=20000": ["model.rope_theta: 10000.0 -> 20000"],
@@ -36,7 +36,7 @@ EXPERIMENT = {
     "model.max_position_embeddings=8192": (None, None),
     "trainer.skip_nonfinite=2": (None, None),
 }
-FAST = ("model.rope_theta=20000", "data.sequence_length=16", "optimizer.lr=0.001", "balancing.z_loss=0.001", "seed=9")
+FAST = ("model.rope_theta=20000", "optimizer.lr=0.001", "balancing.z_loss=0.001")
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,7 @@ def copy(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir, tmp_path / "copy"))
 
 
-def slowly(names: dict) -> list:
-    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("setting", slowly(WRONG))
+@pytest.mark.parametrize("setting", few(WRONG, *FAST))
 def test_what_the_weights_were_not_trained_with_is_refused(
     setting: str, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +73,7 @@ def test_what_the_weights_were_not_trained_with_is_refused(
     assert main(["train", f"resume={copy}", "model.rope_theta=30000", "trainer.max_steps=6"]) == 2
 
 
-@pytest.mark.parametrize("setting", slowly(EXPERIMENT))
+@pytest.mark.parametrize("setting", few(EXPERIMENT, *FAST))
 def test_what_may_change_is_told_and_recorded(setting: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On screen all of it; in result.json what makes it another experiment."""
     capsys.readouterr()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from s15erav3.__main__ import main
 from s15erav3.records import read_lines, read_table
-from tests.tiny import result, rows, train
+from tests.tiny import few, result, rows, train
 
 LINES = {
     "nothing": b"",
@@ -78,7 +78,7 @@ def check_whole(run: Path, unbroken: Path) -> None:
     assert recorded(run) == recorded(unbroken)
 
 
-@pytest.mark.parametrize("case", LINES)
+@pytest.mark.parametrize("case", few(LINES, "zeros", "half a character", "an array"))
 def test_broken_lines_are_dropped_and_told(
     case: str, copy: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +103,7 @@ def test_broken_lines_are_dropped_and_told(
     check_whole(copy, unbroken)
 
 
-@pytest.mark.parametrize("case", ROWS)
+@pytest.mark.parametrize("case", few(ROWS, "zeros", "half a row", "not UTF-8"))
 def test_broken_rows_are_dropped_and_told(
     case: str, copy: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +122,7 @@ def test_broken_rows_are_dropped_and_told(
 @pytest.mark.parametrize(
     "content", [b"", b"step\n", b"\x7fELF\0\1\2\xff\xfe\n\0\0", b"a,b\n1,2\n", b"step,step\n1,1\n", None]
 )
-@pytest.mark.parametrize("name", ["metrics.csv", "balance.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("name", few(["metrics.csv", "balance.jsonl", "samples.jsonl"], "metrics.csv"))
 def test_a_file_that_is_another_altogether_is_set_aside(
     name: str, content: bytes | None, copy: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

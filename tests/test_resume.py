@@ -37,6 +37,12 @@ def trajectory(run_dir: Path) -> tuple[dict[str, torch.Tensor], list[dict], list
     return state, rows(run_dir / "balance.jsonl"), logged
 
 
+def metrics(run_dir: Path) -> list[dict[str, str]]:
+    """Every row of metrics.csv, without speeds."""
+    with (run_dir / "metrics.csv").open() as stream:
+        return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(stream)]
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     (weights, balance, logged), (weights2, balance2, logged2) = trajectory(one), trajectory(other)
     assert weights.keys() == weights2.keys()
@@ -238,6 +244,39 @@ def test_generators_are_restored_exactly() -> None:
     again = random.random(), np.random.rand(), torch.rand(3)
     assert drawn[:2] == again[:2]
     assert torch.equal(drawn[2], again[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["balancing.router_jitter=0.1", "balancing.expert_dropout=0.2"])
+def test_workers_of_the_loader_draw_from_no_generator_of_training(
+    noise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With data.num_workers=2: begun, interrupted after step 4 and resumed, it is the run that nothing interrupted, and
+    the one without workers.
+
+    Seen to fail when the loader seeds its workers from the global generator.
+    """
+    settings = [*LONG, noise, "optimizer=adamw"]
+    assert train(*settings, run_dir=tmp_path / "alone") == 0
+    assert train(*settings, "data.num_workers=2", run_dir=tmp_path / "whole") == 0
+    original = LanguageModule._nll
+
+    def dies(self: LanguageModule, windows: torch.Tensor, **settings: bool):
+        if self.training and self.trainer.global_step == 4:
+            raise Killed
+        return original(self, windows, **settings)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModule, "_nll", dies)
+        with pytest.raises(Killed):
+            train(*settings, "data.num_workers=2", run_dir=run_dir)
+    torch.rand(7)
+    assert main(["train", f"resume={run_dir}"]) == 0
+    for other in ("alone", "whole"):
+        assert_same_run(run_dir, tmp_path / other)
+    mine, whole = (metrics(folder) for folder in (run_dir, tmp_path / "whole"))
+    assert mine == whole and len(mine) > 5
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from s15erav3.__main__ import main
 
@@ -34,6 +37,11 @@ def train(*settings: str, run_dir: Path | None = None) -> int:
     """``s15erav3 train`` with the tiny model; returns the exit status."""
     place = [f"hydra.run.dir='{run_dir}'"] if run_dir else []
     return main(["train", *TINY, *place, *settings])
+
+
+def few(cases: Iterable[Any], *fast: Any) -> list[Any]:
+    """Parameters of a test of which all but the ``fast`` ones are left to the slow tests."""
+    return [pytest.param(case, marks=[] if case in fast else pytest.mark.slow) for case in cases]
 
 
 def result(run_dir: Path) -> dict[str, Any]:

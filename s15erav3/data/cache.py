@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from s15erav3.errors import UserError
+from s15erav3.errors import Accident, UserError, disk_full
 
 
 def cache_dir() -> Path:
@@ -29,7 +29,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _unwritable(target: Path, error: OSError) -> UserError:
-    return UserError(
+    kind = Accident if disk_full(error) else UserError
+    return kind(
         f"cannot write to {target.parent}: {error.strerror or error}; make room and make it writable, or choose "
         "another cache folder with S15ERAV3_CACHE."
     )
@@ -87,6 +88,8 @@ def write_atomically(target: Path) -> Iterator[Path]:
         if not (made.is_dir() and target.exists()):
             os.replace(made, target)
     except OSError as error:
+        if not disk_full(error) and not str(error.filename).startswith(str(target.parent)):  # of what is read
+            raise
         raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

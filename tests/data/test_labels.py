@@ -13,6 +13,7 @@ from s15erav3.data.corpus import Corpus
 from s15erav3.data.labels import DOMAINS, Domain, label_tokens, token_name
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
+from s15erav3.errors import UserError
 
 TEXT = """\
 RCB 1st Inns
@@ -111,7 +112,7 @@ def test_plain_text_has_its_vocabulary_alone(tmp_path: Path) -> None:
 def test_other_tokens_are_refused(tmp_path: Path, sample: Corpus, vocabulary: Tokenizer, plan: SplitPlan) -> None:
     """Labels of another part would be wrong from the first event on, without a sign."""
     tokens = tokenize(sample, vocabulary, plan).part("val")
-    with pytest.raises(ValueError, match="part 'test'"):
+    with pytest.raises(UserError, match="part 'test'"):
         label_tokens(sample, plan, "test", vocabulary, tokens)
 
 
