@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from s15erav3.balancing import AddOns
 from s15erav3.changes import Change
@@ -73,7 +74,7 @@ def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as they are: folders and texts may hold brackets
     return table
 
 
