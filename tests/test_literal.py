@@ -48,6 +48,8 @@ def test_a_place_of_any_name_is_found_by_every_verb(
     capsys.readouterr()
     assert main(["train", *RUN, f"init_from={name}", "data=text", f"data.path={name}.txt"]) == 2  # which is not there
     assert f"{name}.txt does not exist" in capsys.readouterr().err
+    assert main(["train", *RUN, f"init_from={name}", "trainer.max_steps=1", "hydra.run.dir=further"]) == 0
+    assert main(["train", "resume=further", "trainer.max_steps=2"]) == 0
 
 
 def test_a_new_run_takes_a_folder_that_hydra_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,10 @@ def test_a_resumption_in_a_config_file_is_refused(
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\n{setting}\n")
     many = ["-m", "seed=1,2"] if multirun else []
-    assert main(["train", *TINY, *many, "--config-dir", "my", "experiment=mine", "hydra.run.dir=r"]) == 2
+    assert (
+        main(["train", *TINY, "trainer.max_steps=1", *many, "--config-dir", "my", "experiment=mine", "hydra.run.dir=r"])
+        == 2
+    )
     said = capsys.readouterr().err
     assert "resume=" in said and "stands in a config file" in said and "Traceback" not in said
     assert not list(tmp_path.rglob("*.ckpt")) and not Path("r").exists()
