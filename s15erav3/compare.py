@@ -21,7 +21,7 @@ from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_cs
 from s15erav3.errors import UserError, check_flag, check_number, nearest
 from s15erav3.files import replace_text
 from s15erav3.flags import split
-from s15erav3.overrides import key_of, quote_list
+from s15erav3.overrides import is_place, key_of, quote_list
 from s15erav3.pages.comparison import write_comparison
 
 SAMPLE = 10
@@ -54,7 +54,7 @@ def with_folders(arguments: list[str]) -> list[str]:
     line = split(arguments)
     if any("=" in word and key_of(word) == "folders" for word in line.words):
         return arguments
-    folders = list(takewhile(lambda word: "=" not in word or Path(word).exists(), line.words))
+    folders = list(takewhile(is_place, line.words))
     if not folders and line.only_tells:
         return arguments
     if not folders:

@@ -185,7 +185,8 @@ SHOWN = (
 
 def show(record: dict[str, Any], routed: Routed | None, output: Path) -> None:
     """Print the table, the loads of each layer and the strongest specialists."""
-    table = Table(title=f"{record['checkpoint']}, step {record['step']}, {record['split']} of {record['data']}")
+    title = f"{record['checkpoint']}, step {record['step']}, {record['split']} of {record['data']}"
+    table = Table(title=Text(title))
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, form in SHOWN:

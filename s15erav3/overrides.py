@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 TEXTS = ("prompt", "stop")
 """Settings that are a text, or a list of texts: ``["one","two"]``."""
@@ -32,6 +33,11 @@ def value_of(override: str) -> str:
     if not re.fullmatch(QUOTED, value, re.DOTALL):
         return value
     return re.sub(r"(\\+)\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", _unquoted(value))
+
+
+def is_place(word: str) -> bool:
+    """Whether a word where a path may stand is one: ``key=value`` is none, unless there is a file of that name."""
+    return not re.match(r"[+~]{0,2}[\w./@:-]+=", word) or Path(word).exists()
 
 
 def taken(key: str, words: Iterable[str]) -> tuple[str, list[str]]:

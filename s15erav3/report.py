@@ -19,7 +19,7 @@ from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError, check_number
 from s15erav3.flags import split
-from s15erav3.overrides import given, key_of, literal
+from s15erav3.overrides import given, is_place, key_of, literal
 from s15erav3.pages.balance import balance_section
 from s15erav3.pages.commentary import Widget, commentary
 from s15erav3.pages.learning import learning_section
@@ -62,7 +62,7 @@ def with_run(arguments: list[str]) -> list[str]:
     place, rest = line.words[:1], line.words[1:]
     if any("=" in word and key_of(word) == "run_dir" for word in line.words):
         return arguments
-    if not place or ("=" in place[0] and not Path(place[0]).exists()):
+    if not place or not is_place(place[0]):
         if line.only_tells:
             return arguments
         raise UserError("report needs a run's folder first: s15erav3 report RUN_DIR [SETTING=VALUE ...]")

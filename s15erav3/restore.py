@@ -19,7 +19,7 @@ from s15erav3.flags import split
 from s15erav3.interop.hf_folder import is_hub_folder, read_folder
 from s15erav3.model import Transformer
 from s15erav3.model.rope import Yarn
-from s15erav3.overrides import given, key_of
+from s15erav3.overrides import given, is_place, key_of
 
 
 class Saved(NamedTuple):
@@ -133,7 +133,7 @@ def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
     for name in ("checkpoint", *more):
         if any("=" in word and key_of(word) == name for word in line.words):
             continue
-        if not rest or ("=" in rest[0] and not Path(rest[0]).exists()):
+        if not rest or not is_place(rest[0]):
             if line.only_tells:
                 break
             usage = " ".join([verb, "RUN_DIR_OR_CKPT", *(m.upper() for m in more)])

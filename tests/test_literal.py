@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from s15erav3.__main__ import main
-from tests.tiny import TINY, result, train
+from tests.tiny import RUN, TINY, result, train
 
 ODD = ["runs $x {a} [b] ,=' \"", "run ${x}", "\\${seed}", "[a]", "'b'", "${now:%Y}"]
 
@@ -33,16 +34,22 @@ def test_a_place_of_any_name_is_found_by_every_verb(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run_dir, name)
     assert main(["train", f"resume={name}", "trainer.max_steps=3"]) == 0
+    said = capsys.readouterr().err
+    assert f"folder     {tmp_path / name}" in said and f"{shlex.quote(name)}: result.json" in said
     assert result(Path(name))["steps"] == 3 and (Path(name) / "checkpoints" / "last.ckpt").is_file()
     assert {json.loads(line)["step"] for line in (Path(name) / "samples.jsonl").read_text().splitlines()} == {2, 3}
     assert main(["sample", name, f"prompt={name}", "max_new_tokens=1"]) == 0
     assert capsys.readouterr().out.startswith(name)
     assert main(["evaluate", name, f"reference={name}", f"output={name}.json"]) == 0 and Path(f"{name}.json").is_file()
+    assert f"{name}.json" in "".join(capsys.readouterr().err.splitlines())
     assert main(["export", name, f"out{name}"]) == 0 and Path(f"out{name}", "config.json").is_file()
     assert main(["report", name, "max_tokens=64", f"output={name}.html"]) == 0
     assert main(["compare", name, "output=."]) == 0
-    assert main(["train", *TINY, f"init_from={name}", "data=text", f"data.path={name}.txt"]) == 2  # which is not there
-    assert f"{name}.txt" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["train", *RUN, f"init_from={name}", "data=text", f"data.path={name}.txt"]) == 2  # which is not there
+    assert f"{name}.txt does not exist" in capsys.readouterr().err
+    assert main(["train", *RUN, f"init_from={name}", "trainer.max_steps=1", "hydra.run.dir=further"]) == 0
+    assert main(["train", "resume=further", "trainer.max_steps=2"]) == 0
 
 
 def test_a_new_run_takes_a_folder_that_hydra_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +99,10 @@ def test_a_resumption_in_a_config_file_is_refused(
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\n{setting}\n")
     many = ["-m", "seed=1,2"] if multirun else []
-    assert main(["train", *TINY, *many, "--config-dir", "my", "experiment=mine", "hydra.run.dir=r"]) == 2
+    assert (
+        main(["train", *TINY, "trainer.max_steps=1", *many, "--config-dir", "my", "experiment=mine", "hydra.run.dir=r"])
+        == 2
+    )
     said = capsys.readouterr().err
     assert "resume=" in said and "stands in a config file" in said and "Traceback" not in said
     assert not list(tmp_path.rglob("*.ckpt")) and not Path("r").exists()

@@ -45,7 +45,7 @@ class Sampling:
         for good, said in (
             (
                 self.temperature == 0 or self.temperature >= LEAST,
-                f"temperature={self.temperature} must be 0 (the likeliest token) or at least {LEAST}",
+                f"temperature={self.temperature} must be 0 or more: 0, or at least {LEAST}",
             ),
             (
                 isinstance(self.top_k, int) and self.top_k >= 0,
@@ -55,7 +55,7 @@ class Sampling:
             (0 <= self.min_p <= 1, f"min_p={self.min_p} must be at least 0 and at most 1"),
             (
                 LEAST <= self.repetition_penalty <= 1 / LEAST,
-                f"repetition_penalty={self.repetition_penalty} must be at least {LEAST} and at most {1 / LEAST:.0f}",
+                f"repetition_penalty={self.repetition_penalty} must be above 0, from {LEAST} to {1 / LEAST:.0f}",
             ),
         ):
             if not good:
