@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from s15erav3 import cli, screen
+from s15erav3 import cli, runs, screen
 from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.checkpoint import candidates, load_checkpoint
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import Accident, UserError
 from s15erav3.model import count_parameters
+from s15erav3.ranks.watch import RankEnded
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
 from s15erav3.trust import conf_dir
@@ -71,3 +77,49 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:
             figures["best/" + callback.monitor] = float(callback.best_model_score)
     return figures | {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def say_interrupted(error: Interrupted) -> int:
+    """Tell that a signal ended a run, and how to go on; returns the exit status."""
+    screen.say(f"{error}; {way_on(error.run_dir)}")
+    return error.exit_status
+
+
+def way_on(run_dir: Path) -> str:
+    """The command that resumes a run, as a clause."""
+    if not any(candidates(run_dir)):
+        return "it had no checkpoint yet"
+    return f"go on with: {screen.program()} train resume={shlex.quote(str(run_dir))}"
+
+
+def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
+    """The error of a run that another rank has ended."""
+    if ended.kind == "signal":
+        return Interrupted(ended.status, run_dir)
+    if ended.status == UserError.exit_status:
+        return UserError(ended.reason)
+    if ended.kind == "bug":
+        print(ended.trace, file=sys.stderr)
+    whole = ended.kind == "Accident"
+    return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
+
+
+def record(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
+    try:
+        runs.write_result(run_dir, result)
+    except OSError as error:
+        ended = ": ".join(part for part in (result.get("status"), result.get("reason")) if part)
+        screen.say(f"{run_dir / 'result.json'} cannot be written ({error.strerror}); the run ended as {ended}")
+
+
+def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
+    """What happened, what is left of it, and how to go on."""
+    said = f"training diverged: {error}; weights, biases and files are as before it. "
+    skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
+    file = run_dir / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
+    step = load_checkpoint(file)["global_step"]
+    resume = f"{screen.program()} train resume={shlex.quote(str(run_dir))}"
+    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
-import shutil
 import signal
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -21,30 +18,28 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
-from s15erav3 import cli, runs, screen, trust
+from s15erav3 import cli, runs, screen
 from s15erav3.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
 from s15erav3.callbacks.heartbeat import beat
 from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
 from s15erav3.callbacks.samples import Samples
-from s15erav3.changes import changes
-from s15erav3.checkpoint import Payload, candidates, load_checkpoint, load_tokenizer, load_weights
+from s15erav3.checkpoint import candidates, load_tokenizer, load_weights
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
 from s15erav3.errors import Accident, UserError, check_number, disk_full, tell
-from s15erav3.files import replace_text, whole
+from s15erav3.files import replace_text
 from s15erav3.flags import Line, split
 from s15erav3.lock import only_trainer, refuse_if_at_work
 from s15erav3.loggers.wandb import finish_wandb
-from s15erav3.outcome import ending, measured
-from s15erav3.overrides import given, key_of, quote, taken
+from s15erav3.outcome import because, diverged, ending, measured, record, say_interrupted
+from s15erav3.overrides import key_of, quote, taken
 from s15erav3.pretrained import adopt
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
 from s15erav3.records import read_resumes
-from s15erav3.rehearsal import rehearse
+from s15erav3.resume import SINCE, Resumed, resume, take_over
 from s15erav3.settings import check_settings
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
@@ -64,26 +59,12 @@ GROUPS = (
 """Groups of conf/train.yaml that a run is made of."""
 
 
-RANK_TIMEOUT = 600
-"""Seconds; see conf/trainer/auto.yaml."""
-
-SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": RANK_TIMEOUT}}
-"""Settings that configs of older runs do not have, as those runs were trained."""
-
-
 class Session(NamedTuple):
     """Everything of a run that is ready to begin."""
 
     data: CommentaryData
     module: LanguageModule
     trainer: L.Trainer
-
-
-class Resumed(NamedTuple):
-    """The checkpoint that a run goes on from."""
-
-    file: Path
-    payload: Payload
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +74,7 @@ def main(arguments: list[str]) -> int:
     sweeping = line.multirun or any(key_of(word) == "sweep.resume" for word in line.words)
     try:
         if wanted and not line.has("--help"):
-            _resume(wanted, Line(line.flags, rest))
+            resume(wanted, Line(line.flags, rest), train)
         elif sweeping:
             from s15erav3.sweeps.multirun import main as sweep  # which needs this module
 
@@ -103,60 +84,6 @@ def main(arguments: list[str]) -> int:
     except Interrupted as error:
         return say_interrupted(error)
     return 0
-
-
-def say_interrupted(error: Interrupted) -> int:
-    """Tell that a signal ended a run, and how to go on; returns the exit status."""
-    screen.say(f"{error}; {way_on(error.run_dir)}")
-    return error.exit_status
-
-
-def way_on(run_dir: Path) -> str:
-    """The command that resumes a run, as a clause."""
-    if not any(candidates(run_dir)):
-        return "it had no checkpoint yet"
-    return f"go on with: {screen.program()} train resume={shlex.quote(str(run_dir))}"
-
-
-def _resume(wanted: str, line: Line) -> None:
-    """Compose the run's own saved config, with the changes given now, and go on in its folder."""
-    keys = [key_of(word) for word in line.words]
-    if line.multirun or "sweep.resume" in keys:
-        raise UserError("resume= continues one run; leave out -m, or go on with a whole sweep by sweep.resume=FOLDER.")
-    if "init_from" in keys:
-        raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
-    run_dir, file, payload = runs.resume_point(wanted, Path("outputs"), Path("multirun"))
-    text = payload["run"]["config"]["data"].get("path")
-    settings = [
-        *line.flags,
-        *([given("data.path", text, multirun=False)] if text else []),
-        *line.words,
-        f"hydra.run.dir={quote(str(run_dir))}",
-        "hydra.output_subdir=null",
-        "hydra/job_logging=none",
-        "hydra/hydra_logging=none",
-    ]
-    config = OmegaConf.merge(SINCE, trust.read_config(run_dir / ".hydra" / "config.yaml"))
-    with TemporaryDirectory() as checked:  # Hydra composes what has been looked at, and nothing that lies beside it
-        OmegaConf.save(config, Path(checked) / "config.yaml")
-        cli.run(
-            "train",
-            lambda cfg: go_on(cfg, run_dir, Resumed(file, payload)),
-            settings,
-            conf=Path(checked),
-            name="config",
-        )
-
-
-def go_on(cfg: DictConfig, run_dir: Path, resumed: Resumed) -> dict[str, Any]:
-    """Train further by a config that comes from the run's folder.
-
-    Raises:
-        UserError: it names code that is not this program's, and the command line does not trust it.
-    """
-    trust.keep_inside(cfg, run_dir)
-    trust.check_targets(plain(cfg), run_dir / ".hydra" / "config.yaml")
-    return train(cfg, resumed)
 
 
 def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
@@ -232,7 +159,9 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                 (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
-        with together(session.trainer, again, cfg.trainer.get("rank_timeout", RANK_TIMEOUT), last_words):
+        with together(
+            session.trainer, again, cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"]), last_words
+        ):
             session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
     except BaseException as caught:
         error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
@@ -257,39 +186,6 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         add_report(run_dir, cfg.trainer.accelerator)
     screen.summary(cfg, result, samples, run_dir)
     return result
-
-
-def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
-    """The error of a run that another rank has ended."""
-    if ended.kind == "signal":
-        return Interrupted(ended.status, run_dir)
-    if ended.status == UserError.exit_status:
-        return UserError(ended.reason)
-    if ended.kind == "bug":
-        print(ended.trace, file=sys.stderr)
-    whole = ended.kind == "Accident"
-    return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
-
-
-def record(run_dir: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
-    try:
-        runs.write_result(run_dir, result)
-    except OSError as error:
-        ended = ": ".join(part for part in (result.get("status"), result.get("reason")) if part)
-        screen.say(f"{run_dir / 'result.json'} cannot be written ({error.strerror}); the run ended as {ended}")
-
-
-def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
-    """What happened, what is left of it, and how to go on."""
-    said = f"training diverged: {error}; weights, biases and files are as before it. "
-    skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
-    file = run_dir / "checkpoints" / "last.ckpt"
-    if not file.is_file():
-        return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
-    step = load_checkpoint(file)["global_step"]
-    resume = f"{screen.program()} train resume={shlex.quote(str(run_dir))}"
-    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."
 
 
 def add_report(run_dir: Path, accelerator: str) -> None:
@@ -381,76 +277,6 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
             "take trainer.devices=1, or start the runs one by one."
         )
     if resumed is not None:
-        rehearse(resumed.payload, resumed.file, data, module, trainer)
-        refuse_if_complete(run_dir, trainer, resumed.payload)
-        changed = look_at_changes(cfg, trainer.world_size, resumed)
-        data.load_state_dict(resumed.payload[type(data).__qualname__])  # refuses other text
-        if runs.is_first_rank():
-            for sentence in runs.rewind(run_dir, resumed.payload["global_step"]):
-                screen.say(sentence)
-            last = run_dir / "checkpoints" / "last.ckpt"
-            if resumed.file != last.resolve():  # it is later than that, or was asked for
-                with whole(last, binary=True, durable=True) as target, resumed.file.open("rb") as source:
-                    shutil.copyfileobj(source, target)
-            # What was changed now holds for the next time, except that one knew better.
-            lasting = OmegaConf.merge(cfg, {"force": False})
-            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(lasting))
-            runs.remember_resume(run_dir, resumed.payload["global_step"], cli.typed(HydraConfig.get()), changed)
+        take_over(cfg, run_dir, resumed, data, module, trainer)
     trainer.loggers = build_loggers(cfg, module.net.config)
     return Session(data, module, trainer)
-
-
-def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, list[Any]]:
-    """Show what differs from the checkpoint.
-
-    Returns:
-        of each setting that makes it another experiment, what it was and what it is.
-
-    Raises:
-        UserError: a setting is changed that the checkpoint's weights depend on, and ``force`` is not set.
-    """
-    run = resumed.payload["run"]
-    found = changes(run["config"] | {"ranks": run.get("ranks", ranks)}, plain(cfg) | {"ranks": ranks})
-    by_kind = {
-        kind: [change for change in found if change.kind == kind] for kind in ("wrong", "experiment", "harmless")
-    }
-    if by_kind["wrong"] and not cfg.get("force"):
-        raise UserError(
-            f"{resumed.file} was trained with other settings ({'; '.join(map(str, by_kind['wrong']))}), and its "
-            "weights or its place in the data mean nothing with these; leave them out, or add force=true if you know "
-            "better."
-        )
-    if runs.is_first_rank():
-        screen.changes(
-            {
-                "against the checkpoint (force=true)": by_kind["wrong"],
-                "makes it another experiment": by_kind["experiment"],
-                "harmless": [c for c in by_kind["harmless"] if c.key not in ("run_dir", "resume", "force")],
-            }
-        )
-    return {change.key: [change.before, change.now] for kind in ("wrong", "experiment") for change in by_kind[kind]}
-
-
-def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:
-    """Say so if the run has no step left to do. One that was killed between its last step and its result still lacks
-    that, and is let through.
-
-    Raises:
-        UserError: its steps are done or its time is up.
-    """
-    if runs.read_status(run_dir) != "completed":
-        return
-    done = payload["global_step"]
-    if done >= trainer.max_steps:
-        raise UserError(
-            f"{run_dir} is complete: it has done {done} of {trainer.max_steps} steps; raise trainer.max_epochs or "
-            "trainer.max_steps to train it further."
-        )
-    for timer in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(timer, Timer) and timer._duration:
-            spent = payload["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
-            if spent >= timer._duration:
-                raise UserError(
-                    f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
-                    "trainer.max_time to train it further."
-                )

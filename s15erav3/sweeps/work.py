@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import runs, screen
 from s15erav3.errors import UserError
+from s15erav3.resume import Resumed
 from s15erav3.screen import short
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import ADOPTED, Found, examine, set_aside
-from s15erav3.train import Resumed, train
+from s15erav3.train import train
 from s15erav3.trust import read_config
 
 
