@@ -1,4 +1,4 @@
-"""How a run ended, and what it came to: the two halves of ``result.json``."""
+"""How a run ended, and what it came to: ``result.json``, and what the user is told."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Resumed(NamedTuple):
     payload: Payload
 
 
-Train = Callable[[DictConfig, Resumed], Any]
+Train = Callable[[DictConfig, Resumed], dict[str, Any]]
 
 
 def resume(wanted: str, line: Line, train: Train) -> None:

@@ -159,9 +159,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                 (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
         screen.banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
-        with together(
-            session.trainer, again, cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"]), last_words
-        ):
+        timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])
+        with together(session.trainer, again, timeout, last_words):
             session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
     except BaseException as caught:
         error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
