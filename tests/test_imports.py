@@ -28,6 +28,7 @@ TOP = {
     "pretrained",
     "rehearsal",
     "restore",
+    "resume",
     "screen",
     "sweeps",
 }
