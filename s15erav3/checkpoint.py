@@ -41,7 +41,7 @@ def load_checkpoint(path: Path) -> Payload:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give a .ckpt file or a run's folder.")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         raise UserError(
             f"{path} is not a checkpoint of s15erav3, or it was cut short: it does not end as one; nothing of it was "
             "executed. Give another .ckpt file."
@@ -60,6 +60,14 @@ def load_checkpoint(path: Path) -> Payload:
     if not _is_ours(payload):
         raise UserError(f"{path} is not a checkpoint of s15erav3: it lacks the description of its run.")
     return payload  # type: ignore[no-any-return]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file ends as a zip archive does."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an end that speaks of several disks
+        return False
 
 
 def damaged(path: Path) -> str:
@@ -204,9 +212,9 @@ def find_checkpoint(place: str) -> Path:
     if not files:
         raise UserError(f"{path} holds no checkpoint below checkpoints/; give a .ckpt file or another run's folder.")
     found, *others = files
-    if zipfile.is_zipfile(found) and not damaged(found):
+    if is_archive(found) and not damaged(found):
         return found
-    intact = next((file for file in others if zipfile.is_zipfile(file) and not damaged(file)), None)
+    intact = next((file for file in others if is_archive(file) and not damaged(file)), None)
     if intact is not None:
         raise UserError(f"{found} is damaged or cut short; {intact.name} is intact: give {intact}.")
     return found

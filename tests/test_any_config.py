@@ -103,7 +103,7 @@ def check(chosen: list[str]) -> bool:
         return True
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(chosen=configs())
 def test_an_accepted_config_comes_back_from_its_checkpoint(chosen: list[str]) -> None:
     """Some examples of the next test."""
@@ -111,7 +111,7 @@ def test_an_accepted_config_comes_back_from_its_checkpoint(chosen: list[str]) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(chosen=configs())
 def test_many_accepted_configs_come_back(chosen: list[str]) -> None:
     """Every group, and settings of which some do not go together."""

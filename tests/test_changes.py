@@ -99,6 +99,16 @@ def test_another_architecture_cannot_be_forced(setting: str, copy: Path, capsys:
     assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
 
 
+def test_a_row_that_is_owed_may_have_other_terms_than_the_next(tmp_path: Path) -> None:
+    """Steps 2 and 3 were to be logged with step 4, which now has a term more in its loss."""
+    run_dir = tmp_path / "run"
+    settings = ["callbacks.telemetry.every_n_steps=4", "callbacks.checkpoint.keep_every_n_steps=3"]
+    assert train("trainer.max_steps=5", *settings, run_dir=run_dir) == 0
+    early = run_dir / "checkpoints" / "step_000003.ckpt"
+    assert main(["train", f"resume={early}", "balancing.z_loss=0.001", "trainer.max_steps=4"]) == 0
+    assert result(run_dir)["train/balance_loss"] > 0
+
+
 def test_each_setting_is_of_one_kind() -> None:
     """Longer names decide over shorter ones; what only one side has is no change."""
     before = {"a": 1, "model": {"x": 1, "initializer_range": 1}, "data": {"num_workers": 0, "batch_size": 1}, "old": 1}

@@ -276,7 +276,7 @@ def check_resume(run_dir: Path, payload: Payload, data: st.DataObject) -> None:
             assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_a_run_with_any_part_changed_goes_on_or_is_told(run_dir: Path, payload: Payload, data: st.DataObject) -> None:
     """Some examples of the next test."""
