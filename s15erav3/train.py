@@ -173,7 +173,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
         if not isinstance(error, UserError) and (why := disk_full(error)):
             told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
-            raise Accident(f"the disk is full ({why}); {told}: make room, then resume the run.") from error
+            ended = Accident(f"the disk is full ({why}); {told}: make room, then resume the run.")
+            raise ended from error
         if error is caught:
             raise
         raise error from caught

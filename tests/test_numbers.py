@@ -153,12 +153,11 @@ def test_a_run_without_validation_has_a_checkpoint_and_a_summary(
     assert result(run)["steps"] == 3
 
 
-def test_a_share_of_the_validation_that_is_no_batch_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lightning finds that out when training begins."""
+def test_a_small_share_of_the_validation_is_one_batch(tmp_path: Path) -> None:
+    """Lightning would refuse it when training begins."""
     run = tmp_path / "run"
-    assert train("+trainer.limit_val_batches=0.0001", "trainer.max_steps=2", run_dir=run) == 2
-    assert "limit_val_batches" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert result(run)["status"] == "failed"
+    assert train("+trainer.limit_val_batches=0.0001", "trainer.max_steps=2", run_dir=run) == 0
+    assert result(run)["val/bpb"] > 0
 
 
 def test_numbers_and_flags_from_the_environment_are_what_they_say(

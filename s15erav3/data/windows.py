@@ -77,7 +77,7 @@ class EvaluationBatches(Sampler[list[int]]):
     that has none left takes an empty one.
 
     Args:
-        limit: batches to stop after, of all ranks together; a fraction is a share of all.
+        limit: batches to stop after, of all ranks together; a fraction is a share of all, one at least.
     """
 
     def __init__(
