@@ -49,10 +49,10 @@ def disk_full(error: BaseException) -> str:
     return ""
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """The valid names closest to ``name`` as a phrase: ``"did you mean 'nano'?"``, else all the options."""
+def nearest(name: object, options: Iterable[str]) -> str:
+    """The valid names closest to ``name``, whatever stands there, as a phrase: ``"did you mean 'nano'?"``, else all the options."""
     names = sorted(set(options))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "choose one of " + ", ".join(names[:40]) + "."
