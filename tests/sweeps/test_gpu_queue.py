@@ -112,7 +112,7 @@ def test_however_the_sweep_is_stopped_its_jobs_save_and_end(tmp_path: Path, caps
     assert [result(folder / job)["status"] for job in "01"] == ["interrupted"] * 2
     assert not (folder / "2").exists()
 
-    program, processes = started(folder, f"sweep.resume={folder}")
+    program, processes = started(folder, f"sweep.resume={folder}", "trust=tests")
     os.killpg(program.pid, signal.SIGINT)
     _, said = program.communicate(timeout=120)
     assert program.returncode == 130, said
@@ -121,7 +121,7 @@ def test_however_the_sweep_is_stopped_its_jobs_save_and_end(tmp_path: Path, caps
     steps = [result(folder / job)["steps"] for job in "01"]
     assert all(0 < step < 40 for step in steps)
 
-    program, processes = started(folder, f"sweep.resume={folder}")
+    program, processes = started(folder, f"sweep.resume={folder}", "trust=tests")
     os.killpg(program.pid, signal.SIGTERM)
     _, said = program.communicate(timeout=120)
     assert program.returncode == 128 + signal.SIGTERM, said
@@ -132,7 +132,7 @@ def test_however_the_sweep_is_stopped_its_jobs_save_and_end(tmp_path: Path, caps
     steps = later
 
     (tmp_path / "plan.json").unlink()
-    assert main(["train", f"sweep.resume={folder}"]) == 0
+    assert main(["train", f"sweep.resume={folder}", "trust=tests"]) == 0
     assert "3 jobs, 3 done" in capsys.readouterr().err
     begins = {(key, step) for what, key, step, *_ in record(tmp_path) if what == "begin"}
     assert {("1", steps[0]), ("2", steps[1]), ("3", 0)} <= begins
