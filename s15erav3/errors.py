@@ -50,7 +50,7 @@ def disk_full(error: BaseException) -> str:
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """The valid names closest to ``name``, whatever stands there, as a phrase: ``"did you mean 'nano'?"``, else all the options."""
+    """The valid names closest to ``name`` as a phrase: ``"did you mean 'nano'?"``, else all the options."""
     names = sorted(set(options))
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if close:
