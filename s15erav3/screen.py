@@ -17,9 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from s15erav3.balancing import AddOns
 from s15erav3.changes import Change
@@ -29,7 +27,8 @@ from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs import is_first_rank
 from s15erav3.training.module import LanguageModule
 
-console = Console(stderr=True, highlight=False)
+# Texts, names and paths may have brackets and colons in them, which are neither markup nor emoji.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 if not console.is_terminal:  # a log file has no width
     console.width = 140
 
@@ -37,7 +36,7 @@ if not console.is_terminal:  # a log file has no width
 def say(text: str) -> None:
     """One plain line to the user, from the first rank alone."""
     if is_first_rank():
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def device_name(device: torch.device) -> str:
@@ -77,7 +76,7 @@ def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # text and paths may have brackets, which would be markup
+        table.add_row(*row)
     return table
 
 
@@ -139,7 +138,7 @@ def changes(kinds: Mapping[str, Sequence[Change]]) -> None:
     table = Table("setting", "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
     for kind, found in kinds.items():
         for change in found:
-            table.add_row(*(escape(str(part)) for part in (change.key, change.before, change.now, kind)))
+            table.add_row(*(str(part) for part in (change.key, change.before, change.now, kind)))
     if table.row_count:
         console.print(table)
 

@@ -64,15 +64,12 @@ def _ties(documents: Iterable[Document]) -> tuple[npt.NDArray[np.float64], list[
 def _divide(tie_bytes: npt.NDArray[np.float64], fractions: dict[Split, float], seed: int) -> list[Split] | None:
     """The split of each tie, or ``None`` if none is found."""
     draw = np.random.default_rng(seed)
-    total = float(tie_bytes.sum())
-    # Where most of the text is in ties too large for any part, the parts share what is left.
-    small = float(tie_bytes[tie_bytes <= 2 * total * max(fractions.values())].sum())
-    scale = min(1.0, max(0.5, small / (total * sum(fractions.values()))))
+    scale = 1.0
     for _ in range(2 + 10_000 // len(tie_bytes)):  # of few documents not every order does
         sides = _fill(tie_bytes, draw.permutation(len(tie_bytes)).tolist(), fractions, scale)
         if sides is not None:
             return sides
-        scale = 0.5
+        scale = 0.5  # the least that is promised
     return None
 
 

@@ -224,6 +224,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no parts": lambda folder: change(folder, lambda meta: meta.update(parts={})),
     "other type": lambda folder: change(folder, lambda meta: meta.update(dtype="object")),
     "wide type": lambda folder: change(folder, lambda meta: meta.update(dtype="uint32")),
+    "type of the same size": lambda folder: change(folder, lambda meta: meta.update(dtype="float16")),
+    "further part": lambda folder: change(folder, lambda meta: meta["parts"].update(more=meta["parts"]["val"])),
+    "pipe of no tokens": lambda folder: (
+        change(folder, lambda meta: meta["parts"]["val"].update(tokens=0)),
+        replace(folder / "val.bin", os.mkfifo),
+    ),
     "older version": lambda folder: change(folder, lambda meta: meta.pop("sha256")),
     "nothing": lambda folder: [file.unlink() for file in folder.iterdir()],
     "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
@@ -260,8 +266,10 @@ def test_damaged_tokens_are_made_anew(
             file.read_text().replace("corpus_bpe_300", "corpus_bpe_400").replace(": 299", ": -1")
         ),
         lambda file: replace(file, os.mkfifo),
+        lambda file: replace(file, Path.mkdir),
+        lambda file: file.write_text(file.read_text().replace("dmVy", "dmVz")),
     ],
-    ids=["changed", "cut", "foreign", "older version", "impossible", "pipe"],
+    ids=["changed", "cut", "foreign", "older version", "impossible", "pipe", "folder", "other tokens"],
 )
 def test_damaged_vocabulary_is_trained_anew(
     fresh_cache: Path, sample: Corpus, plan: SplitPlan, damage: Callable
