@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
-from s15erav3.files import whole
+from s15erav3.files import at_home, whole
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 
 Payload = dict[str, Any]
@@ -204,7 +204,7 @@ def find_checkpoint(place: str) -> Path:
     Raises:
         UserError: there is none, or it is damaged and another one of the run is not.
     """
-    path = Path(place).expanduser()
+    path = at_home(place)
     if not path.is_dir():
         return path
     files = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", *candidates(path)]

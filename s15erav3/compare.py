@@ -19,7 +19,7 @@ from s15erav3.analysis.run_folder import Run, find_runs, read_run
 from s15erav3.analysis.sweep import BPB, Group, cautions, groups, metrics, ordered, states
 from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_csv
 from s15erav3.errors import UserError, check_flag, check_number, nearest
-from s15erav3.files import replace_text
+from s15erav3.files import at_home, replace_text
 from s15erav3.flags import split
 from s15erav3.overrides import is_place, key_of, quote_list
 from s15erav3.pages.comparison import write_comparison
@@ -82,7 +82,7 @@ def compare(cfg: DictConfig) -> None:
             raise UserError(f"{key}={name} is no metric of these runs; {nearest(name, known)}")
     descending = cfg.descending or str(cfg.sort).startswith("-")
     compared = arrange(folders, runs, sort, descending=descending, unfinished=cfg.unfinished, wanted=wanted)
-    output = Path(str(cfg.output or folders[0])).expanduser()
+    output = at_home(str(cfg.output or folders[0]))
     write(compared, output, sort, descending)
     show(compared, int(cfg.rows), output)
 
@@ -119,7 +119,7 @@ def read(folders: Sequence[str]) -> list[Run]:
     """
     found: dict[Path, Path] = {}
     for name in folders:
-        folder = Path(name).expanduser()
+        folder = at_home(name)
         if not folder.is_dir():
             raise UserError(f"{name} is no folder; give a sweep's, such as multirun/NAME, or a run's.")
         for run in find_runs(folder):

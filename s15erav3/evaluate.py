@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> float:
     data = held_out(cfg, trained)
     if passed_over := data.corpus().passed_over():
         say(f"passed over: {listed(passed_over)}")
-    output = Path(cfg.output).expanduser() if cfg.output else default_output(cfg, trained)
+    output = at_home(cfg.output) if cfg.output else default_output(cfg, trained)
     if output.suffix == ".parquet":
         raise UserError(
             f"output={output} names the JSON file, and the table beside it ends with .parquet; end it .json."

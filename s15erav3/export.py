@@ -12,6 +12,7 @@ from s15erav3 import __version__, cli
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.analysis.sweep_tables import in_markdown
 from s15erav3.data.tokenizer import LONGEST_WORD
+from s15erav3.files import at_home
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.model import count_parameters
 from s15erav3.records import read_table
@@ -32,7 +33,7 @@ def export(cfg: DictConfig) -> None:
         UserError: the checkpoint or a setting is unusable, or the folder is there already.
     """
     saved = load(str(cfg.checkpoint))
-    folder = Path(cfg.output).expanduser()
+    folder = at_home(cfg.output)
     write_folder(
         folder,
         saved.net,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from s15erav3.cli import typed
 from s15erav3.errors import UserError
+from s15erav3.files import at_home
 from s15erav3.overrides import key_of, literal
 from s15erav3.restore import Saved, load
 
@@ -36,5 +35,5 @@ def adopt(cfg: DictConfig) -> Saved:
             for key in group:
                 group[key] = values[str(key)]
         cfg.tokenizer.name, cfg.tokenizer.vocab_size = saved.tokenizer.name, None
-    cfg.init_from = literal(str(Path(cfg.init_from).expanduser().absolute()))
+    cfg.init_from = literal(str(at_home(cfg.init_from).absolute()))
     return saved

@@ -18,6 +18,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import at_home
 from s15erav3.flags import split
 from s15erav3.overrides import given, is_place, key_of, literal
 from s15erav3.pages.balance import balance_section
@@ -76,8 +77,8 @@ def report(cfg: DictConfig) -> None:
         UserError: the folder is no run, or a setting is unusable.
     """
     file = write_report(
-        Path(str(cfg.run_dir)).expanduser(),
-        Path(str(cfg.output)).expanduser() if cfg.output else None,
+        at_home(str(cfg.run_dir)),
+        at_home(str(cfg.output)) if cfg.output else None,
         max_tokens=cfg.max_tokens,
         accelerator=cfg.trainer.accelerator,
         precision=cfg.trainer.precision,

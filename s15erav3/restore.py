@@ -15,6 +15,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import at_home
 from s15erav3.flags import split
 from s15erav3.interop.hf_folder import is_hub_folder, read_folder
 from s15erav3.model import Transformer
@@ -76,7 +77,7 @@ def load(place: str) -> Saved:
     Raises:
         UserError: there is none, or it is unusable.
     """
-    folder = Path(place).expanduser()
+    folder = at_home(place)
     if is_hub_folder(folder):
         net, tokenizer, length = read_folder(folder)
         return Saved(net, tokenizer, folder, 0, length, {})

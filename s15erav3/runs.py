@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from s15erav3 import __version__
 from s15erav3.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.errors import UserError
-from s15erav3.files import load_yaml, remove_partial, replace_text, whole
+from s15erav3.files import at_home, load_yaml, remove_partial, replace_text, whole
 from s15erav3.overrides import key_of
 from s15erav3.records import RESUMES, read_lines, read_resumes, read_table
 
@@ -93,7 +93,7 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
     Raises:
         UserError: there is nothing to resume.
     """
-    path = Path(wanted).expanduser()
+    path = at_home(wanted)
     if wanted == "last":
         below = [(file, file.relative_to(place)) for place in places for file in place.rglob("checkpoints/*.ckpt")]
         found = [file for file, name in below if not any(part.startswith(".") for part in name.parts)]

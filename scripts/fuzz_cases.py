@@ -157,6 +157,16 @@ def prompts(data: DataObject, place: Path, world: World) -> list[str]:
     return command
 
 
+def prose(seed: int, odd: list[str]) -> bytes:
+    """Some hundred different paragraphs, odd pieces among them: enough to train on."""
+    chance = random.Random(seed)
+    words = [chance.choice("aeiou") + chance.choice(["no", "run", "four", "slip"]) for _ in range(60)]
+    paragraphs = [" ".join(chance.choices(words, k=12)) + f" {i}." for i in range(300)]
+    for piece in odd:
+        paragraphs.insert(chance.randrange(len(paragraphs)), piece)
+    return "\n\n".join(paragraphs).encode()
+
+
 def corpora(data: DataObject, place: Path, world: World) -> list[str]:
     """``train`` on any file, or on a folder of some."""
     lines = st.sampled_from(
@@ -166,6 +176,8 @@ def corpora(data: DataObject, place: Path, world: World) -> list[str]:
         lambda some: st.sampled_from([1, 1, 20, 400]).map(lambda times: "\n\n".join(some * times).encode())
     )
     content = st.one_of(
+        st.builds(prose, st.integers(0, 2**32), st.lists(lines | WORDS, max_size=9)),
+        st.builds(prose, st.integers(0, 2**32), st.lists(lines | WORDS, max_size=9)),
         text,
         text.map(lambda b: b.decode().encode("utf-16")),
         text.map(lambda b: b"\xef\xbb\xbf" + b),

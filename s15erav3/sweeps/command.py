@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s15erav3.errors import UserError
-from s15erav3.files import replace_text
+from s15erav3.files import at_home, replace_text
 from s15erav3.flags import split
 from s15erav3.overrides import key_of, quote
 from s15erav3.trust import check_arguments
@@ -37,7 +37,7 @@ def repeated(wanted: str, changes: list[str]) -> Command:
     Raises:
         UserError: there is no sweep.
     """
-    sweep = Path(wanted).expanduser().absolute()
+    sweep = at_home(wanted).absolute()
     try:
         kept = json.loads((sweep / FILE).read_text())
         arguments, folder = [str(a) for a in kept["arguments"]], Path(kept["folder"])

@@ -18,6 +18,7 @@ from s15erav3 import runs
 from s15erav3.analysis.run_folder import from_yaml, is_alive, read_run
 from s15erav3.checkpoint import candidates
 from s15erav3.errors import UserError
+from s15erav3.files import at_home
 
 WHERE = ("run_dir", "resume", "sweep", "logger", "report")
 """Settings that say where a run is and who looks at it, and not what it is."""
@@ -103,7 +104,7 @@ def _settings(container: dict[str, Any]) -> dict[str, Any]:
     flat = dict(_flat({key: value for key, value in container.items() if key not in ignored}))
     for path in ("init_from", "data.path"):  # a resumed run has saved them as absolute paths
         if flat.get(path):
-            flat[path] = str(Path(str(flat[path])).expanduser().absolute())
+            flat[path] = str(at_home(str(flat[path])).absolute())
     return flat
 
 
