@@ -40,6 +40,8 @@ def rehearse(payload: Payload, file: Path, data: CommentaryData, module: Languag
         "seen": lambda saved: must_be_like(saved, {"samples": 0, "tokens": 0}),
         type(data).__qualname__: lambda saved: must_be_like(saved, {"samples_seen": 0, "tokens": ""}),
     }
+    if "metrics" in payload:  # not in those of earlier versions
+        parts["metrics"] = lambda saved: must_be_like(saved, dict.fromkeys(saved, 0.0))
     for name, load in parts.items():
         try:
             load(payload[name])

@@ -127,5 +127,5 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch
     }
     assert [record.get("exit_code", 0) for record in records(run_dir, "exit")] == [1, 0]
     found = history(run_dir)
-    assert sorted({row["trainer/global_step"] for row in found if "train/loss" in row}) == [1, 2, 4, 6, 8]
+    assert [row["trainer/global_step"] for row in found if "train/loss" in row] == [1, 2, 4, 6, 8]  # none twice
     assert found[-1]["samples"]["nrows"] == len(rows(run_dir / "samples.jsonl")) == 4
