@@ -25,6 +25,20 @@ from s15erav3.overrides import given, key_of, quote
 from s15erav3.rehearsal import rehearse
 from s15erav3.training.module import LanguageModule
 
+GROUPS = (
+    "model",
+    "experts",
+    "balancing",
+    "optimizer",
+    "schedule",
+    "data",
+    "tokenizer",
+    "trainer",
+    "logger",
+    "callbacks",
+)
+"""Groups of conf/train.yaml that a run is made of."""
+
 SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": 600}}
 """Settings that configs of older runs do not have, as those runs were trained."""
 
@@ -55,6 +69,12 @@ def resume(wanted: str, line: Line, train: Train) -> None:
         raise UserError("resume= continues one run; leave out -m, or go on with a whole sweep by sweep.resume=FOLDER.")
     if "init_from" in keys:
         raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
+    for word in line.words:
+        if (group := key_of(word).partition("@")[0]) in GROUPS:
+            raise UserError(
+                f"{word} cannot be chosen for a run that is resumed: it keeps its own; change single settings "
+                f"({group}.key=value), or start a new run."
+            )
     run_dir, file, payload = runs.resume_point(wanted, Path("outputs"), Path("multirun"))
     text = payload["run"]["config"]["data"].get("path")
     settings = [

@@ -39,24 +39,10 @@ from s15erav3.pretrained import adopt
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
 from s15erav3.records import read_resumes
-from s15erav3.resume import SINCE, Resumed, resume, take_over
+from s15erav3.resume import GROUPS, SINCE, Resumed, resume, take_over
 from s15erav3.settings import check_settings
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
-
-GROUPS = (
-    "model",
-    "experts",
-    "balancing",
-    "optimizer",
-    "schedule",
-    "data",
-    "tokenizer",
-    "trainer",
-    "logger",
-    "callbacks",
-)
-"""Groups of conf/train.yaml that a run is made of."""
 
 
 class Session(NamedTuple):
@@ -235,8 +221,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     for group in GROUPS:
         if not isinstance(cfg[group], DictConfig):
             raise UserError(
-                f"{group}={cfg[group]} cannot be chosen for a run that is resumed: it keeps its own; change single "
-                f"settings ({group}.key=value), or start a new run."
+                f"{group}={cfg[group]} is no group of settings; change single settings ({group}.key=value)."
             )
     check_settings(cfg, "train")
     for name in ("resume", "sweep.resume"):

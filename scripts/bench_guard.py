@@ -87,10 +87,12 @@ def bench(config: ModelConfig, ids: Tensor, rounds: int) -> None:
     )  # fmt: skip
     trainer.fit(module, DataLoader([ids.cpu()] * steps, batch_size=None))  # type: ignore[arg-type]
     medians = {on: statistics.median(times[2:]) for on, times in turns.times.items()}
-    pairs = [on / off for on, off in zip(turns.times[True][2:], turns.times[False][2:], strict=True)]
-    low, _, high = statistics.quantiles(pairs, n=4)
+    pairs = sorted(on / off for on, off in zip(turns.times[True][2:], turns.times[False][2:], strict=True))
+    half = 0.98 * len(pairs) ** 0.5  # of the ranks between which the median lies with 95 %, by the binomial
+    low = pairs[max(0, int(len(pairs) / 2 - half))]
+    high = pairs[min(len(pairs) - 1, int(len(pairs) / 2 + half))]
     print(f"step with the guard: {medians[True] * 1e3:.2f} ms, without: {medians[False] * 1e3:.2f} ms")
-    print(f"ratio: {statistics.median(pairs):.4f}, half of {len(pairs)} pairs within {low:.4f} to {high:.4f}")
+    print(f"ratio: {statistics.median(pairs):.3f}, 95 % interval {low:.3f} to {high:.3f}, {len(pairs)} pairs")
     with tempfile.TemporaryDirectory() as folder:
         spent = []
         for _ in range(101):

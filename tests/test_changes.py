@@ -122,3 +122,12 @@ def test_each_setting_is_of_one_kind() -> None:
         "data.batch_size": "experiment",
     }
     assert changes(before, before) == []
+
+
+def test_a_group_cannot_be_chosen_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where single settings of it follow, which Hydra would look for in the choice's name."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=1", run_dir=run_dir) == 0
+    capsys.readouterr()
+    assert main(["train", "data=ipl", "data.path=x", f"resume={run_dir}"]) == 2
+    assert "data=ipl cannot be chosen for a run that is resumed" in capsys.readouterr().err
