@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s15erav3.__main__ import main
+from s15erav3.analysis.run_folder import read_metrics
 from s15erav3.records import read_lines, read_table
 from tests.tiny import few, result, rows, train
 
@@ -162,3 +164,12 @@ def test_any_bytes_are_read_without_an_exception(tmp_path_factory: pytest.TempPa
     assert table.columns == ["step", "a"] and ["1", "2"] in table.rows and ["3", "4"] in table.rows
     file.write_bytes(b"\n".join(parts))
     read_table(file)
+
+
+def test_a_row_that_is_not_utf8_is_passed_over_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow would print a traceback of its own, which no except clause sees. Found by fuzzing."""
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    (tmp_path / "metrics.csv").write_bytes(b"step,train/loss\n1,2.5\n2,1.5\n3,\xff\xfe,,\n")
+    assert read_metrics(tmp_path)["train/loss"].tolist() == [2.5, 1.5]
+    assert not seen

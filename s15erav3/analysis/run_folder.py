@@ -202,13 +202,14 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
     """
     file = folder / "metrics.csv"
     try:
-        with file.open(errors="replace") as stream:
-            header = stream.readline().rstrip("\r\n").split(",")
+        content = file.read_bytes()
+        content.decode()  # Arrow prints a traceback of its own where it cannot
+        header = content.partition(b"\n")[0].decode().rstrip("\r").split(",")
         wanted = [name for name in header if columns is None or name in columns]
         if not wanted or len(set(header)) != len(header):
             return {}
         table = pyarrow.csv.read_csv(
-            file,
+            pa.BufferReader(content),
             parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=lambda row: "skip"),  # of a run at work
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=wanted, column_types=dict.fromkeys(wanted, pa.float64()), null_values=[""]
@@ -216,7 +217,11 @@ def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Fl
         )
     except OSError:
         return {}
-    except (pa.ArrowInvalid, KeyError):  # a line that a crash has left, which Arrow will not pass over; a foreign file
+    except (
+        pa.ArrowInvalid,
+        KeyError,
+        UnicodeDecodeError,
+    ):  # a line that a crash has left, which Arrow will not pass over; a foreign file
         return _intact(file, columns)
     return {name: table[name].to_numpy() for name in wanted}
 
