@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
+
+from s15erav3.overrides import leaves
 
 Kind = Literal["harmless", "experiment", "wrong"]
 
@@ -35,7 +37,7 @@ class Change(NamedTuple):
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Every setting that the checkpoint's config and the present one both have, with other values; resolved, both."""
-    before, after = dict(_leaves(saved)), dict(_leaves(now))
+    before, after = dict(leaves(saved)), dict(leaves(now))
     return [
         Change(k, before[k], after[k], _kind(k)) for k in sorted(before.keys() & after.keys()) if before[k] != after[k]
     ]
@@ -51,11 +53,3 @@ def _kind(key: str) -> Kind:
 
 def _below(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(name + ".") for name in names)
-
-
-def _leaves(node: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

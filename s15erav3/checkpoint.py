@@ -129,7 +129,7 @@ def load_model(payload: Payload, path: Path) -> tuple[Transformer, Tokenizer]:
             raise ConfigError(f"it has {described:,} parameters, and the file holds {held:,} bytes of them")
         if (length := payload["run"]["sequence_length"]) > config.max_position_embeddings:
             raise ConfigError(
-                f"sequence_length={length} exceeds {config.max_position_embeddings=}".replace("config.", "")
+                f"sequence_length={length} exceeds max_position_embeddings={config.max_position_embeddings}"
             )
         net = Transformer(config)
     except (ConfigError, TypeError, RuntimeError, OverflowError) as error:

@@ -7,8 +7,9 @@ whose value is a text or a path are quoted here for both, and every override tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 TEXTS = ("prompt", "stop")
 """Settings that are a text, or a list of texts: ``["one","two"]``."""
@@ -20,6 +21,15 @@ QUOTED = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 LISTED = re.compile(rf"\[\s*(?:{QUOTED}\s*(?:,\s*{QUOTED}\s*)*)?\]", re.DOTALL)
 SWEPT = re.compile(r"(choice|shuffle|sort|range|interval|tag)\(.*\)", re.DOTALL)
 """Hydra's functions that describe several values, in a command with -m."""
+
+
+def leaves(node: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of nested mappings with its value; an empty mapping is a value."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def key_of(override: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from s15erav3.analysis.run_folder import Run, read_choices
+from s15erav3.overrides import leaves
 
 ABSENT = "-"
 """Of a run that does not have the setting: a rate where no rule has one."""
@@ -86,21 +87,13 @@ def natural(value: str) -> tuple[Any, ...]:
 
 
 def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    flat = [dict(_leaves(config)) for config in configs]
+    flat = [dict(leaves(config)) for config in configs]
     keys = dict.fromkeys(key for one in flat for key in one)
     return [
         key
         for key in keys
         if not is_apart(key) and len({json.dumps(one.get(key, [key]), default=str) for one in flat}) > 1
     ]
-
-
-def _leaves(node: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _at(config: dict[str, Any], key: str) -> Any:

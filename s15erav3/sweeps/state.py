@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import time
-import zipfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from s15erav3 import runs
 from s15erav3.analysis.run_folder import from_yaml, is_alive, read_run
-from s15erav3.checkpoint import candidates
+from s15erav3.checkpoint import candidates, is_archive
 from s15erav3.errors import UserError
 from s15erav3.files import at_home
+from s15erav3.overrides import leaves
 
 WHERE = ("run_dir", "resume", "sweep", "logger", "report")
 """Settings that say where a run is and who looks at it, and not what it is."""
@@ -52,7 +52,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
     run = read_run(folder)
     if run.status == "broken":
         return Found("again", run.reason, {})
-    can_go_on = any(zipfile.is_zipfile(file) for file in candidates(folder))
+    can_go_on = any(is_archive(file) for file in candidates(folder))
     if run.status == "failed" and not can_go_on:  # of whatever settings: the wrong one is corrected
         return Found("again", "it failed before its first checkpoint", run.result)
     if run.status == "running" and _is_others(run.result):
@@ -101,19 +101,11 @@ def differences(saved: dict[str, Any], now: DictConfig) -> Iterator[str]:
 
 def _settings(container: dict[str, Any]) -> dict[str, Any]:
     ignored = WHERE + (ADOPTED if container.get("init_from") else ())
-    flat = dict(_flat({key: value for key, value in container.items() if key not in ignored}))
+    flat = dict(leaves({key: value for key, value in container.items() if key not in ignored}))
     for path in ("init_from", "data.path"):  # a resumed run has saved them as absolute paths
         if flat.get(path):
             flat[path] = str(at_home(str(flat[path])).absolute())
     return flat
-
-
-def _flat(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def set_aside(folder: Path, sweep: Path) -> Path:

@@ -14,17 +14,10 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import (
-    Balancer,
-    MicroBatch,
-    alone,
-    move_biases,
-    of_trained,
-    stack_loads,
-    sum_over_ranks,
-)
+from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, of_trained, stack_loads, sum_over_ranks
 from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
+from s15erav3.training.diagnosis import first_bad_part
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
@@ -164,7 +157,7 @@ class LanguageModule(L.LightningModule):
         loads = dropped = balance_loss = mtp_loss = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
-                part = self._objective(windows, batch, ahead_tokens, progress)
+                part = self.objective(windows, batch, ahead_tokens, progress)
                 routings = part.routed.routings
                 if part.mtp_loss is not None:
                     mtp_loss = _sum(mtp_loss, part.mtp_loss.detach())
@@ -220,8 +213,15 @@ class LanguageModule(L.LightningModule):
             dropped=dropped,
         )
 
-    def _objective(self, windows: Tensor, batch: Tensor, ahead_tokens: Tensor | None, progress: float) -> Objective:
-        """The loss of a micro-batch: windows (B, T + 1) of the batch of its step."""
+    def objective(self, windows: Tensor, batch: Tensor, ahead_tokens: Tensor | None, progress: float) -> Objective:
+        """The loss of a micro-batch.
+
+        Args:
+            windows: its own, (B, T + 1).
+            batch: all windows of the step that it is a part of.
+            ahead_tokens: of the step, that multi-token prediction averages over; ``None`` without it.
+            progress: share of training done.
+        """
         ahead_loss = self.multi_token_loss
         nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
         loss, mtp_loss = nll / batch[:, 1:].numel(), None
@@ -251,51 +251,12 @@ class LanguageModule(L.LightningModule):
         found = self.guard.first_bad(counts)
         if found is not None:
             step, loss_bad, batch = found
-            named = [self._first_bad_part(batch) or ("the loss" if loss_bad else None)]
+            named = [first_bad_part(self, batch) or ("the loss" if loss_bad else None)]
             if self.trainer.world_size > 1:  # the others know of it by the sum of gradients alone
                 own, named = named, [None] * self.trainer.world_size
                 dist.all_gather_object(named, own[0])
             what = next((name for name in named if name), "the norm of the gradient")
             raise Diverged(f"{what} is not finite at step {step}")
-
-    def _first_bad_part(self, batch: Tensor) -> str | None:
-        """Run the step's batch once more, as its weights still are: which layer, loss or gradient is bad first.
-
-        ``None`` if none is on this rank. Ranks find that out each for itself: they stop at different places.
-        """
-        progress = self.progress
-        bad: list[str] = []
-
-        def watch(name: str) -> Callable[..., None]:
-            def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                if not torch.isfinite(output[0]).all():
-                    bad.append(name)
-
-            return look
-
-        hooks = [layer.register_forward_hook(watch(f"layer {i:02d}")) for i, layer in enumerate(self.net.layers)]
-        ahead = self.multi_token_loss
-        count = None if ahead is None else ahead.count(batch, len(self.net.mtp))
-        names, parameters = zip(*((n, p) for n, p in self.net.named_parameters() if p.requires_grad), strict=True)
-        sums: list[Tensor | None] = [None] * len(names)
-        self.net.train()
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), alone():
-                for windows in batch.chunk(self.micro_batches):
-                    with self.trainer.precision_plugin.train_step_context():
-                        loss = self._objective(windows, batch, count, progress).loss
-                    if bad or not torch.isfinite(loss):
-                        return [*bad, "the loss"][0]
-                    # Not backward(): DDP's hooks on the parameters would call for the other ranks.
-                    parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-                    sums = [old if new is None else _sum(old, new) for old, new in zip(sums, parts, strict=True)]
-            for name, gradient in zip(names, sums, strict=True):
-                if gradient is not None and not torch.isfinite(gradient).all():
-                    return f"the gradient of {name}"
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return None
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
