@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,13 @@ def real_corpus() -> Path:
     if not file.is_file():
         pytest.skip(f"the original corpus is not at {file}; name it with S15ERAV3_IPL_FILE=FILE")
     return file
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a test (or plain Hydra, which it calls) does to the root logger: a handler may keep a closed stream."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
