@@ -20,7 +20,7 @@ from s15erav3.cli.overrides import is_place, key_of, quote_list
 from s15erav3.comparison.groups import BPB, Group, cautions, groups, metrics, ordered, states
 from s15erav3.comparison.page import write_comparison
 from s15erav3.comparison.tables import Grid, grid, left_out, markdown, to_csv
-from s15erav3.errors import UserError, check_flag, check_number, nearest
+from s15erav3.errors import UserError, nearest
 from s15erav3.files import at_home, replace_text
 from s15erav3.runs.reader import Run, find_runs, read_run
 
@@ -68,9 +68,6 @@ def compare(cfg: DictConfig) -> None:
     Raises:
         UserError: there is no run, or a setting is unusable.
     """
-    check_flag("descending", cfg.descending)
-    check_flag("unfinished", cfg.unfinished)
-    check_number("rows", cfg.rows, at_least=1, whole=True)
     folders = [str(f) for f in (cfg.folders if isinstance(cfg.folders, ListConfig) else [cfg.folders])]
     runs = read(folders)
     known = {*metrics(runs), BPB}  # which a sweep that has just begun does not tell yet

@@ -154,7 +154,6 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     check_number(
         "data.sequence_length", length, at_least=2, whole=True, at_most=trained.net.config.max_position_embeddings
     )
-    check_number("eval_batch_size", cfg.eval_batch_size, at_least=1, whole=True)
     settings["sequence_length"] = length
     return CommentaryData(tokenizer=trained.tokenizer, **settings).prepare()
 

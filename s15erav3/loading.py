@@ -14,10 +14,12 @@ from omegaconf import DictConfig, open_dict
 from s15erav3.cli.flags import split
 from s15erav3.cli.hydra_setup import typed
 from s15erav3.cli.overrides import given, is_place, key_of, literal
-from s15erav3.data.datamodule import CommentaryData
+from s15erav3.cli.schema.check import check_part
+from s15erav3.cli.schema.data import Data
+from s15erav3.cli.schema.rules import parts_fit
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.files import at_home
 from s15erav3.interop.hf_folder import is_hub_folder, read_folder
 from s15erav3.model import Transformer
@@ -60,9 +62,9 @@ class Trained(NamedTuple):
         """
         own = {key: value for key, value in self.saved.config.get("data", {}).items() if key != "max_epochs"}
         try:
-            if own:
-                CommentaryData(tokenizer=self.tokenizer, **own)
-        except (UserError, TypeError, ValueError) as error:
+            check_part("data", own, Data)
+            parts_fit({"data": own})
+        except UserError as error:
             raise UserError(f"{self.saved.file} does not say of what text it is: {error}") from error
         return own
 
@@ -99,7 +101,6 @@ def restore(cfg: DictConfig) -> Trained:
     Raises:
         UserError: the checkpoint, the device or a setting is unusable.
     """
-    check_number("context_extension", cfg.context_extension, at_least=1)
     device = choose_accelerator(cfg.trainer.accelerator)
     precision = choose_precision(cfg.trainer.precision, device)
     saved = load(str(cfg.checkpoint))

@@ -9,9 +9,8 @@ from typing import NamedTuple
 from omegaconf import DictConfig, ListConfig
 
 from s15erav3.cli import hydra_setup
-from s15erav3.cli.settings import LARGEST
 from s15erav3.data.detokenizer import TextStream
-from s15erav3.errors import UserError, check_flag, check_number
+from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore, with_checkpoint
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
@@ -80,32 +79,9 @@ def sample(cfg: DictConfig) -> list[str]:
 
 
 def asked(cfg: DictConfig) -> Request:
-    """The settings, checked.
-
-    Raises:
-        UserError: one of them is unusable.
-    """
-    check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
-    check_number("samples", cfg.samples, at_least=1, whole=True)
-    check_number("seed", cfg.seed, at_least=0, at_most=LARGEST - cfg.samples, whole=True)
-    for name in ("speculative", "compile"):
-        check_flag(name, cfg[name])
-    try:
-        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
+    """The settings, as they are used."""
+    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     prompts, stop = _texts(cfg.prompt), _texts(cfg.stop)
-    if not prompts:
-        raise UserError("prompt=[] holds no text; give one, or an empty one: prompt=''.")
-    if cfg.speculative and (sampling.temperature != 0 or sampling.repetition_penalty != 1):
-        raise UserError(
-            f"speculative=true takes the likeliest tokens, so temperature={sampling.temperature} must be 0 and "
-            f"repetition_penalty={sampling.repetition_penalty} must be 1."
-        )
-    if cfg.speculative and (cfg.compile or cfg.samples > 1):
-        raise UserError(
-            "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
-        )
     return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
 
 

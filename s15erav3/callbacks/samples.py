@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 
-from s15erav3.errors import UserError, check_number
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
 
@@ -37,15 +36,10 @@ class Samples(L.Callback):
         repetition_penalty: float = 1.0,
         seed: int = 0,
     ) -> None:
-        check_number("callbacks.samples.max_new_tokens", max_new_tokens, at_least=0, whole=True)
-        check_number("callbacks.samples.seed", seed, at_least=0, whole=True)
         self.file = Path(run_dir) / "samples.jsonl"
         self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
-        try:
-            self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        except ValueError as error:
-            raise UserError(f"callbacks.samples: {error}.") from error
+        self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net: Any = pl_module.net

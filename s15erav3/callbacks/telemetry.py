@@ -19,7 +19,6 @@ from s15erav3.balancing.diagnostics import (
     random_floor,
 )
 from s15erav3.callbacks.throughput import Throughput
-from s15erav3.errors import check_number
 from s15erav3.model import ModelConfig, training_flops_per_token
 from s15erav3.training.hardware import peak_flops
 from s15erav3.training.module import LanguageModule, StepRecord
@@ -41,7 +40,6 @@ class Telemetry(L.Callback):
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 10, per_expert: bool = True) -> None:
-        check_number("callbacks.telemetry.every_n_steps", every_n_steps, at_least=1, whole=True)
         self.balance_file = Path(run_dir) / "balance.jsonl"
         self.every_n_steps, self.per_expert = every_n_steps, per_expert
         self.latest: Metrics = {}

@@ -25,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 from s15erav3.cli.flags import Line, split
 from s15erav3.cli.overrides import as_typed, key_of, literal, quote
 from s15erav3.cli.plugins import own_plugins
-from s15erav3.cli.settings import check_settings, defaults, read_interpolated
+from s15erav3.cli.schema.tree import keys
+from s15erav3.cli.settings import check_settings, read_interpolated
 from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError, nearest
 
@@ -81,13 +82,13 @@ class Job:
         work: what to do with a config.
         argv: the command line as it was typed, by which Lightning starts the other ranks.
         multirun: whether there are other jobs.
-        conf, name: the config, to name settings in messages.
+        conf: its folder, to name choices in messages.
     """
 
     def __init__(
-        self, verb: str, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path, name: str
+        self, verb: str, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path
     ) -> None:
-        self.verb, self.work, self.argv, self.multirun, self.conf, self.name = verb, work, argv, multirun, conf, name
+        self.verb, self.work, self.argv, self.multirun, self.conf = verb, work, argv, multirun, conf
         self.returned: list[Any] = []
         self.failures: list[Exception] = []
         self.__module__ = "s15erav3"  # by which Hydra names the job
@@ -104,7 +105,7 @@ class Job:
         except Exception as failure:
             error: Exception = failure
             if isinstance(error, HydraException | OmegaConfBaseException):
-                error = UserError(explain(error, self.conf, self.name))
+                error = UserError(explain(error, self.conf, self.verb))
             self.failures.append(error)
             if self.multirun:
                 _tell_failure(error)
@@ -131,11 +132,11 @@ def call(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
     own_plugins(conf_dir())
     before, sys.argv = sys.argv, [program(line, verb), *line.flags, *(_override(w, line.multirun) for w in line.words)]
-    kept = Job(verb, job, before, line.multirun, folder, name or verb)
+    kept = Job(verb, job, before, line.multirun, folder)
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(kept)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, folder, name or verb)) from error
+        raise UserError(explain(error, folder, verb)) from error
     except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
         raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {_flat(error)}.") from error
     except OSError as error:
@@ -192,7 +193,7 @@ def keep_folder() -> None:
         runtime.output_dir = literal(str(folder))
 
 
-def explain(error: BaseException, folder: Path, name: str) -> str:
+def explain(error: BaseException, folder: Path, verb: str) -> str:
     """One sentence for what Hydra found wrong."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
@@ -208,7 +209,7 @@ def explain(error: BaseException, folder: Path, name: str) -> str:
         override = _failing_override(str(error))
         if override:
             key = key_of(override)
-            return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, name))}"
+            return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, verb))}"
     return _flat(cause if isinstance(cause, OmegaConfBaseException) else error)
 
 
@@ -223,8 +224,6 @@ def _failing_override(message: str) -> str | None:
     return None
 
 
-def _settings(folder: Path, name: str) -> set[str]:
-    """Every group and every dotted key that the config folder knows."""
-    return {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."} | set(
-        defaults(folder, name)
-    )
+def _settings(folder: Path, verb: str) -> set[str]:
+    """Every group of the config folder and every dotted key of the verb."""
+    return {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."} | keys(verb)

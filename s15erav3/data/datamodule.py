@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -17,7 +17,7 @@ from s15erav3.data.sources import shown
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.files import at_home
 
 Source = Literal["sample", "ipl", "text"]
@@ -58,23 +58,6 @@ class CommentaryData(L.LightningDataModule):
         single_part: bool = False,
     ) -> None:
         super().__init__()
-        check_number("data.batch_size", batch_size, at_least=1, whole=True)
-        check_number("data.eval_batch_size", eval_batch_size, at_least=1, whole=True)
-        check_number("data.sequence_length", sequence_length, at_least=2, whole=True)
-        check_number("data.split_seed", split_seed, at_least=0, whole=True)
-        for key, value, choices in (
-            ("name", name, get_args(Source)),
-            ("document", document, get_args(DocumentBoundary)),
-        ):
-            if value not in choices:
-                raise UserError(f"data.{key}={value} is unknown; choose one of {', '.join(choices)}.")
-        check_number("data.num_workers", num_workers, at_least=0, whole=True)
-        check_number("data.val_fraction", val_fraction, above=0, below=1)
-        check_number("data.test_fraction", test_fraction, above=0, below=1)
-        if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing for training."
-            )
         self.name, self.path, self.document = name, path, document
         self.wanted_tokenizer, self.vocab_size = tokenizer, vocab_size
         self.length, self.batch_size, self.eval_batch_size = sequence_length, batch_size, eval_batch_size
@@ -143,13 +126,7 @@ class CommentaryData(L.LightningDataModule):
         return self.evaluation_dataloader("val", self.val_limit)
 
     def limit_validation(self, limit: int | float) -> None:
-        """Validate on the first ``limit`` batches, or that share of them, whatever the number of ranks.
-
-        Raises:
-            UserError: it is neither.
-        """
-        whole = isinstance(limit, int)
-        check_number("trainer.limit_val_batches", limit, at_least=0, at_most=None if whole else 1)
+        """Validate on the first ``limit`` batches, or that share of them, whatever the number of ranks."""
         self.val_limit = limit
 
     def evaluation_dataloader(self, part: Part, limit: int | float = 1.0) -> DataLoader[Tensor]:

@@ -20,7 +20,7 @@ from tiktoken_ext.openai_public import ENDOFTEXT
 
 from s15erav3.data.cache import cache_dir, write_atomically
 from s15erav3.data.panics import build_encoding, no_panic
-from s15erav3.errors import UserError, check_number, nearest
+from s15erav3.errors import UserError, nearest
 
 # GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
 # overs are then spelt the same way everywhere.
@@ -161,17 +161,15 @@ def _class(character: str) -> str:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE with ``vocab_size`` entries: 256 bytes, merges, one end-of-text token.
+    """Train a byte-level BPE with ``vocab_size`` entries, at least 258: 256 bytes, merges, one end-of-text token.
 
     Raises:
-        UserError: the size leaves no room for a merge, the text does not hold that many merges, or
-            the training fails on it.
+        UserError: the text does not hold that many merges, or the training fails on it.
     """
     # Imported here: only the process that trains a vocabulary needs it.
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as HFTokenizer
 
-    check_number("tokenizer.vocab_size", vocab_size, at_least=258, whole=True, hint=": 256 bytes, end of text, a merge")
     trained = HFTokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -24,23 +23,18 @@ from s15erav3.callbacks.heartbeat import Heartbeat
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.cli.overrides import literal
-from s15erav3.cli.settings import LARGEST
+from s15erav3.cli.schema.trainer import seconds
 from s15erav3.cli.trust import FOLDERS, check_targets
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.files import at_home
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.runs.checkpoint import WholeFileIO
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
-
-OWN = {"callbacks", "logger", "plugins", "default_root_dir", "check_val_every_n_epoch", "num_sanity_val_steps"}
-OWN |= {"use_distributed_sampler", "enable_model_summary", "enable_progress_bar", "enable_checkpointing", "barebones"}
-OWN |= {"min_steps", "min_epochs"}
-"""Arguments of Lightning's Trainer that are given here, or that would leave out what is."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -57,23 +51,7 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
         cfg.data.path = literal(str(at_home(cfg.data.path).absolute()))
     settings = plain(cfg.data)
-    micro_batches = cfg.trainer.accumulate_grad_batches
-    check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
-    check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
-    check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
-    check_number("model.max_position_embeddings", cfg.model.max_position_embeddings, at_least=1, whole=True)
-    if settings["sequence_length"] > cfg.model.max_position_embeddings:
-        raise UserError(
-            f"data.sequence_length={settings['sequence_length']} exceeds model.max_position_embeddings="
-            f"{cfg.model.max_position_embeddings}; lower the one or raise the other."
-        )
-    check_number("model.num_nextn_predict_layers", cfg.model.num_nextn_predict_layers, at_least=0, whole=True)
-    if settings["sequence_length"] <= cfg.model.num_nextn_predict_layers:
-        raise UserError(
-            f"data.sequence_length={settings['sequence_length']} leaves nothing to predict ahead for model."
-            f"num_nextn_predict_layers={cfg.model.num_nextn_predict_layers}; raise the one or lower the other."
-        )
-    settings["batch_size"] *= micro_batches
+    settings["batch_size"] *= cfg.trainer.accumulate_grad_batches
     settings["vocab_size"] = cfg.tokenizer.vocab_size
     del settings["max_epochs"]  # the Trainer's
     return CommentaryData(tokenizer=tokenizer or cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
@@ -155,9 +133,6 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
     """The group ``callbacks``, and those without which no run can be resumed or watched."""
     every, keep = cfg.callbacks.checkpoint.every_n_steps, cfg.callbacks.checkpoint.get("keep_every_n_steps")
-    check_number("callbacks.checkpoint.every_n_steps", every, at_least=1, whole=True)
-    if keep is not None:
-        check_number("callbacks.checkpoint.keep_every_n_steps", keep, at_least=1, whole=True, hint=", or null for none")
     folder = run_dir / "checkpoints"
     named = {k: made(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
     return [
@@ -188,27 +163,13 @@ def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
 
 
 def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
-    """Optimizer steps of the whole training: ``max_steps`` or ``max_epochs``, whichever ends first.
-
-    Raises:
-        UserError: neither is given.
-    """
+    """Optimizer steps of the whole training: ``max_steps`` or ``max_epochs``, whichever ends first."""
     limits = []
-    for name in ("max_steps", "max_epochs"):
-        if cfg.trainer[name] is not None:
-            check_number(f"trainer.{name}", cfg.trainer[name], at_least=-1, hint="; -1 or null for no limit")
-            if -1 < cfg.trainer[name] <= 0:
-                raise UserError(f"trainer.{name}={cfg.trainer[name]} must be above 0, or -1 or null for no limit.")
     if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
         limits.append(cfg.trainer.max_steps)
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
         samples = cfg.trainer.max_epochs * data.samples_per_epoch
         limits.append(max(1, math.floor(samples / (data.batch_size * world_size))))
-    if not limits:
-        raise UserError(
-            f"trainer.max_steps={cfg.trainer.max_steps} and trainer.max_epochs={cfg.trainer.max_epochs}: at least one "
-            "of them must be greater than 0."
-        )
     return int(min(limits))
 
 
@@ -218,7 +179,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
     for name in ("skip_nonfinite", "rank_timeout"):  # the module's and the watch's; runs of before have none
         settings.pop(name, None)
-    check_number("trainer.rank_timeout", cfg.trainer.get("rank_timeout", 600), above=0)
     if (limit := settings.get("limit_val_batches")) not in (None, 0):
         data.limit_validation(limit)  # of all ranks together, and Lightning would have it of each
         settings["limit_val_batches"] = None
@@ -227,13 +187,10 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     del settings["max_steps"]  # set below, once the number of ranks is known
     if settings["strategy"] == "auto" and settings["devices"] not in (1, "1"):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
+    settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
-        callbacks = [
-            Timer(timedelta(seconds=max_seconds(limit))),
-            *callbacks,
-        ]  # before LastCheckpoint, which looks at should_stop
-    check_number("trainer.val_check_interval", settings["val_check_interval"], at_least=1, whole=True)
-    check_limits(settings)
+        # Before LastCheckpoint, which looks at should_stop.
+        callbacks = [Timer(timedelta(seconds=seconds(limit))), *callbacks]
     try:
         trainer = L.Trainer(
             accelerator=device,
@@ -254,42 +211,3 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer
-
-
-def check_limits(settings: dict[str, Any]) -> None:
-    """Refuse those settings of Lightning's own, added by ``+trainer.``, with which nothing would be trained or saved.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    for name in sorted(OWN & settings.keys()):
-        raise UserError(f"trainer.{name}={settings[name]} is this program's to decide; leave it out.")
-    if settings.pop("fast_dev_run", False):
-        raise UserError("trainer.fast_dev_run saves and logs nothing; take trainer.max_steps=1 for a short run.")
-    for name, least in (("limit_train_batches", 1), ("limit_val_batches", 0), ("overfit_batches", 0)):
-        if isinstance(value := settings.get(name), float) and name == "limit_val_batches":
-            check_number(f"trainer.{name}", value, at_least=0, at_most=1)  # a share of them
-        elif value is not None and not (isinstance(value, float) and value == 1):
-            check_number(f"trainer.{name}", value, at_least=least, at_most=LARGEST, whole=True)
-
-
-def max_seconds(limit: Any) -> float:
-    """``trainer.max_time`` in seconds: a number of them, ``days:hours:minutes:seconds``, or ``{minutes: 10}``.
-
-    Raises:
-        UserError: it is none of these, or no time at all.
-    """
-    seconds = limit
-    try:
-        if isinstance(limit, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", limit):
-            days, hours, minutes, rest = map(int, limit.split(":"))
-            seconds = timedelta(days, rest, hours=hours, minutes=minutes).total_seconds()
-        elif isinstance(limit, dict):
-            seconds = timedelta(**limit).total_seconds()
-        check_number("trainer.max_time", seconds, at_least=1e-6, at_most=timedelta.max.total_seconds())
-    except (UserError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"trainer.max_time={limit!r} must be a time above 0: seconds, as in 600, or days:hours:minutes:seconds, as "
-            "in '00:00:10:00'."
-        ) from error
-    return float(seconds)

@@ -11,16 +11,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from s15erav3.cli.schema.rules import sequences_fit
 from s15erav3.cli.settings import check_settings
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.device import choose_accelerator
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.files import replace_text
 from s15erav3.loading import adopt
 from s15erav3.ranks import is_first_rank
 from s15erav3.runs.checkpoint import load_tokenizer, load_weights
 from s15erav3.session.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
-from s15erav3.session.resume import GROUPS, Resumed, take_over
+from s15erav3.session.resume import Resumed, take_over
 from s15erav3.training.module import LanguageModule
 
 
@@ -38,11 +39,6 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
     """
-    for group in GROUPS:
-        if not isinstance(cfg[group], DictConfig):
-            raise UserError(
-                f"{group}={cfg[group]} is no group of settings; change single settings ({group}.key=value)."
-            )
     check_settings(cfg, "train")
     for name in ("resume", "sweep.resume"):
         if resumed is None and (place := OmegaConf.select(cfg, name)):
@@ -50,7 +46,6 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
                 f"{name}={place} stands in a config file, where it resumes nothing; take it out there, and type "
                 f"train {name}={shlex.quote(str(place))}."
             )
-    check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     origin, tokenizer = None, None
     if cfg.init_from and resumed is None:
@@ -61,6 +56,8 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
             replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     elif resumed is not None and cfg.init_from:
         tokenizer = load_tokenizer(resumed.payload, resumed.file)
+    if cfg.init_from:
+        sequences_fit(cfg)
     data = build_data(cfg, tokenizer)
     module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
     if resumed is not None:

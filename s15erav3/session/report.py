@@ -16,7 +16,7 @@ from s15erav3.cli.overrides import literal
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore
 from s15erav3.pages.balance import balance_section
 from s15erav3.pages.commentary import Widget, commentary
@@ -65,7 +65,6 @@ def write_report(
         UserError: there is no run in the folder, or the file cannot be written.
     """
     refuse_foreign(run_dir)
-    check_number("max_tokens", max_tokens, at_least=0, whole=True)
     run, metrics, balance = read_run(run_dir), read_metrics(run_dir), read_balance(run_dir, MOST_STEPS)
     sections = [learning_section(metrics)]
     widgets: list[Widget] = []

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from s15erav3.errors import UserError, check_number
+from s15erav3.cli.schema.check import check_part
+from s15erav3.cli.schema.train import GpuQueue
+from s15erav3.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 KEY = "hydra.launcher"
@@ -33,10 +35,8 @@ def make_slots(gpus: Any, jobs_per_gpu: Any, cpu_slots: Any, threads_per_job: An
     Raises:
         UserError: a setting is out of range.
     """
-    check_number(f"{KEY}.jobs_per_gpu", jobs_per_gpu, at_least=1, whole=True)
-    for key, value in (("cpu_slots", cpu_slots), ("threads_per_job", threads_per_job)):
-        if value != "auto":
-            check_number(f"{KEY}.{key}", value, at_least=1, whole=True, hint=", or auto")
+    given = {"jobs_per_gpu": jobs_per_gpu, "cpu_slots": cpu_slots, "threads_per_job": threads_per_job}
+    check_part(KEY, given, GpuQueue)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = choose_gpus(gpus, visible_gpus)
     if devices:

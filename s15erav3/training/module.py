@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, of_trained, stack_loads, sum_over_ranks
-from s15erav3.errors import check_number
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.diagnosis import first_bad_part
 from s15erav3.training.losses import chunked_cross_entropy
@@ -97,9 +96,6 @@ class LanguageModule(L.LightningModule):
         skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
-        check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
-        check_number("trainer.gradient_clip_val", gradient_clip, at_least=0)
-        check_number("loss_chunk", loss_chunk, at_least=1, whole=True)
         self.guard = Guard(skip_nonfinite)
         self.automatic_optimization = False
         self.net, self.balancer = net, balancer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s15erav3.errors import check_number
 from s15erav3.training.losses import chunked_cross_entropy
 
 
@@ -20,15 +19,9 @@ class MultiTokenLoss:
         final_weight: lambda later (DeepSeek-V3: 0.1).
         final_from: share of training from which on ``final_weight`` holds (DeepSeek-V3: 10 of 14.8 T tokens).
         end_of_text: id of the token that ends documents.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     def __init__(self, weight: float, final_weight: float, final_from: float, *, end_of_text: int) -> None:
-        check_number("mtp.weight", weight, at_least=0)
-        check_number("mtp.final_weight", final_weight, at_least=0)
-        check_number("mtp.final_from", final_from, at_least=0, at_most=1)
         self.weight, self.final_weight, self.final_from = weight, final_weight, final_from
         self.end_of_text = end_of_text
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.errors import check_number
 from s15erav3.training.optim import MuonAdamW
 
 
@@ -19,13 +18,9 @@ class Guard:
 
     Args:
         tolerated: bad steps in a row after which training goes on.
-
-    Raises:
-        UserError: the value is out of range.
     """
 
     def __init__(self, tolerated: int = 0) -> None:
-        check_number("trainer.skip_nonfinite", tolerated, at_least=0, whole=True)
         self.tolerated = tolerated
         self._counts: Tensor | None = None
         self._batches: dict[int, Tensor] = {}

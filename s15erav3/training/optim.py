@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_step
 
-from s15erav3.errors import UserError, check_number
 from s15erav3.model.experts import RoutedExperts
 from s15erav3.model.router import Router
 
@@ -45,19 +44,6 @@ def _roles(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return roles
 
 
-def _check_adamw(
-    prefix: str, lr: float, betas: Iterable[float], eps: float, weight_decay: float
-) -> tuple[float, float]:
-    """The two betas, once all values are within their bounds; ``prefix`` stands before lr and weight_decay."""
-    pair = tuple(betas)
-    check_number(f"optimizer.{prefix}lr", lr, above=0)
-    check_number(f"optimizer.{prefix}weight_decay", weight_decay, at_least=0)
-    check_number("optimizer.eps", eps, at_least=0)
-    if len(pair) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in pair):
-        raise UserError(f"optimizer.betas={list(pair)} must be two numbers from 0 to below 1.")
-    return pair[0], pair[1]
-
-
 def adamw(
     model: nn.Module,
     *,
@@ -67,12 +53,8 @@ def adamw(
     weight_decay: float,
     decay_embeddings: bool,
 ) -> Optimizer:
-    """torch's AdamW (arXiv 1711.05101), fused. Norms never decay; embeddings and head when asked for.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-    pair = _check_adamw("", lr, betas, eps, weight_decay)
+    """torch's AdamW (arXiv 1711.05101), fused. Norms never decay; embeddings and head when asked for."""
+    first, second = betas
     roles = _roles(model)
     decayed, plain = roles["matrix"] + roles["router"], roles["vector"]
     (decayed if decay_embeddings else plain).extend(roles["embedding"])
@@ -80,7 +62,7 @@ def adamw(
         {"params": decayed, "weight_decay": weight_decay, "initial_lr": lr},
         {"params": plain, "weight_decay": 0.0, "initial_lr": lr},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=pair, eps=eps, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(first, second), eps=eps, fused=True)
 
 
 def muon(
@@ -97,24 +79,22 @@ def muon(
     router: str,
     bf16: bool,
 ) -> Optimizer:
-    """Muon for the matrices; AdamW for embeddings, head, norms and, with ``router=adamw``, the router.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-    pair = _check_adamw("adamw_", adamw_lr, betas, eps, adamw_weight_decay)
-    check_number("optimizer.lr", lr, above=0)
-    check_number("optimizer.weight_decay", weight_decay, at_least=0)
-    check_number("optimizer.momentum", momentum, at_least=0, below=1)
-    if router not in ("adamw", "muon"):
-        raise UserError(f"optimizer.router={router} must be adamw or muon.")
+    """Muon for the matrices; AdamW for embeddings, head, norms and, with ``router=adamw``, the router."""
+    first, second = betas
     roles = _roles(model)
     by_muon = roles["matrix"] + (roles["router"] if router == "muon" else [])
     decayed, plain = roles["router"] if router == "adamw" else [], roles["vector"]
     (decayed if decay_embeddings else plain).extend(roles["embedding"])
     gate_up = {m.gate_up_proj for m in model.modules() if isinstance(m, RoutedExperts)}
     # "fused" also tells torch to load the step counters onto the device, where the fused step wants them.
-    by_adamw = {"rule": "adamw", "fused": True, "lr": adamw_lr, "initial_lr": adamw_lr, "betas": pair, "eps": eps}
+    by_adamw = {
+        "rule": "adamw",
+        "fused": True,
+        "lr": adamw_lr,
+        "initial_lr": adamw_lr,
+        "betas": (first, second),
+        "eps": eps,
+    }
     groups: list[Group] = [
         {
             "params": by_muon,

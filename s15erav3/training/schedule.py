@@ -8,21 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from s15erav3.errors import check_number
-
 
 @dataclass(frozen=True)
 class Constant:
-    """Linear warmup over ``warmup_steps``, then 1. The other schedules add a decay to it.
-
-    Raises:
-        UserError: a value is out of range.
-    """
+    """Linear warmup over ``warmup_steps``, then 1. The other schedules add a decay to it."""
 
     warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        check_number("schedule.warmup_steps", self.warmup_steps, at_least=0, whole=True)
 
     def __call__(self, step: int, progress: float) -> float:
         """Factor on the learning rate.
@@ -46,10 +37,6 @@ class Cosine(Constant):
 
     final_ratio: float = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("schedule.final_ratio", self.final_ratio, at_least=0, at_most=1)
-
     def decay(self, progress: float) -> float:
         return self.final_ratio + (1 - self.final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -61,11 +48,6 @@ class WSD(Constant):
 
     decay_share: float = 0.3
     final_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("schedule.final_ratio", self.final_ratio, at_least=0, at_most=1)
-        check_number("schedule.decay_share", self.decay_share, at_least=0, at_most=1)
 
     def decay(self, progress: float) -> float:
         if progress <= 1 - self.decay_share:

@@ -1,0 +1,131 @@
+"""The group ``balancing``: what every strategy takes, and the settings of each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import (
+    Hint,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Whole,
+    closed,
+    open_ended,
+)
+
+NO_BALANCING = Hint("; take balancing=none for no balancing")
+NO_LOSS = Hint("; take balancing=loss_free for no loss")
+
+Rate = Annotated[Positive, NO_BALANCING, Doc("how far a bias moves per optimizer step, in units of the affinity score")]
+FreezeAt = Annotated[Share, Doc("share of training after which the rate is 0; schedule=freeze alone reads it")]
+Alpha = Annotated[Positive, NO_BALANCING, Doc("weight of the loss")]
+
+
+@open_ended
+class AddOns(TypedDict, total=False):
+    """What combines with every strategy, one's own included."""
+
+    z_loss: Annotated[NotNegative, Doc("weight of logsumexp(router logits)^2 in the loss; 0: none")]
+    capacity_factor: Annotated[
+        Positive | None,
+        Doc("places of an expert over its fair share; further tokens are dropped in training; null: none"),
+    ]
+    router_jitter: Annotated[ShareBelowOne, Doc("half-width of a random factor on the router's inputs in training")]
+    expert_dropout: Annotated[ShareBelowOne, Doc("chance that a chosen expert is left out in training")]
+
+
+@closed
+class Plain(AddOns, total=False):
+    """Strategies without settings: ``none``, ``expert_choice``."""
+
+
+@closed
+class Rule(AddOns, total=False):
+    """``loss_free`` and ``proportional``: a bias that follows the error of the loads."""
+
+    rate: Rate
+    schedule: Annotated[
+        Literal["constant", "cosine", "freeze"],
+        Doc("the rate over training: constant; cosine down to 0; freeze: constant, then 0"),
+    ]
+    freeze_at: FreezeAt
+    centred: Annotated[bool, Doc("whether the mean over the experts is subtracted from each move")]
+
+
+@closed
+class Smebu(Rule, total=False):
+    """``smebu``: the sign rule made smooth, with momentum."""
+
+    kappa: Annotated[Positive, Doc("steepness of the tanh of the relative error")]
+    beta: Annotated[ShareBelowOne, Doc("share of the last move that stays in the next: momentum")]
+
+
+@closed
+class DeepSeekV3(AddOns, total=False):
+    """``dsv3``: the sign rule, frozen at the end, and a small loss within sequences."""
+
+    rate: Rate
+    freeze_at: Annotated[Share, Doc("share of training after which the rate is 0 (DeepSeek-V3: 0.966)")]
+    alpha: Annotated[Positive, NO_LOSS, Doc("weight of the loss within sequences")]
+
+
+@closed
+class Original(AddOns, total=False):
+    """``original``: the course project's rule."""
+
+    rate: Annotated[Positive, NO_BALANCING, Doc("factor on the squared distance of a load share from even, signed")]
+
+
+@closed
+class Quantile(AddOns, total=False):
+    """``quantile``: the bias that would have made the last step even."""
+
+    ema: Annotated[ShareBelowOne, Doc("share of the old bias that stays; 0: none")]
+
+
+@closed
+class Auxiliary(AddOns, total=False):
+    """``aux``: a loss on load times affinity."""
+
+    alpha: Alpha
+    scope: Annotated[
+        Literal["micro", "sequence", "global"],
+        Doc("tokens over which loads are counted: a micro-batch, each sequence, or the step on all ranks so far"),
+    ]
+
+
+@closed
+class Weighted(AddOns, total=False):
+    """``simbal`` and ``switch``: a loss and its weight."""
+
+    alpha: Alpha
+
+
+@closed
+class Bip(AddOns, total=False):
+    """``bip``: an even assignment of the tokens at hand."""
+
+    rounds: Annotated[Whole, Ge(1), Le(1000), Doc("rounds of solving for the assignment, per micro-batch and layer")]
+
+
+BALANCING: dict[str, type] = {
+    "s15erav3.balancing.Unbalanced": Plain,
+    "s15erav3.balancing.ExpertChoice": Plain,
+    "s15erav3.balancing.LossFree": Rule,
+    "s15erav3.balancing.Proportional": Rule,
+    "s15erav3.balancing.SMEBU": Smebu,
+    "s15erav3.balancing.DeepSeekV3": DeepSeekV3,
+    "s15erav3.balancing.OriginalRule": Original,
+    "s15erav3.balancing.Quantile": Quantile,
+    "s15erav3.balancing.AuxiliaryLoss": Auxiliary,
+    "s15erav3.balancing.SimBal": Weighted,
+    "s15erav3.balancing.Switch": Weighted,
+    "s15erav3.balancing.BIP": Bip,
+    "*": AddOns,
+}
+"""By ``_target_``; ``*`` for a strategy of the user's own."""

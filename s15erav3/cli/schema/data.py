@@ -1,0 +1,40 @@
+"""The groups ``data`` and ``tokenizer``: what is read, and in which pieces."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import Count, Hint, Must, Path, Positive, Real, Text, Whole, Windows, closed
+
+Vocabulary = Annotated[Whole, Ge(258), Le(2**20), Hint(": 256 bytes, end of text, a merge")]
+Part = Annotated[Real, Gt(0), Lt(1)]
+Epochs = Annotated[Positive | Literal[-1] | None, Must("a number above 0, or -1 or null for no limit")]
+
+
+@closed
+class Data(TypedDict, total=False):
+    """A text, its division and its batches."""
+
+    name: Annotated[Literal["sample", "ipl", "text"], Doc("bundled commentary, a commentary file, or any text")]
+    path: Annotated[Path | None, Doc("file or folder; null: the bundled text, or for ipl the original corpus")]
+    max_epochs: Annotated[Epochs, Doc("passes over the training part, unless max_steps or max_time ends first")]
+    sequence_length: Annotated[Whole, Ge(2), Doc("tokens that a training window predicts")]
+    vocab_size: Annotated[Vocabulary, Doc("entries of tokenizer=corpus_bpe: as many as the text supports")]
+    batch_size: Annotated[Windows, Doc("windows of one micro-batch on one device")]
+    eval_batch_size: Annotated[Windows, Doc("windows of one validation batch on one device")]
+    document: Annotated[Literal["blank_line", "file"], Doc("data=text alone: where documents end")]
+    val_fraction: Annotated[Part, Doc("share of the documents to validate on")]
+    test_fraction: Annotated[Part, Doc("share of the documents kept for evaluate split=test")]
+    split_seed: Annotated[Count, Doc("divides the documents; the seed of training does not")]
+    num_workers: Annotated[Whole, Ge(0), Le(2**10), Doc("processes that load batches; 0: none beside the training")]
+
+
+@closed
+class TokenizerChoice(TypedDict, total=False):
+    """How text becomes tokens."""
+
+    name: Annotated[Text, Doc("corpus_bpe, trained on the training part, or an encoding of tiktoken")]
+    vocab_size: Annotated[Vocabulary | None, Doc("entries, of corpus_bpe; null: as the encoding has them")]

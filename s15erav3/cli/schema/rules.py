@@ -1,0 +1,92 @@
+"""Settings that have to go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from s15erav3.cli.schema.kinds import LARGEST
+from s15erav3.errors import UserError
+
+Config = Mapping[str, Any]
+
+
+def own_sequences_fit(config: Config) -> None:
+    """The same of a model that is not about to be replaced by another's."""
+    if not config.get("init_from"):
+        sequences_fit(config)
+
+
+def sequences_fit(config: Config) -> None:
+    """A window is no longer than the model's positions, and leaves something to predict ahead."""
+    length, model = config["data"].get("sequence_length"), config["model"]
+    longest, ahead = model.get("max_position_embeddings"), model.get("num_nextn_predict_layers", 0)
+    if None not in (length, longest) and length > longest:
+        raise UserError(
+            f"data.sequence_length={length} must be at most model.max_position_embeddings={longest}; lower the one or "
+            "raise the other."
+        )
+    if length is not None and length <= ahead:
+        raise UserError(
+            f"data.sequence_length={length} must be greater than model.num_nextn_predict_layers={ahead}, or nothing is "
+            "left to predict ahead; raise the one or lower the other."
+        )
+
+
+def parts_fit(config: Config) -> None:
+    """What is held out leaves something for training."""
+    val, test = (config["data"].get(f"{name}_fraction", 0) for name in ("val", "test"))
+    if val + test >= 1:
+        raise UserError(
+            f"data.val_fraction={val} must be less than 1 - data.test_fraction={test}, or nothing is left for training."
+        )
+
+
+def training_ends(config: Config) -> None:
+    """At least one limit is given."""
+    limits = {name: config["trainer"].get(name) for name in ("max_steps", "max_epochs")}
+    if all(limit in (None, -1) for limit in limits.values()):
+        said = " and ".join(f"trainer.{name}={'null' if limit is None else limit}" for name, limit in limits.items())
+        raise UserError(f"{said} never end a training; at least one of them must be greater than 0.")
+
+
+def text_is_given(config: Config) -> None:
+    """Which part is measured goes with whose text it is."""
+    split, path = config.get("split"), config["data"].get("path")
+    if path and split != "all":
+        raise UserError(f"split={split} must be all, for a file given by data.path is measured whole.")
+    if split == "all" and not path:
+        raise UserError("split=all must go with data.path=FILE; the run's own text has train, val and test.")
+
+
+def seeds_are_held(config: Config) -> None:
+    """Each text has a seed of its own, counted from the first."""
+    seed, samples = config.get("seed", 0), config.get("samples", 0)
+    if seed > LARGEST - samples:
+        raise UserError(f"seed={seed} must be at most {LARGEST - samples}, as there is a seed for each of the samples.")
+
+
+def speculation_is_greedy(config: Config) -> None:
+    """It takes the likeliest tokens of one text at a time."""
+    if not config.get("speculative"):
+        return
+    if config.get("temperature") != 0 or config.get("repetition_penalty") != 1:
+        raise UserError(
+            f"speculative=true takes the likeliest tokens, so temperature={config.get('temperature')} must be 0 and "
+            f"repetition_penalty={config.get('repetition_penalty')} must be 1."
+        )
+    if config.get("compile") or config.get("samples") != 1:
+        raise UserError(
+            "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
+        )
+
+
+RULES: dict[str, tuple[Callable[[Config], None], ...]] = {
+    "train": (own_sequences_fit, parts_fit, training_ends),
+    "evaluate": (text_is_given,),
+    "sample": (seeds_are_held, speculation_is_greedy),
+    "report": (),
+    "compare": (),
+    "export": (),
+}
+"""By verb; each raises :class:`UserError`."""

@@ -1,0 +1,59 @@
+"""The settings of ``train`` that belong to no group, and those of a sweep and its queue."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import AtLeastOne, Must, Path, Text, Whole, closed, open_ended
+
+
+@open_ended
+class Train(TypedDict, total=False):
+    """Keys of one's own may stand beside these, for interpolations: ``+width=64 model.hidden_size='${width}'``."""
+
+    seed: Annotated[Whole, Ge(0), Le(2**32 - 1), Doc("of weights and of the order of the data")]
+    resume: Annotated[Path | None, Doc("a run to go on with: last, its folder, or a checkpoint file; null: none")]
+    force: Annotated[bool, Doc("resume even with settings that the checkpoint's weights were not trained with")]
+    init_from: Annotated[
+        Path | None,
+        Doc("begin with model, weights and tokenizer of a Hugging Face folder, run or checkpoint; null: none"),
+    ]
+    compile: Annotated[bool, Doc("torch.compile the model")]
+    report: Annotated[bool, Doc("write report.html at the end")]
+    loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits exist at one time")]
+    run_dir: Annotated[Path, Doc("the run's folder; choose it by hydra.run.dir")]
+
+
+@closed
+class Sweep(TypedDict, total=False):
+    """Many runs, by ``-m``."""
+
+    name: Annotated[Text | None, Doc("names the folder and the W&B group; null: date and time, and no group")]
+    resume: Annotated[Path | None, Doc("a sweep's folder: do what is not complete of its command; null: none")]
+    code: Annotated[Literal["keep", "retrain"], Doc("what to do with complete runs of older code")]
+    objective: Annotated[
+        str | Annotated[list[str], MinLen(1)],
+        Must("a metric such as val/bpb, or a list such as [val/bpb,balance/maxvio_global]"),
+        Doc("metrics of result.json that a sweeper such as Optuna is told of a run"),
+    ]
+
+
+@closed
+class GpuQueue(TypedDict, total=False):
+    """``hydra/launcher=gpu_queue``."""
+
+    gpus: Annotated[
+        Literal["auto"] | Any,
+        Must("auto, a number of GPUs, or a list of them, as [0,1]"),
+        Doc("GPUs to use; auto: all that are visible; 0: none, the CPU"),
+    ]
+    jobs_per_gpu: Annotated[AtLeastOne, Doc("jobs that share a GPU")]
+    cpu_slots: Annotated[
+        AtLeastOne | Literal["auto"], Doc("jobs at once where there is no GPU; auto: cores / threads_per_job")
+    ]
+    threads_per_job: Annotated[
+        AtLeastOne | Literal["auto"], Doc("threads of a job; auto: cores / places on GPUs, 1 on CPUs")
+    ]

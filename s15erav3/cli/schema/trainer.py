@@ -1,0 +1,134 @@
+"""The group ``trainer``: device, precision, length, accumulation, clipping."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Predicate
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.data import Epochs
+from s15erav3.cli.schema.kinds import (
+    Accelerator,
+    AtLeastOne,
+    Count,
+    Must,
+    NotNegative,
+    Positive,
+    Precision,
+    Share,
+    Text,
+    Whole,
+    Windows,
+    closed,
+    open_ended,
+)
+
+CLOCK = r"\d+:\d+:\d+:\d+"
+TIME = Must("a time above 0: seconds, as in 600, or days:hours:minutes:seconds, as in '00:00:10:00'; null is no limit")
+DEVICES = Must("auto, a number of devices, -1 for all, or a list of their numbers, as [0,1]")
+OWN = (
+    *("callbacks", "logger", "plugins", "default_root_dir", "check_val_every_n_epoch", "num_sanity_val_steps"),
+    *("use_distributed_sampler", "enable_model_summary", "enable_progress_bar", "enable_checkpointing", "barebones"),
+    *("min_steps", "min_epochs"),
+)
+"""Arguments of Lightning's Trainer that this program gives itself, or that would leave out what it does."""
+
+
+def seconds(limit: Any) -> float:
+    """``trainer.max_time`` in seconds: a number of them, ``days:hours:minutes:seconds``, or ``{minutes: 10}``.
+
+    Returns:
+        0 for what is none of these.
+    """
+    if isinstance(limit, str) and re.fullmatch(CLOCK, limit):
+        days, hours, minutes, rest = map(int, limit.split(":"))
+        limit = {"days": days, "hours": hours, "minutes": minutes, "seconds": rest}
+    if isinstance(limit, Mapping):
+        try:
+            limit = timedelta(**limit).total_seconds()
+        except (TypeError, OverflowError):
+            return 0.0
+    return float(limit) if isinstance(limit, int | float) and not isinstance(limit, bool) else 0.0
+
+
+def is_time(limit: Any) -> bool:
+    """Whether :func:`seconds` are some, and no more than a clock counts."""
+    return 1e-6 <= seconds(limit) <= timedelta.max.total_seconds()
+
+
+IsTime, IsOne = Predicate(is_time), Predicate(lambda share: share == 1)
+
+
+@open_ended
+class Trainer(TypedDict, total=False):
+    """Settings of this program and of Lightning's Trainer, to which ``+trainer.NAME`` adds others of its arguments."""
+
+    accelerator: Annotated[Accelerator, Doc("device; auto: a GPU if there is one, else the CPU")]
+    devices: Annotated[
+        Annotated[Whole, Ge(1), Le(2**10)] | Literal[-1, "auto", "-1"] | Annotated[str, Predicate(str.isdigit)]
+        | list[Count],
+        DEVICES,
+        Doc("processes, one on each device"),
+    ]  # fmt: skip
+    strategy: Annotated[
+        Text | Mapping[str, Any],
+        Must("auto, the name of a strategy of Lightning's, or its settings with _target_"),
+        Doc("how several devices work together; auto: DDP"),
+    ]
+    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs made for it, else 32-true")]
+    max_epochs: Annotated[Epochs, Doc("passes over the training part; whichever limit comes first ends the training")]
+    max_steps: Annotated[
+        AtLeastOne | Literal[-1] | None,
+        Must("a whole number above 0, or -1 or null for no limit"),
+        Doc("optimizer steps; whichever limit comes first ends the training"),
+    ]
+    max_time: Annotated[
+        Annotated[Positive, IsTime] | Annotated[str, IsTime] | Annotated[Mapping[str, Any], IsTime] | None,
+        TIME,
+        Doc("time of training, with which the schedules then end: 600 (seconds) or 00:00:10:00 is ten minutes"),
+    ]
+    val_check_interval: Annotated[AtLeastOne, Doc("optimizer steps between validations")]
+    accumulate_grad_batches: Annotated[Windows, Doc("micro-batches of data.batch_size windows per optimizer step")]
+    gradient_clip_val: Annotated[NotNegative, Doc("largest norm of the gradient; 0 never clips")]
+    skip_nonfinite: Annotated[Count, Doc("bad steps in a row that are left out, of a loss or gradient not finite")]
+    rank_timeout: Annotated[Positive, Doc("seconds after which all ranks end because one does not get on")]
+    deterministic: Annotated[bool | Literal["warn"], Doc("ask torch for deterministic kernels; warn where it has none")]
+
+
+@closed
+class Reader(TypedDict, total=False):
+    """What reads with a trained model: the group ``trainer`` of the other verbs."""
+
+    accelerator: Annotated[Accelerator, Doc("device; auto: a GPU if there is one, else the CPU")]
+    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs made for it, else 32-true")]
+
+
+@open_ended
+class Lightning(TypedDict, total=False):
+    """Arguments of Lightning's that no packaged config has, and with which nothing might be trained or saved."""
+
+    limit_train_batches: Annotated[
+        AtLeastOne | Annotated[float, IsOne] | None,
+        Must("a whole number, at least 1, or 1.0 for all"),
+        Doc("batches of an epoch"),
+    ]
+    limit_val_batches: Annotated[
+        Count | Share | None,
+        Must("a whole number, at least 0, or a share from 0.0 to 1.0"),
+        Doc("batches of a validation, or the share of them"),
+    ]
+    overfit_batches: Annotated[
+        Count | Annotated[float, IsOne] | None,
+        Must("a whole number, at least 0, or 1.0 for all"),
+        Doc("batches to train and validate on"),
+    ]
+    fast_dev_run: Annotated[
+        Annotated[bool, Predicate(operator.not_)] | Annotated[Whole, Ge(0), Le(0)],
+        Must("false: it saves and logs nothing; take trainer.max_steps=1 for a short run"),
+        Doc("left out"),
+    ]

@@ -1,0 +1,112 @@
+"""Which class describes which part of a verb's config, and what each group is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from typing_extensions import get_type_hints
+
+from s15erav3.cli.schema import train, verbs
+from s15erav3.cli.schema.balancing import BALANCING
+from s15erav3.cli.schema.data import Data, TokenizerChoice
+from s15erav3.cli.schema.model import Experts, Model, RopeScaling
+from s15erav3.cli.schema.optimizer import OPTIMIZER, SCHEDULE, MultiToken
+from s15erav3.cli.schema.trainer import Reader, Trainer
+from s15erav3.cli.schema.watching import CALLBACKS, LOGGERS
+
+
+class Group(NamedTuple):
+    """A part of a config."""
+
+    says: str
+    """What it is for, in one line."""
+    settings: type | None = None
+    """The class of its settings."""
+    by_target: Mapping[str, type] = {}
+    """That class by the group's ``_target_``; ``*`` is any other. Without it, others' settings are their own."""
+    members: Mapping[str, tuple[str, type]] = {}
+    """What a group of several things to make holds: name, ``_target_``, class."""
+
+    def of(self, node: Mapping[Any, Any]) -> type | None:
+        """The class that the settings ``node`` have to fit; ``None`` for somebody else's."""
+        target = str(node.get("_target_", ""))
+        return self.settings or self.by_target.get(target) or self.by_target.get("*")
+
+
+TRAIN = {
+    "": Group("settings of no group", train.Train),
+    "experts": Group("dense, or how many experts and how a token chooses among them", Experts),
+    "model": Group("size: widths, depth, heads, latent ranks", Model),
+    "model.rope_scaling": Group("extension of the context by YaRN", RopeScaling),
+    "balancing": Group("how the experts are kept busy", by_target=BALANCING),
+    "optimizer": Group("what learns the weights", by_target=OPTIMIZER),
+    "schedule": Group("the learning rate over training", by_target=SCHEDULE),
+    "data": Group("what is read, its division and its batches", Data),
+    "tokenizer": Group("how text becomes tokens", TokenizerChoice),
+    "trainer": Group("device, precision, length, accumulation, clipping", Trainer),
+    "logger": Group("who is sent the figures: csv, wandb, both or none", members=LOGGERS),
+    "callbacks": Group("what watches training: figures, texts, checkpoints", members=CALLBACKS),
+    "mtp": Group("the loss of multi-token prediction", MultiToken),
+    "sweep": Group("with -m: a named set of runs, and how it is kept", train.Sweep),
+}
+VERBS: dict[str, dict[str, Group]] = {
+    "train": TRAIN,
+    "evaluate": {
+        "": Group("settings of no group", verbs.Evaluate),
+        "data": Group("the text to measure on", verbs.EvaluateData),
+        "trainer": Group("device and precision", Reader),
+    },
+    "sample": {"": Group("settings of no group", verbs.Sample), "trainer": Group("device and precision", Reader)},
+    "report": {"": Group("settings of no group", verbs.Report), "trainer": Group("device and precision", Reader)},
+    "compare": {"": Group("settings of no group", verbs.Compare)},
+    "export": {"": Group("settings of no group", verbs.Export)},
+}
+"""Groups by their dotted place in the config of each verb."""
+
+
+@cache
+def fields(settings: type) -> dict[str, Any]:
+    """Names and annotations of a class of settings."""
+    return get_type_hints(settings, include_extras=True)
+
+
+def parts(verb: str, config: Mapping[Any, Any]) -> Iterator[tuple[str, Any, type]]:
+    """Every described part of a config: dotted place, what is there, class. What is absent is left out.
+
+    Args:
+        config: plain containers or OmegaConf's.
+    """
+    for place, group in VERBS[verb].items():
+        node: Any = config
+        for key in place.split(".") if place else ():
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is None or (place == "model.rope_scaling" and not isinstance(node, Mapping)):
+            continue
+        if not isinstance(node, Mapping):
+            yield place, node, dict
+            continue
+        for name in node if group.members else ():
+            member = node.get(name)
+            classes = {target: settings for target, settings in group.members.values() if target}
+            settings = None
+            if isinstance(member, Mapping):
+                target = str(member.get("_target_", ""))
+                settings = classes.get(target) if target else group.members.get(str(name), ("", None))[1]
+            if settings is not None:
+                yield f"{place}.{name}", member, settings
+        if (found := group.of(node)) is not None:
+            yield place, node, found
+
+
+def keys(verb: str) -> set[str]:
+    """Every dotted key that a config of ``verb`` may have."""
+    found = set(VERBS[verb])
+    for place, group in VERBS[verb].items():
+        prefix = f"{place}." if place else ""
+        classes = [*([group.settings] if group.settings else []), *group.by_target.values()]
+        found |= {f"{prefix}{key}" for settings in classes for key in fields(settings)}
+        for name, (_, settings) in group.members.items():
+            found |= {f"{prefix}{name}", *(f"{prefix}{name}.{key}" for key in fields(settings))}
+    return found - {""}

@@ -1,0 +1,114 @@
+"""The settings of the verbs that train nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import (
+    AtLeastOne,
+    Count,
+    Must,
+    Path,
+    Real,
+    Text,
+    Whole,
+    Windows,
+    open_ended,
+)
+from s15erav3.cli.schema.watching import MinP, RepetitionPenalty, Temperature, TopK, TopP
+
+Checkpoint = Annotated[Path, Doc("file, a run's folder for its best one, or a Hugging Face folder")]
+Extension = Annotated[Real, Ge(1), Doc("read sequences this many times longer than those of training (YaRN)")]
+
+
+@open_ended
+class Evaluate(TypedDict, total=False):
+    """``s15erav3 evaluate``."""
+
+    checkpoint: Checkpoint
+    reference: Annotated[Path | None, Doc("a later checkpoint of the run, to compare the routing with; null: none")]
+    split: Annotated[Literal["train", "val", "test", "all"], Doc("part of the run's text; all: of data.path alone")]
+    eval_batch_size: Annotated[Windows, Doc("windows of one batch")]
+    context_extension: Extension
+    output: Annotated[
+        Path | None,
+        Doc("JSON file, a .parquet beside it; null: evaluate-CHECKPOINT-SPLIT.json in the run's folder"),
+    ]
+
+
+@open_ended
+class EvaluateData(TypedDict, total=False):
+    """The text to measure on."""
+
+    name: Annotated[Literal["ipl", "text"] | None, Doc("what data.path holds; null: by how the file begins")]
+    path: Annotated[Path | None, Doc("file or folder; null: the text that the run was trained on")]
+    sequence_length: Annotated[
+        Annotated[Whole, Ge(2)] | None, Doc("tokens of a window; null: as in training, times context_extension")
+    ]
+
+
+@open_ended
+class Sample(TypedDict, total=False):
+    """``s15erav3 sample``."""
+
+    checkpoint: Checkpoint
+    prompt: Annotated[
+        Text | Annotated[list[Text], MinLen(1)],
+        Must("a text, or a list of texts"),
+        Doc("what to continue; empty: begin a new document"),
+    ]
+    samples: Annotated[Windows, Doc("texts for each prompt")]
+    max_new_tokens: Annotated[Whole, Ge(1), Le(10**6), Doc("tokens of a text at most")]
+    temperature: Temperature
+    top_k: TopK
+    top_p: TopP
+    min_p: MinP
+    repetition_penalty: RepetitionPenalty
+    stop: Annotated[
+        Text | list[Text] | None, Must("null, a text, or a list of texts"), Doc("texts that end what is written")
+    ]
+    seed: Annotated[Count, Doc("of the draws; each text has its own, from this one on")]
+    speculative: Annotated[bool, Doc("draft with the multi-token-prediction blocks; needs temperature=0")]
+    compile: Annotated[bool, Doc("torch.compile the step of one token")]
+    context_extension: Extension
+
+
+@open_ended
+class Report(TypedDict, total=False):
+    """``s15erav3 report``."""
+
+    run_dir: Annotated[Path, Doc("a run's folder")]
+    output: Annotated[Path | None, Doc("HTML file; null: report.html in the run's folder")]
+    max_tokens: Annotated[Count, Doc("tokens of the validation part that the model reads, for its experts; 0: none")]
+
+
+@open_ended
+class Compare(TypedDict, total=False):
+    """``s15erav3 compare``."""
+
+    folders: Annotated[Text | list[Text], Must("a folder, or a list of folders"), Doc("sweeps or runs")]
+    sort: Annotated[Text, Doc("any metric, lowest first; -val/bpb: highest first")]
+    descending: Annotated[bool, Doc("whether the highest comes first")]
+    metrics: Annotated[
+        Text | list[Text] | None,
+        Must("null, a metric, or a list of metrics"),
+        Doc("columns, as [val/bpb,train/loss]; null: bits per byte, balance, speed, size"),
+    ]
+    unfinished: Annotated[bool, Doc("whether the last metrics of runs at work count, too")]
+    rows: Annotated[AtLeastOne, Doc("rows of the table in the terminal; the files hold all")]
+    output: Annotated[
+        Path | None, Doc("folder of compare.csv, compare.md and compare.html; null: the first of folders")
+    ]
+
+
+@open_ended
+class Export(TypedDict, total=False):
+    """``s15erav3 export``."""
+
+    checkpoint: Checkpoint
+    output: Annotated[Path, Doc("folder to write")]
+    dtype: Annotated[Literal["float32", "bfloat16"], Doc("of the weights; router biases stay float32")]
+    max_shard_size: Annotated[Text, Doc("largest file of weights, as 5GB or 500MB")]

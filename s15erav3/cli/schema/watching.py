@@ -1,0 +1,128 @@
+"""The groups ``callbacks`` and ``logger``: who watches a training, and what is kept of it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Predicate
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import (
+    AtLeastOne,
+    Count,
+    Must,
+    Path,
+    Positive,
+    Real,
+    Share,
+    Text,
+    Whole,
+    closed,
+    open_ended,
+)
+
+LEAST = 1e-6
+"""What logits may be divided by without becoming infinite in fp32."""
+
+RunDir = Annotated[Path, Doc("the run's folder")]
+Temperature = Annotated[
+    Real,
+    Ge(0),
+    Predicate(lambda value: value == 0 or value >= LEAST),
+    Must(f"0, or a number of at least {LEAST}"),
+    Doc("divides the logits; 0 takes the likeliest token"),
+]
+TopK = Annotated[Count, Doc("only so many of the likeliest tokens; 0: all")]
+TopP = Annotated[Positive, Le(1), Doc("the fewest tokens that hold this share of the probability; 1: all")]
+MinP = Annotated[Share, Doc("only tokens at least this share as likely as the likeliest; 0: all")]
+RepetitionPenalty = Annotated[
+    Real, Ge(LEAST), Le(1 / LEAST), Doc("above 1 makes tokens less likely that were there before; 1: none")
+]
+
+
+@closed
+class Media(TypedDict, total=False):
+    """Heatmaps of load and bias at each validation, with ``logger=wandb``."""
+
+
+@closed
+class Watch(TypedDict, total=False):
+    """The progress line."""
+
+
+@closed
+class Telemetry(TypedDict, total=False):
+    """Rows of figures."""
+
+    run_dir: RunDir
+    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two rows of figures")]
+    per_expert: Annotated[bool, Doc("whether loggers get every expert's load, bias and update")]
+
+
+@closed
+class Samples(TypedDict, total=False):
+    """Texts that the model writes at each validation."""
+
+    run_dir: RunDir
+    prompts: Annotated[list[Text], Doc("texts to continue")]
+    max_new_tokens: Annotated[Whole, Ge(0), Le(10**6), Doc("tokens of a text at most; 0: no texts")]
+    temperature: Temperature
+    top_k: TopK
+    top_p: TopP
+    min_p: MinP
+    repetition_penalty: RepetitionPenalty
+    seed: Annotated[Count, Doc("of the draws, the same at every validation")]
+
+
+@closed
+class Checkpoint(TypedDict, total=False):
+    """When checkpoints are written."""
+
+    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two writings of last.ckpt")]
+    keep_every_n_steps: Annotated[
+        AtLeastOne | None, Doc("optimizer steps between copies that stay, as step_000500.ckpt; null: none")
+    ]
+
+
+CALLBACKS: dict[str, tuple[str, type]] = {
+    "media": ("s15erav3.callbacks.expert_media.ExpertMedia", Media),
+    "telemetry": ("s15erav3.callbacks.telemetry.Telemetry", Telemetry),
+    "samples": ("s15erav3.callbacks.samples.Samples", Samples),
+    "progress": ("s15erav3.callbacks.progress.Watch", Watch),
+    "checkpoint": ("", Checkpoint),
+}
+"""Name in the group, ``_target_`` (none: made by the program itself), settings."""
+
+
+@closed
+class MetricsCsv(TypedDict, total=False):
+    """``metrics.csv`` in the run's folder."""
+
+    save_dir: RunDir
+
+
+@open_ended
+class Wandb(TypedDict, total=False):
+    """Weights & Biases; ``+logger.wandb.NAME`` adds arguments of ``wandb.init``."""
+
+    save_dir: RunDir
+    project: Annotated[Text, Doc("W&B's project")]
+    group: Annotated[Text | None, Doc("W&B's group, by which a sweep's runs lie together; null: none")]
+    name: Annotated[Text | None, Doc("the run's name; null: what tells it from others, as 'e16 loss_free s1'")]
+    tags: Annotated[list[Text], Doc("tags beside those of the choices, as experts=e16")]
+    x_axis: Annotated[Literal["trainer/global_step", "tokens"], Doc("metric that all others are drawn over")]
+    log_model: Annotated[
+        Annotated[bool, Predicate(operator.not_)] | Literal["best", "last"],
+        Must("false, best or last"),
+        Doc("which checkpoint is sent as an artifact at the end"),
+    ]
+    init_timeout: Annotated[Positive, Doc("seconds to wait for the server; then the run goes on offline")]
+    finish_timeout: Annotated[Positive, Doc("seconds to wait at the end; what is left stays on disk for wandb sync")]
+
+
+LOGGERS: dict[str, tuple[str, type]] = {
+    "csv": ("s15erav3.loggers.csv.MetricsCSV", MetricsCsv),
+    "wandb": ("s15erav3.loggers.wandb.wandb_logger", Wandb),
+}
+"""Name in the group, ``_target_``, settings."""
