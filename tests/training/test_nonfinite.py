@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from s15erav3.__main__ import main
 from s15erav3.balancing.smebu import SMEBU
 from s15erav3.callbacks.last_checkpoint import LastCheckpoint
-from s15erav3.errors import UserError
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged, skips_on_device
 from tests.tiny import result, train
@@ -149,13 +148,6 @@ def test_a_validation_is_refused_before_it_begins() -> None:
     """And so is all that callbacks would make of it."""
     with pytest.raises(Diverged, match="layer 02 is not finite at step 2"):
         run(by_muon, 6, bad=[2], what="layer 02", limit_val_batches=1, val_check_interval=3)
-
-
-@pytest.mark.parametrize("value", [-1, 0.5, True])
-def test_a_bad_setting_is_refused(value: Any) -> None:
-    """By its name."""
-    with pytest.raises(UserError, match=r"trainer\.skip_nonfinite"):
-        module_for(SMEBU(0.01), skip_nonfinite=value)
 
 
 @pytest.fixture
