@@ -24,12 +24,14 @@ TOP = {
     "build",
     "cli",
     "completion",
+    "help",
     "outcome",
     "pretrained",
     "rehearsal",
     "restore",
     "resume",
     "screen",
+    "shells",
     "sweeps",
 }
 """Modules, and a folder, that may see everything, and that nothing below may see."""

@@ -199,7 +199,7 @@ def test_every_packaged_choice_is_allowed_and_every_other_place_is_not() -> None
             )
     from hydra.utils import get_class
 
-    for names in trust.MORE.values():
+    for names in (*trust.MORE.values(), trust.optimizers()):
         assert names and all(get_class(name) for name in names)
     trust.check_targets({"trainer": {"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}}, "x")
     with pytest.raises(UserError, match="called as"):
