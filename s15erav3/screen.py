@@ -16,21 +16,21 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from s15erav3.balancing import AddOns
 from s15erav3.changes import Change
+from s15erav3.consoles import Output
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.sources import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs import is_first_rank
 from s15erav3.training.module import LanguageModule
 
-# Texts, names and paths may have brackets and colons in them, which are neither markup nor emoji.
-console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-if not console.is_terminal:  # a log file has no width
-    console.width = 140
+console = Output(stderr=True)
+"""For messages."""
+results = Output(stderr=False)
+"""For what a verb was asked for: it can be sent into a file or a pipe."""
 
 
 def say(text: str) -> None:

@@ -30,7 +30,8 @@ MORE = {
     "logger": {"lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"},
     "trainer": {f"lightning.pytorch.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")},
 }
-"""Classes beside the packaged choices and torch's optimizers. None of them executes what it is given, or writes but below the run's folder."""
+"""Classes beside the packaged choices and torch's optimizers. None of them executes what it is given, or writes but
+below the run's folder."""
 
 PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|trainer\.strategy")
 """Where a run's config has something to instantiate."""

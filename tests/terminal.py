@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
@@ -41,10 +42,8 @@ class Terminal:
 
     def read(self, seconds: float = 0.05) -> str:
         """What stands on the screen after so much more time, without the blanks at the right and empty lines below."""
-        try:
+        with suppress(pexpect.TIMEOUT, pexpect.EOF):
             self._stream.feed(self.process.read_nonblocking(1_000_000, timeout=seconds))
-        except (pexpect.TIMEOUT, pexpect.EOF):
-            pass
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
 
     def until(self, seen: str | Callable[[str], bool], seconds: float = 20) -> str:
