@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from s15erav3 import screen
 from s15erav3.analysis.run_folder import Run, read_run
 from s15erav3.errors import UserError
 from s15erav3.screen import short
+from s15erav3.sweeps.label import varying
 from s15erav3.sweeps.objective import objective
 from s15erav3.sweeps.oversee import Planned, Sweep
 
@@ -78,10 +79,3 @@ def ended(job: Planned) -> Ended:
 def is_mistake(run: Run) -> bool:
     """Whether a failed run is the user's to mend."""
     return run.result.get("error") in ("UserError", "Diverged")
-
-
-def varying(commands: Iterable[Sequence[str]]) -> set[str]:
-    """The settings that not all jobs have in common."""
-    seen = [frozenset(command) for command in commands]
-    common: frozenset[str] = frozenset.intersection(*seen) if len(seen) > 1 else frozenset()
-    return {setting for command in seen for setting in command - common}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -21,6 +22,7 @@ from s15erav3 import screen
 from s15erav3.analysis.run_folder import read_run
 from s15erav3.errors import UserError
 from s15erav3.settings import read_interpolated
+from s15erav3.sweeps.label import head, label, varying
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.state import Found, examine
 
@@ -136,10 +138,26 @@ class Overseen(Launcher):
         if take:
             return take(jobs)
         try:
+            if isinstance(self.launcher, BasicLauncher):
+                return self._one_by_one(jobs, job_overrides)
             return self.launcher.launch(job_overrides, initial_job_idx)
         except RuntimeError as error:  # joblib's and submitit's, of a job that was killed: the account tells of each
             screen.say(f"error: {type(self.launcher).__name__}: {str(error).partition(chr(10))[0]}")
             return [returned(job) for job in jobs]
+
+    def _one_by_one(self, jobs: list[Planned], commands: Sequence[Sequence[str]]) -> list[JobReturn]:
+        """Launch them as Hydra does, and say which one it is; a signal between two jobs ends the sweep as one in a job.
+
+        Raises:
+            Interrupted: a signal asked for the end.
+        """
+        done: list[JobReturn] = []
+        differing = varying([job.overrides for job in self.sweep.jobs.values()])
+        for job, command in zip(jobs, commands, strict=True):
+            name = f"{head(job, len(self.sweep.jobs))} {label(job, differing)}".rstrip()
+            screen.say(f"{name}: complete before" if job.found.state == "done" else name)
+            done += self.launcher.launch([command], job.number)
+        return done
 
 
 def returned(job: Planned) -> JobReturn:
