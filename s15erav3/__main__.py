@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from s15erav3 import __version__, completion, shells
+from s15erav3 import __version__
+from s15erav3.cli import completion, shells
 from s15erav3.errors import Accident, UserError, disk_full, nearest, tell
 from s15erav3.ranks.member import join
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
-        from s15erav3 import help, trust  # a moment, for Hydra
+        from s15erav3.cli import help, trust  # a moment, for Hydra
 
         rest = trust.take(rest)
         if help.answered(verb, rest):

@@ -16,15 +16,15 @@ from selenium.webdriver.common.keys import Keys
 
 import s15erav3
 from s15erav3.__main__ import main
-from s15erav3.analysis.run_folder import find_runs, read_run
-from s15erav3.analysis.sweep import groups
-from s15erav3.analysis.sweep_tables import grid
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.compare import with_folders
+from s15erav3.comparison.groups import groups
+from s15erav3.comparison.tables import grid
+from s15erav3.comparison.terminal_table import broken, fitted
 from s15erav3.errors import UserError
-from s15erav3.narrow import broken, fitted
-from tests.analysis.sweeps import CONFIG, write_metrics, write_run, write_sweep
+from s15erav3.runs.reader import find_runs, read_run
 from tests.browser import DESKTOP, PHONE, Page, opened
+from tests.comparison.sweeps import CONFIG, write_metrics, write_run, write_sweep
 from tests.terminal import Terminal
 from tests.tiny import TINY
 
@@ -174,7 +174,7 @@ def test_the_table_fits_a_terminal(columns: int, kind: str, tmp_path: Path) -> N
                 **figures,
             )
     (tmp_path / "console.py").write_text(
-        "import sys, s15erav3.compare as c\nfrom s15erav3.analysis.sweep import BPB\n"
+        "import sys, s15erav3.compare as c\nfrom s15erav3.comparison.groups import BPB\n"
         "found = c.gather('s')\nc.show(found, 20, c.Path('s'))\n"
     )
     command = [sys.executable, str(tmp_path / "console.py")]

@@ -14,7 +14,7 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.restore import load
+from s15erav3.loading import load
 from tests.tiny import train
 
 DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", "token"}
@@ -98,7 +98,7 @@ def test_saturation_against_a_reference(run_dir: Path, tmp_path: Path, capsys: p
     assert main(["evaluate", str(last), f"reference={last}", f"output={output}"]) == 0
     record = json.loads(output.read_text())
     assert record["balance/saturation"] == 1 and record["reference_step"] == 6
-    assert "balance/saturation" in capsys.readouterr().err
+    assert "balance/saturation" in capsys.readouterr().out
     assert train("trainer.max_steps=6", "seed=2", run_dir=tmp_path / "other") == 0
     assert main(["evaluate", str(last), f"reference={tmp_path / 'other'}", f"output={output}"]) == 0
     record = json.loads(output.read_text())

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from s15erav3.overrides import key_of, value_of
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from s15erav3.sweeps.oversee import Planned
+from s15erav3.cli.overrides import key_of, value_of
 
 
-def head(job: Planned, known: int) -> str:
+class Job(Protocol):
+    """What a name needs of a planned job."""
+
+    @property
+    def number(self) -> int:
+        """From 0."""
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """Its command line, without Hydra's own settings."""
+
+    @property
+    def config(self) -> DictConfig:
+        """Composed, with Hydra's part."""
+
+
+def head(job: Job, known: int) -> str:
     """Its place among all jobs; a search that has to run more of them than it was to does not say of how many.
 
     Args:
@@ -23,7 +38,7 @@ def head(job: Planned, known: int) -> str:
     return f"[{number}/{total}]" if total and number <= total else f"[{number}]"
 
 
-def label(job: Planned, varying: Collection[str]) -> str:
+def label(job: Job, varying: Collection[str]) -> str:
     """Those of its settings that ``varying`` holds: a group's choice by its name, others with the end of their key."""
     groups = job.config.hydra.runtime.choices
     told = [(key_of(override), value_of(override)) for override in job.overrides if override in varying]
