@@ -141,7 +141,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
     if cfg.get("report") and is_first_rank():
         add_report(run_dir, cfg.trainer.accelerator)
-    summary(cfg, result, samples, run_dir)
+    summary(session.trainer, result, samples, run_dir)
     late = max((c.received for c in callbacks if isinstance(c, LastCheckpoint)), default=0)
     if one_of_many and late not in (0, REQUEUE):  # the run is complete, and its sweep is to end
         raise Interrupted(late, run_dir)
