@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from s15erav3.cli import hydra_setup
-from s15erav3.cli.settings import LARGEST
+from s15erav3.cli.flags import split
+from s15erav3.cli.overrides import key_of
+from s15erav3.cli.settings import check_settings
+from s15erav3.conversation import converse
 from s15erav3.data.detokenizer import TextStream
-from s15erav3.errors import UserError, check_flag, check_number
+from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore, with_checkpoint
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
-from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
+from s15erav3.request import Request, asked
 from s15erav3.terminal import say
-
-
-class Request(NamedTuple):
-    """What is asked for, once for all sequences."""
-
-    prompts: list[str]
-    sampling: Sampling
-    max_new_tokens: int
-    samples: int
-    stop: list[str]
-    seed: int
-    speculative: bool
-    compiled: bool
 
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 sample --help``."""
-    hydra_setup.run("sample", sample, with_checkpoint("sample", arguments))
+    words = with_checkpoint("sample", arguments)
+    line = split(words)
+    prompted = line.multirun or line.only_tells or any(key_of(word) == "prompt" for word in line.words)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    hydra_setup.run("sample", talk if at_terminal and not prompted else sample, words)
     return 0
 
 
@@ -51,6 +44,33 @@ def sample(cfg: DictConfig) -> list[str]:
         UserError: the checkpoint or a setting is unusable.
     """
     request = asked(cfg)
+    return answer(ready(cfg, request), request)
+
+
+def talk(cfg: DictConfig) -> None:
+    """Continue prompts that are typed one after another, with the model loaded once.
+
+    Raises:
+        UserError: the checkpoint or a setting is unusable.
+    """
+    trained = ready(cfg, asked(cfg))
+
+    def check(settings: DictConfig) -> None:
+        check_settings(settings, "sample")
+        asked(settings)
+
+    def write_one(settings: DictConfig) -> None:
+        answer(trained, asked(settings))
+
+    converse(cfg, check, write_one)
+
+
+def ready(cfg: DictConfig, request: Request) -> Trained:
+    """The model, if it can do what is asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
     trained = restore(cfg)
     bad = next((name for name, value in trained.net.state_dict().items() if not value.isfinite().all()), None)
     if bad is not None:
@@ -68,6 +88,11 @@ def sample(cfg: DictConfig) -> list[str]:
             f"speculative=true needs multi-token-prediction blocks, and {trained.saved.file} has none; train with "
             "model.num_nextn_predict_layers=1, or leave speculative out."
         )
+    return trained
+
+
+def answer(trained: Trained, request: Request) -> list[str]:
+    """Write what is asked for; returns the continuations."""
     if request.speculative:
         return speculate(trained, request)
     sequences = [prompt for prompt in request.prompts for _ in range(request.samples)]
@@ -77,36 +102,6 @@ def sample(cfg: DictConfig) -> list[str]:
         show(f"{'' if i == 0 else chr(10)}{'' if alone else prompt + text}\n")
     report(trained.net.config, took)
     return texts
-
-
-def asked(cfg: DictConfig) -> Request:
-    """The settings, checked.
-
-    Raises:
-        UserError: one of them is unusable.
-    """
-    check_number("max_new_tokens", cfg.max_new_tokens, at_least=1, whole=True)
-    check_number("samples", cfg.samples, at_least=1, whole=True)
-    check_number("seed", cfg.seed, at_least=0, at_most=LARGEST - cfg.samples, whole=True)
-    for name in ("speculative", "compile"):
-        check_flag(name, cfg[name])
-    try:
-        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
-    prompts, stop = _texts(cfg.prompt), _texts(cfg.stop)
-    if not prompts:
-        raise UserError("prompt=[] holds no text; give one, or an empty one: prompt=''.")
-    if cfg.speculative and (sampling.temperature != 0 or sampling.repetition_penalty != 1):
-        raise UserError(
-            f"speculative=true takes the likeliest tokens, so temperature={sampling.temperature} must be 0 and "
-            f"repetition_penalty={sampling.repetition_penalty} must be 1."
-        )
-    if cfg.speculative and (cfg.compile or cfg.samples > 1):
-        raise UserError(
-            "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
-        )
-    return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
 
 
 def write(trained: Trained, request: Request, shown: Callable[[str], None] | None) -> tuple[list[str], Generated]:
@@ -196,9 +191,3 @@ def report(config: ModelConfig, took: Generated) -> None:
         f"{took.prompt_seconds:.2f} s for the prompt; cache {cached:,} bytes per token, where ordinary multi-head "
         f"attention needs {ordinary:,}"
     )
-
-
-def _texts(value: object) -> list[str]:
-    if value is None:
-        return []
-    return [str(text) for text in value] if isinstance(value, ListConfig) else [str(value)]

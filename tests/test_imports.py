@@ -51,7 +51,9 @@ FLOORS: dict[str, set[str]] = {
     # the verbs, and their table
     "train": {"sweeps", "session", "callbacks", "cli"},
     "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},
-    "sample": {"loading", "model", "data", "terminal", "cli", "errors"},
+    "request": {"model", "cli", "errors"},
+    "conversation": {"data", "terminal", "cli", "errors"},
+    "sample": {"conversation", "request", "loading", "model", "data", "terminal", "cli", "errors"},
     "report": {"session", "terminal", "cli", "errors", "files"},
     "compare": {"comparison", "runs", "terminal", "cli", "errors", "files"},
     "export": {
