@@ -149,7 +149,8 @@ def speculate(trained: Trained, request: Request) -> list[str]:
         share, rate = took.accepted / max(1, took.drafted), took.tokens / max(1, took.steps + 1)
         say(
             f"speculation: {took.accepted} of {took.drafted} drafts accepted ({share:.0%}), {rate:.2f} tokens a step; "
-            f"plain decoding gave {same} in {plain.seconds:.2f} s: {plain.seconds / took.seconds:.2f} times faster"
+            f"plain decoding gave {same} in {plain.seconds:.2f} s: {plain.seconds / took.seconds:.2f} times faster",
+            words=True,
         )
     return texts
 
@@ -189,5 +190,6 @@ def report(config: ModelConfig, took: Generated) -> None:
     say(
         f"{took.tokens:,} tokens in {took.seconds:.2f} s: {took.tokens / max(took.seconds, 1e-9):,.0f} tokens/s after "
         f"{took.prompt_seconds:.2f} s for the prompt; cache {cached:,} bytes per token, where ordinary multi-head "
-        f"attention needs {ordinary:,}"
+        f"attention needs {ordinary:,}",
+        words=True,
     )

@@ -35,13 +35,15 @@ class Output(Console):
         return found if self.is_terminal else ConsoleDimensions(self.file_width, found.height)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Rich's own, but for the blanks with which it fills up the lines of a table."""
+        """Rich's own; in a file without the blanks that fill up the lines of a table, and without styles: those it goes
+        on with if it was made for a terminal, which a job's process is redirected from."""
         if self.is_terminal:
             super().print(*objects, **options)
             return
         with self.capture() as captured:
             super().print(*objects, **options)
-        self.file.write(re.sub(r"[ \t]+$", "", captured.get(), flags=re.MULTILINE))
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", captured.get())
+        self.file.write(re.sub(r"[ \t]+$", "", plain, flags=re.MULTILINE))
         self.file.flush()
 
 
@@ -51,10 +53,15 @@ results = Output(stderr=False)
 """For what a verb was asked for: it can be sent into a file or a pipe."""
 
 
-def say(text: str) -> None:
-    """One plain line to the user, from the first rank alone."""
+def say(text: str, *, words: bool = False) -> None:
+    """One plain line to the user, from the first rank alone.
+
+    Args:
+        words: whether a terminal may go on in another line between two words; it breaks others where they are too long,
+            so that what was one line is copied as one, as commands have to be.
+    """
     if is_first_rank():
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=not (words and console.is_terminal))
 
 
 def program() -> str:

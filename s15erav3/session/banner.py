@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from s15erav3.balancing import AddOns
 from s15erav3.data.datamodule import CommentaryData
@@ -122,7 +122,7 @@ def say_commands(trainer: L.Trainer) -> None:
 
 def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
     """A table of the settings that a resumed run changes, by what that means."""
-    table = Table("setting", "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
+    table = Table(Column("setting", no_wrap=True), "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
     for kind, found in kinds.items():
         for change in found:
             table.add_row(*(str(part) for part in (change.key, change.before, change.now, kind)))

@@ -107,7 +107,7 @@ class Board:
         told = f"{row.state} in {clock(row.seconds)}" + (
             f": {run.reason.rstrip('.')}" if run.reason else self._figures(row)
         )
-        say(f"{self.name(row)} {told}; {self.progress()}")
+        say(f"{self.name(row)} {told}; {self.progress()}", words=True)
 
     def _figures(self, row: Row) -> str:
         bpb, violation = row.figure("val/bpb"), row.figure("balance/maxvio_global")
