@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from s15erav3 import __version__
-from s15erav3.cli import completion
+from s15erav3.cli import completion, shells
 from s15erav3.errors import Accident, UserError, disk_full, nearest, tell
 from s15erav3.ranks.member import join
 
@@ -21,6 +21,10 @@ VERBS = {
 USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
     f"  {verb:10} {does}\n" for verb, does in VERBS.items()
 )
+END = """
+s15erav3 VERB --help tells its settings.
+eval "$(s15erav3 --completion bash)" lets the Tab key complete verbs, groups, choices and settings; so for zsh, and
+s15erav3 --completion fish | source."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,19 +35,27 @@ def main(arguments: list[str] | None = None) -> int:
         if not arguments:
             return 0
     verb, *rest = arguments
+    if verb == shells.FLAG and rest == [shells.WORDS]:
+        return shells.words(VERBS)
     if verb in ("-h", "--help"):
-        print(USAGE + "\ns15erav3 VERB --help tells its settings.")
+        print(USAGE + END)
         return 0
     if verb == "--version":
         print(__version__)
         return 0
     member = join()
     try:
+        if verb == shells.FLAG:
+            print(shells.script(" ".join(rest)), end="")
+            return 0
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
-        from s15erav3.cli import trust  # seconds, for torch
+        from s15erav3.cli import help, trust  # a moment, for Hydra
 
-        status: int = importlib.import_module(f"s15erav3.{verb}").main(trust.take(rest))
+        rest = trust.take(rest)
+        if help.answered(verb, rest):
+            return 0
+        status: int = importlib.import_module(f"s15erav3.{verb}").main(rest)
         return status
     except BaseException as error:
         if member is not None:  # the first rank tells it

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, ListConfig
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from s15erav3.cli import hydra_setup
 from s15erav3.cli.flags import split
@@ -20,9 +15,11 @@ from s15erav3.cli.overrides import is_place, key_of, quote_list
 from s15erav3.comparison.groups import BPB, Group, cautions, groups, metrics, ordered, states
 from s15erav3.comparison.page import write_comparison
 from s15erav3.comparison.tables import Grid, grid, left_out, markdown, to_csv
+from s15erav3.comparison.terminal_table import fitted
 from s15erav3.errors import UserError, nearest
 from s15erav3.files import at_home, replace_text
 from s15erav3.runs.reader import Run, find_runs, read_run
+from s15erav3.terminal import Output
 
 SAMPLE = 10
 """Runs that do not count which the terminal lists."""
@@ -81,7 +78,7 @@ def compare(cfg: DictConfig) -> None:
     compared = arrange(folders, runs, sort, descending=descending, unfinished=cfg.unfinished, wanted=wanted)
     output = at_home(str(cfg.output or folders[0]))
     write(compared, output, sort, descending)
-    show(compared, int(cfg.rows), output)
+    show(compared, int(cfg.rows), output, sort)
 
 
 def gather(*folders: str, sort: str = BPB, descending: bool = False, unfinished: bool = False) -> Compared:
@@ -177,54 +174,25 @@ def counts(compared: Compared) -> str:
     return f"{n:,} run{'s' if n > 1 else ''}: {each}. Median (lowest to highest) over the runs of a group that count."
 
 
-def show(compared: Compared, rows: int, output: Path) -> None:
+def show(compared: Compared, rows: int, output: Path, sort: str = BPB) -> None:
     """Print the table and what does not stand in it."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file has no width
-        console.width = 160
+    console = Output(stderr=False, file_width=160)
     shown = compared.grid
-    console.print(compared.title, style="bold", markup=False, soft_wrap=True)
+    console.print(compared.title, style="bold", soft_wrap=True)
     if compared.groups:
-        console.print(terminal_table(compared, rows, console.width))
+        table, left_out = fitted(shown, rows, console.width, {BPB, sort})
+        console.print(table)
+        if left_out:
+            console.print(f"too wide for {console.width} columns, see compare.md: {', '.join(left_out)}")
     if len(shown.rows) > rows:
-        console.print(f"{rows} of {len(shown.rows):,} groups; rows={len(shown.rows)} shows all", markup=False)
+        console.print(f"{rows} of {len(shown.rows):,} groups; rows={len(shown.rows)} shows all")
     if shown.same:
-        console.print("the same in all: " + ", ".join(f"{k} {v}" for k, v in shown.same.items()), markup=False)
-    console.print(counts(compared), markup=False, soft_wrap=True)
+        console.print("the same in all: " + ", ".join(f"{k} {v}" for k, v in shown.same.items()))
+    console.print(counts(compared), soft_wrap=True)
     for folder, state, account in compared.left_out[:SAMPLE]:
-        console.print(f"  {state}: {folder}{': ' if account else ''}{account}", markup=False, soft_wrap=True)
+        console.print(f"  {state}: {folder}{': ' if account else ''}{account}", soft_wrap=True)
     if len(compared.left_out) > SAMPLE:
-        console.print(f"  and {len(compared.left_out) - SAMPLE:,} more, in compare.md", markup=False)
+        console.print(f"  and {len(compared.left_out) - SAMPLE:,} more, in compare.md")
     for caution in compared.cautions:
-        console.print(f"note: {caution}", markup=False, soft_wrap=True)
-    console.print(f"wrote {output}: compare.csv, compare.md, compare.html", markup=False, soft_wrap=True)
-
-
-def terminal_table(compared: Compared, rows: int, width: int) -> Table:
-    """The table; where it is too wide, only the first two metrics tell their range."""
-    shown = compared.grid
-    for variant in (shown, without_ranges(shown, 2)):
-        table = Table(box=box.SIMPLE_HEAD)
-        for i, name in enumerate(variant.header):
-            left = i < variant.n_settings
-            table.add_column(escape(broken(name)), justify="left" if left else "right", overflow="fold")
-        for row in variant.rows[:rows]:
-            table.add_row(*map(escape, row))
-        if Console(width=10_000).measure(table).maximum <= width:
-            break
-    return table
-
-
-def broken(name: str) -> str:
-    """A metric's name in lines of some twelve characters."""
-    lines = [""]
-    for part in re.findall(r"[^/_.]+[/_.]?", name):
-        lines += [part] if lines[-1][-1:] == "/" or len(lines[-1] + part) > 13 else [lines.pop() + part]
-    return "\n".join(line for line in lines if line)
-
-
-def without_ranges(shown: Grid, n: int) -> Grid:
-    """Medians alone in all metrics but the first ``n``."""
-    first = shown.n_settings + 1 + n  # after the settings and the number of runs
-    rows = [[*row[:first], *(cell.partition(" (")[0] for cell in row[first:])] for row in shown.rows]
-    return shown._replace(rows=rows)
+        console.print(f"note: {caution}", soft_wrap=True)
+    console.print(f"wrote {output}: compare.csv, compare.md, compare.html", soft_wrap=True)

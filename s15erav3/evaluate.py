@@ -26,7 +26,7 @@ from s15erav3.errors import UserError, check_number, nearest
 from s15erav3.files import at_home, replace_text
 from s15erav3.loading import Saved, Trained, extended, load, restore, with_checkpoint
 from s15erav3.session.build import restore_balancer
-from s15erav3.terminal import console, say
+from s15erav3.terminal import results, say
 
 OWN_PARTS = ("train", "val", "test")
 
@@ -183,22 +183,24 @@ SHOWN = (
 
 
 def show(record: dict[str, Any], routed: Routed | None, output: Path) -> None:
-    """Print the table, the loads of each layer and the strongest specialists."""
-    title = f"{record['checkpoint']}, step {record['step']}, {record['split']} of {record['data']}"
-    table = Table(title=Text(title))
+    """Print the table, the loads of each layer and the strongest specialists to standard output."""
+    results.print(
+        f"{record['checkpoint']}, step {record['step']}, {record['split']} of {record['data']}", soft_wrap=True
+    )
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, form in SHOWN:
         if key in record:
             table.add_row(key, form.format(record[key]))
-    console.print(table)
+    results.print(table)
     if routed is not None:
         grid = Table.grid(padding=(0, 2))
         for layer, load in zip(routed.layers, routed.loads.double(), strict=True):
             shares = " ".join(f"{share:.2f}" for share in (load / load.mean()).tolist())
             grid.add_row(f"layer {layer:02d} loads (1.00 is fair)", Text(shares))
-        console.print(grid)
+        results.print(grid)
         for specialist in specialists(routed):
-            say(str(specialist))
+            results.print(str(specialist), soft_wrap=True)
     wrote = [output, *([output.with_suffix(".parquet")] if routed is not None else [])]
     say(f"wrote {' and '.join(map(str, wrote))}")

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import split
+from s15erav3.cli.overrides import key_of
+from s15erav3.cli.settings import check_settings
+from s15erav3.conversation import converse
 from s15erav3.data.detokenizer import TextStream
 from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore, with_checkpoint
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
-from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
+from s15erav3.request import Request, asked
 from s15erav3.terminal import say
-
-
-class Request(NamedTuple):
-    """What is asked for, once for all sequences."""
-
-    prompts: list[str]
-    sampling: Sampling
-    max_new_tokens: int
-    samples: int
-    stop: list[str]
-    seed: int
-    speculative: bool
-    compiled: bool
 
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 sample --help``."""
-    hydra_setup.run("sample", sample, with_checkpoint("sample", arguments))
+    words = with_checkpoint("sample", arguments)
+    line = split(words)
+    prompted = line.multirun or line.only_tells or any(key_of(word) == "prompt" for word in line.words)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    hydra_setup.run("sample", talk if at_terminal and not prompted else sample, words)
     return 0
 
 
@@ -50,6 +44,33 @@ def sample(cfg: DictConfig) -> list[str]:
         UserError: the checkpoint or a setting is unusable.
     """
     request = asked(cfg)
+    return answer(ready(cfg, request), request)
+
+
+def talk(cfg: DictConfig) -> None:
+    """Continue prompts that are typed one after another, with the model loaded once.
+
+    Raises:
+        UserError: the checkpoint or a setting is unusable.
+    """
+    trained = ready(cfg, asked(cfg))
+
+    def check(settings: DictConfig) -> None:
+        check_settings(settings, "sample")
+        asked(settings)
+
+    def write_one(settings: DictConfig) -> None:
+        answer(trained, asked(settings))
+
+    converse(cfg, check, write_one)
+
+
+def ready(cfg: DictConfig, request: Request) -> Trained:
+    """The model, if it can do what is asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
     trained = restore(cfg)
     bad = next((name for name, value in trained.net.state_dict().items() if not value.isfinite().all()), None)
     if bad is not None:
@@ -67,6 +88,11 @@ def sample(cfg: DictConfig) -> list[str]:
             f"speculative=true needs multi-token-prediction blocks, and {trained.saved.file} has none; train with "
             "model.num_nextn_predict_layers=1, or leave speculative out."
         )
+    return trained
+
+
+def answer(trained: Trained, request: Request) -> list[str]:
+    """Write what is asked for; returns the continuations."""
     if request.speculative:
         return speculate(trained, request)
     sequences = [prompt for prompt in request.prompts for _ in range(request.samples)]
@@ -76,13 +102,6 @@ def sample(cfg: DictConfig) -> list[str]:
         show(f"{'' if i == 0 else chr(10)}{'' if alone else prompt + text}\n")
     report(trained.net.config, took)
     return texts
-
-
-def asked(cfg: DictConfig) -> Request:
-    """The settings, as they are used."""
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
-    prompts, stop = _texts(cfg.prompt), _texts(cfg.stop)
-    return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
 
 
 def write(trained: Trained, request: Request, shown: Callable[[str], None] | None) -> tuple[list[str], Generated]:
@@ -130,7 +149,8 @@ def speculate(trained: Trained, request: Request) -> list[str]:
         share, rate = took.accepted / max(1, took.drafted), took.tokens / max(1, took.steps + 1)
         say(
             f"speculation: {took.accepted} of {took.drafted} drafts accepted ({share:.0%}), {rate:.2f} tokens a step; "
-            f"plain decoding gave {same} in {plain.seconds:.2f} s: {plain.seconds / took.seconds:.2f} times faster"
+            f"plain decoding gave {same} in {plain.seconds:.2f} s: {plain.seconds / took.seconds:.2f} times faster",
+            words=True,
         )
     return texts
 
@@ -170,11 +190,6 @@ def report(config: ModelConfig, took: Generated) -> None:
     say(
         f"{took.tokens:,} tokens in {took.seconds:.2f} s: {took.tokens / max(took.seconds, 1e-9):,.0f} tokens/s after "
         f"{took.prompt_seconds:.2f} s for the prompt; cache {cached:,} bytes per token, where ordinary multi-head "
-        f"attention needs {ordinary:,}"
+        f"attention needs {ordinary:,}",
+        words=True,
     )
-
-
-def _texts(value: object) -> list[str]:
-    if value is None:
-        return []
-    return [str(text) for text in value] if isinstance(value, ListConfig) else [str(value)]

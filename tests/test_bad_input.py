@@ -73,7 +73,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["model.rope_scaling=4"], ["rope_scaling=4", "original_max_position_embeddings"]),
         (["model.rope_scaling={factor:4}"], ["rope_scaling", "original_max_position_embeddings"]),
         (["model.rope_scaling={factor:0.5,original_max_position_embeddings:9}"], ["rope_scaling.factor=0.5"]),
-        (["model.rope_scaling={faktor:4,original_max_position_embeddings:9}"], ["'faktor'", "'factor'"]),
+        (["model.rope_scaling={faktor:4,original_max_position_embeddings:9}"], ["rope_scaling.faktor'", "'factor'"]),
     ],
 )
 def test_a_bad_setting_is_told_and_leaves_no_folder(

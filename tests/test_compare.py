@@ -14,15 +14,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from selenium.webdriver.common.keys import Keys
 
+import s15erav3
 from s15erav3.__main__ import main
 from s15erav3.cli.hydra_setup import conf_dir
-from s15erav3.compare import Compared, broken, terminal_table, with_folders
+from s15erav3.compare import with_folders
 from s15erav3.comparison.groups import groups
 from s15erav3.comparison.tables import grid
+from s15erav3.comparison.terminal_table import broken, fitted
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import find_runs, read_run
 from tests.browser import DESKTOP, PHONE, Page, opened
 from tests.comparison.sweeps import CONFIG, write_metrics, write_run, write_sweep
+from tests.terminal import Terminal
 from tests.tiny import TINY
 
 
@@ -142,11 +145,57 @@ def test_a_narrow_terminal_loses_ranges_before_figures(tmp_path: Path, monkeypat
         figures = {"perf/tokens_per_second": 1234.0 + i, "params/active": 1000 + i}
         write_run(tmp_path / str(i), f"seed={i}", val_bpb=1.0 + i, maxvio=0.5 + i, **figures)
     (group,) = groups([read_run(run) for run in find_runs(tmp_path)])
-    compared = Compared("title", [], [group], grid([group]), [], [])
-    wide, narrow = (str(list(terminal_table(compared, 9, width).columns[3].cells)) for width in (200, 60))
+    wide, narrow = (str(list(fitted(grid([group]), 9, width, ())[0].columns[3].cells)) for width in (200, 60))
     assert "(1,234 to 1,235)" in wide and "1,234" in narrow and "(" not in narrow.strip("[]'")
     assert broken("balance/dead_experts_global") == "balance/\ndead_experts_\nglobal"
     assert broken("n") == "n" and broken("") == ""
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+@pytest.mark.parametrize("kind", ["few", "many"])
+def test_the_table_fits_a_terminal(columns: int, kind: str, tmp_path: Path) -> None:
+    """No figure is cut or broken, and what has no room is named; settings go on in a second line."""
+    for i in range(4):
+        figures = {
+            "perf/tokens_per_second": 81234.0 + i,
+            "params/active": 1_000_000 * (i + 1),
+            "balance/dead_experts_global": i,
+        }
+        many = [f"data.path=a_very_long_name_of_a_folder/and_of_a_file_{i}.txt"] if kind == "many" else []
+        many += [f"optimizer.lr=0.00{i + 1}", f"schedule={('wsd', 'cosine')[i % 2]}"] if kind == "many" else []
+        settings = [f"balancing={('none', 'loss_free')[i % 2]}", f"experts=e{8 * (1 + i // 2)}", *many]
+        for seed in (1, 2):
+            write_run(
+                tmp_path / "s" / f"{i}_{seed}",
+                *settings,
+                f"seed={seed}",
+                val_bpb=1.0 + i + seed / 10,
+                maxvio=0.5 + i,
+                **figures,
+            )
+    (tmp_path / "console.py").write_text(
+        "import sys, s15erav3.compare as c\nfrom s15erav3.comparison.groups import BPB\n"
+        "found = c.gather('s')\nc.show(found, 20, c.Path('s'))\n"
+    )
+    command = [sys.executable, str(tmp_path / "console.py")]
+    package = str(Path(s15erav3.__file__).parent.parent)
+    with Terminal(command, columns, cwd=tmp_path, PYTHONPATH=package) as terminal:
+        text = terminal.end()
+    assert terminal.status == 0, text
+    lines = text.splitlines()
+    assert lines[0] == "Comparison of s"
+    table = lines[1 : next(i for i, line in enumerate(lines) if line.startswith(("too wide", "the same", "8 runs")))]
+    assert len(table) < 16 + 8 * (kind == "many")
+    for bpb in ("1.1500", "2.1500", "3.1500", "4.1500"):
+        assert sum(bpb in line.split() for line in table) == 1
+    left_out = text.partition("too wide")[2].partition("8 runs")[0]
+    for metric, figures in {
+        "params/active": ("1,000,000", "4,000,000"),
+        "perf/tokens_per_second": ("81,234", "81,237"),
+    }.items():
+        assert all(sum(f in line.split() for line in table) == 1 for f in figures) or metric in left_out
+    if (columns, kind) == (120, "few"):
+        assert not left_out and "1.1500 (1.1000 to 1.2000)" in text
 
 
 def real_config() -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_evaluate_agrees_with_training(run_dir: Path, capsys: pytest.CaptureFixt
     load = torch.tensor(measured["load"])
     assert int(load.sum()) == measured["tokens"] * 2 * 2
     assert float(max_violation(load).mean()) == pytest.approx(measured["balance/maxvio_global"])
-    assert "bits/byte" in capsys.readouterr().err
+    assert "bits/byte" in capsys.readouterr().out
 
 
 def test_evaluate_counts_every_byte_of_another_file(run_dir: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_saturation_against_a_reference(run_dir: Path, tmp_path: Path, capsys: p
     assert main(["evaluate", str(last), f"reference={last}", f"output={output}"]) == 0
     record = json.loads(output.read_text())
     assert record["balance/saturation"] == 1 and record["reference_step"] == 6
-    assert "balance/saturation" in capsys.readouterr().err
+    assert "balance/saturation" in capsys.readouterr().out
     assert train("trainer.max_steps=6", "seed=2", run_dir=tmp_path / "other") == 0
     assert main(["evaluate", str(last), f"reference={tmp_path / 'other'}", f"output={output}"]) == 0
     record = json.loads(output.read_text())

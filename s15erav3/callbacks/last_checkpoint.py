@@ -68,6 +68,11 @@ class LastCheckpoint(Checkpoint):
             if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as nohup does
                 self._handlers[number] = signal.signal(number, self._receive)
 
+    @property
+    def received(self) -> int:
+        """The signal that asked for the end, else 0; it may have come in the last step, which is the end anyway."""
+        return self._received or 0
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self._received is None
         if not first and not {number, self._received} & {REQUEUE} and time.monotonic() - self._at > TOGETHER:

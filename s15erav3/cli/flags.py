@@ -56,5 +56,11 @@ def split(arguments: Sequence[str]) -> Line:
     return Line(flags, words)
 
 
+def flags() -> list[str]:
+    """The long names of all flags that a user may give."""
+    known = [name for action in get_args_parser()._actions for name in action.option_strings]
+    return [name for name in known if name.startswith("--") and name != "--experimental-rerun"]
+
+
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; --hydra-help tells the flags.")

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s15erav3.cli.flags import Line, split
 from s15erav3.cli.overrides import as_typed, key_of, literal, quote
 from s15erav3.cli.plugins import own_plugins
+from s15erav3.cli.schema.describe import overview
 from s15erav3.cli.schema.tree import keys
 from s15erav3.cli.settings import check_settings, read_interpolated
 from s15erav3.cli.trust import conf_dir
@@ -32,6 +33,8 @@ from s15erav3.errors import UserError, nearest
 
 # Also for the worker processes of a sweep, which import this module with the job that they are handed.
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
+# For the templates of help, in which Hydra reads a $ as the beginning of a name.
+OmegaConf.register_new_resolver("told", lambda verb: overview(verb, conf_dir()).replace("$", "$$"), replace=True)
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's own paths, in which ``${...}`` is an interpolation."""

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,11 +23,6 @@ from s15erav3.errors import UserError
 from s15erav3.files import load_yaml
 
 MORE = {
-    "optimizer": {
-        f"torch.optim.{name}"
-        for name, found in vars(torch.optim).items()
-        if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and name != "Optimizer"
-    },
     "callbacks": {
         f"lightning.pytorch.callbacks.{name}"
         for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "RichProgressBar")
@@ -36,7 +30,8 @@ MORE = {
     "logger": {"lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"},
     "trainer": {f"lightning.pytorch.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")},
 }
-"""Classes beside the packaged choices. None of them executes what it is given, or writes but below the run's folder."""
+"""Classes beside the packaged choices and torch's optimizers. None of them executes what it is given, or writes but
+below the run's folder."""
 
 PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|trainer\.strategy")
 """Where a run's config has something to instantiate."""
@@ -82,7 +77,18 @@ def conf_dir() -> Path:
 def choices(group: str) -> frozenset[str]:
     """Every ``_target_`` that may stand in ``group`` of a saved config."""
     found = {name for file in (conf_dir() / group).glob("*.yaml") for name in _names(yaml.safe_load(file.read_text()))}
-    return frozenset(found | MORE.get(group, set()))
+    return frozenset(found | (optimizers() if group == "optimizer" else MORE.get(group, set())))
+
+
+def optimizers() -> set[str]:
+    """Every optimizer of torch, which is imported here alone: it takes seconds, and ``--help`` has no use for it."""
+    import torch
+
+    return {
+        f"torch.optim.{name}"
+        for name, found in vars(torch.optim).items()
+        if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and name != "Optimizer"
+    }
 
 
 def _names(node: Any) -> Iterator[str]:
@@ -215,7 +221,7 @@ def check_arguments(arguments: Sequence[str], where: object) -> None:
         for name in named:
             allowed = allowed and (
                 is_trusted(name)
-                or any(name in choices(group) for group in MORE | dict.fromkeys(("balancing", "schedule")))
+                or any(name in choices(group) for group in ("optimizer", "balancing", "schedule", *MORE))
             )
         called = CALLED.findall(argument)
         allowed = allowed and all(name in RESOLVERS or is_trusted(name) for name in called)

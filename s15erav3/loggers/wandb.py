@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.loggers.wandb_history import steps_known
+from s15erav3.loggers.wandb_place import commands, place
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
 from s15erav3.runs import naming
 from s15erav3.runs.records import read_lines, read_resumes
@@ -47,10 +48,21 @@ class RunLogger(WandbLogger):
         super().__init__(save_dir=str(save_dir), project=project, experiment=run, id=run and run.id)
         self.folder, self.model_wanted, self.finish_timeout = save_dir, log_model, finish_timeout
         self._row_of: int | None = None
+        self._has_run = run is not None
         self._known, self._lost = known, False
         if run is not None:
             run.define_metric(x_axis)
             run.define_metric("*", step_metric=x_axis)
+
+    @property
+    def place(self) -> str:
+        """Mode, and folder or URL of the run; nothing in other ranks than the first."""
+        return place(self.experiment) if self._has_run else ""
+
+    @property
+    def commands(self) -> list[str]:
+        """What to type to look at the run, and to send it."""
+        return commands(self.experiment) if self._has_run else []
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -64,9 +64,6 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
         tell(
             f"W&B did not begin this run ({_flat(error)}); it goes on offline, send it later with: {sync_command(run)}"
         )
-    else:
-        if run.url:
-            tell(f"W&B shows this run at {run.url}")
     note.parent.mkdir(exist_ok=True)
     note.write_text(run_id + "\n")
     return run

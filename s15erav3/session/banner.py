@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from s15erav3.balancing import AddOns
 from s15erav3.data.datamodule import CommentaryData
@@ -102,13 +102,27 @@ def banner(
             f"{trainer.max_steps * per_step / data.samples_per_epoch:.1f} epochs{limit}",
         ),
         ("folder", str(run_dir)),
+        *trackers(trainer),
     ]
     console.print(_grid("s15erav3 " + ("resumes" if resumed else "trains"), rows))
+    say_commands(trainer)
+
+
+def trackers(trainer: L.Trainer) -> list[tuple[str, str]]:
+    """Of each logger that keeps its run elsewhere: its name, and where the run is."""
+    return [("W&B", place) for logger in trainer.loggers if (place := getattr(logger, "place", ""))]
+
+
+def say_commands(trainer: L.Trainer) -> None:
+    """What to type to see the run there."""
+    for logger in trainer.loggers:
+        for command in getattr(logger, "commands", []):
+            say(f"  {command}")
 
 
 def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
     """A table of the settings that a resumed run changes, by what that means."""
-    table = Table("setting", "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
+    table = Table(Column("setting", no_wrap=True), "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
     for kind, found in kinds.items():
         for change in found:
             table.add_row(*(str(part) for part in (change.key, change.before, change.now, kind)))
@@ -117,7 +131,7 @@ def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
 
 
 @rank_zero_only
-def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
+def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
     """How the run ended, where its files are, what to type next."""
     rows = [
         (
@@ -146,6 +160,7 @@ def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any
     rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
     looked_at = "report.html, " if (run_dir / "report.html").exists() else ""
     rows.append(("files", f"{place}: {looked_at}result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
+    rows += trackers(trainer)
     console.print(_grid(f"s15erav3 {result['status']}", rows))
     for command in (
         f"sample {place}",
@@ -153,3 +168,4 @@ def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any
         f"train resume={place} trainer.max_epochs={again}",
     ):
         say(f"  {program()} {command}")
+    say_commands(trainer)

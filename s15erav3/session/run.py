@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
+from s15erav3.callbacks.last_checkpoint import REQUEUE, STOPS, Interrupted, LastCheckpoint
 from s15erav3.callbacks.samples import Samples
 from s15erav3.cli.overrides import quote
 from s15erav3.errors import Accident, UserError, disk_full, tell
@@ -51,7 +51,8 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
     Raises:
         UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
             that never began leaves no folder behind.
-        Interrupted: a signal ended it; it can be resumed.
+        Interrupted: a signal ended it; it can be resumed. In a sweep also of a complete run, in whose last step or
+            validation the signal came.
     """
     be_quiet()
     code()  # now, as its files may be edited while this runs
@@ -140,7 +141,10 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
     if cfg.get("report") and is_first_rank():
         add_report(run_dir, cfg.trainer.accelerator)
-    summary(cfg, result, samples, run_dir)
+    summary(session.trainer, result, samples, run_dir)
+    late = max((c.received for c in callbacks if isinstance(c, LastCheckpoint)), default=0)
+    if one_of_many and late not in (0, REQUEUE):  # the run is complete, and its sweep is to end
+        raise Interrupted(late, run_dir)
     return result
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from s15erav3.runs.reader import Run, read_run
+from s15erav3.sweeps.columns import fitting
+from s15erav3.sweeps.label import head, label, varying
 from s15erav3.sweeps.plan import Planned
 from s15erav3.sweeps.slots import Slot
-from s15erav3.sweeps.summary import varying
 from s15erav3.terminal import console, say, short
 
 SHOWN = 8
@@ -91,7 +91,7 @@ class Board:
         row.state, row.slot, row.began = "running", slot.name, time.time()
         if self._live is None:
             log = shlex.quote(str(short(job.folder / "train.log")))
-            say(f"job {job.number} ({self.sets(row)}) begins at {slot.name}; {log}")
+            say(f"{self.name(row)} begins at {slot.name}; {log}")
 
     def began(self, job: Planned) -> float:
         """When it got its process."""
@@ -107,7 +107,7 @@ class Board:
         told = f"{row.state} in {clock(row.seconds)}" + (
             f": {run.reason.rstrip('.')}" if run.reason else self._figures(row)
         )
-        say(f"job {job.number} ({self.sets(row)}) {told}; {self.progress()}")
+        say(f"{self.name(row)} {told}; {self.progress()}", words=True)
 
     def _figures(self, row: Row) -> str:
         bpb, violation = row.figure("val/bpb"), row.figure("balance/maxvio_global")
@@ -117,7 +117,11 @@ class Board:
 
     def sets(self, row: Row) -> str:
         """What the job sets and others do not."""
-        return " ".join(override for override in row.job.overrides if override in self._varying)
+        return label(row.job, self._varying)
+
+    def name(self, row: Row) -> str:
+        """Its place in the sweep, and what it sets: ``[3/8] e16 seed=2``."""
+        return f"{head(row.job, len(self.rows))} {self.sets(row)}".rstrip()
 
     def progress(self) -> str:
         """How many jobs have ended, and when the last will have."""
@@ -154,26 +158,24 @@ class Board:
 
     def table(self) -> Any:
         """Jobs that run, the last that ended and the next that wait; the counts of all below."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("job", "sets", "state", "at", "step", "val/bpb", "MaxVio", "left"):
-            table.add_column(name, justify="right" if name in ("job", "step", "val/bpb", "MaxVio", "left") else "left",
-                             overflow="ellipsis", no_wrap=True)  # fmt: skip
-        for row in self._chosen():
-            step, last = row.figure("step") or row.figure("steps"), row.figure("max_steps")
-            violation = row.figure("balance/maxvio_global") or row.figure("balance/maxvio_batch")
-            left = row.left() if row.state == "running" else None
-            cells = [
-                str(row.job.number),
-                self.sets(row),
-                row.state,
-                row.slot,
-                "" if step is None or last is None else f"{step:.0f}/{last:.0f}",
-                number(row.figure("val/bpb"), 4),
-                number(violation, 3),
-                clock(left) if left is not None else "",
-            ]
-            table.add_row(*(Text(cell) for cell in cells), style=STYLES[row.state])
+        rows = [(self._cells(row), STYLES[row.state]) for row in self._chosen()]
+        table = fitting(rows, console.width)
         return Group(table, Text(self.progress(), style="dim"))
+
+    def _cells(self, row: Row) -> list[str]:
+        step, last = row.figure("step") or row.figure("steps"), row.figure("max_steps")
+        violation = row.figure("balance/maxvio_global") or row.figure("balance/maxvio_batch")
+        left = row.left() if row.state == "running" else None
+        return [
+            str(row.job.number),
+            self.sets(row),
+            row.state,
+            row.slot,
+            "" if step is None or last is None else f"{step:.0f}/{last:.0f}",
+            number(row.figure("val/bpb"), 4),
+            number(violation, 3),
+            clock(left) if left is not None else "",
+        ]
 
     def _chosen(self) -> list[Row]:
         rows = list(self.rows.values())

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from s15erav3.cli.settings import read_interpolated
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import read_run
+from s15erav3.sweeps.in_order import one_by_one
 from s15erav3.sweeps.objective import check_objective, objective
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.terminal import say
@@ -136,6 +137,12 @@ class Overseen(Launcher):
         if take:
             return take(jobs)
         try:
+            if type(self.launcher).__name__ == "BasicLauncher":  # Hydra has run its module twice: two of the name
+                assert self.sweep.folder is not None
+                complete = {job.number for job in jobs if job.found.state == "done"}
+                return one_by_one(
+                    self.launcher, jobs, job_overrides, [*self.sweep.jobs.values()], complete, self.sweep.folder
+                )
             return self.launcher.launch(job_overrides, initial_job_idx)
         except RuntimeError as error:  # joblib's and submitit's, of a job that was killed: the account tells of each
             say(f"error: {type(self.launcher).__name__}: {str(error).partition(chr(10))[0]}")

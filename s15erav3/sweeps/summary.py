@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import Run, read_run
+from s15erav3.sweeps.label import varying
 from s15erav3.sweeps.objective import objective
 from s15erav3.sweeps.plan import Planned, Sweep
 from s15erav3.terminal import program, say, short
@@ -80,10 +81,3 @@ def ended(job: Planned) -> Ended:
 def is_mistake(run: Run) -> bool:
     """Whether a failed run is the user's to mend."""
     return run.result.get("error") in ("UserError", "Diverged")
-
-
-def varying(commands: Iterable[Sequence[str]]) -> set[str]:
-    """The settings that not all jobs have in common."""
-    seen = [frozenset(command) for command in commands]
-    common: frozenset[str] = frozenset.intersection(*seen) if len(seen) > 1 else frozenset()
-    return {setting for command in seen for setting in command - common}

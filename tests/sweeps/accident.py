@@ -16,7 +16,8 @@ class Accident(L.Callback):
     """Look into ``plan``, a JSON file of ``{key: [what, step]}``, at the end of each step.
 
     Args:
-        plan: ``what`` is ``raise``, ``kill`` (this process, by SIGKILL) or ``slow`` (half a second for each step).
+        plan: ``what`` is ``raise``, ``kill`` (this process, by SIGKILL), ``slow`` (half a second for each step), or the
+            name of a signal: it is sent in the midst of the step, or, with ``val `` before it, of its validation.
         key: of this job; ``"*"`` in the plan means every job.
     """
 
@@ -36,9 +37,25 @@ class Accident(L.Callback):
         with self.plan.with_suffix(".record").open("a") as record:
             record.write(json.dumps(line) + "\n")
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def _planned(self) -> tuple[str, int]:
         plan = json.loads(self.plan.read_text()) if self.plan.exists() else {}
         what, step = plan.get(self.key) or plan.get("*") or ("", -1)
+        return what, step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        what, step = self._planned()
+        if what.startswith("SIG") and trainer.global_step + 1 == step:
+            os.kill(os.getpid(), signal.Signals[what])
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        what, step = self._planned()
+        if what.startswith("val SIG") and trainer.global_step == step:
+            os.kill(os.getpid(), signal.Signals[what.removeprefix("val ")])
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        what, step = self._planned()
+        if "SIG" in what:
+            return
         if what == "slow":
             time.sleep(0.5)
         elif trainer.global_step == step:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import s15erav3
 from s15erav3.__main__ import main
-from tests.sweeps.parts import accidents, contents, record, sweep
-from tests.tiny import result
+from tests.sweeps.parts import QUICK, accidents, contents, record, sweep
+from tests.tiny import TINY, result
 
 
 @pytest.mark.slow
@@ -116,3 +120,24 @@ def test_the_command_is_remembered_with_the_folder(tmp_path: Path) -> None:
     assert sweep(tmp_path, "seed=-1,-2") == 2
     kept = json.loads((tmp_path / ".sweep" / "command.json").read_text())
     assert kept["folder"] == str(Path.cwd()) and kept["arguments"][-1] == "seed=-1,-2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "number"), [("SIGINT", 2), ("val SIGTERM", 15)])
+def test_a_signal_in_the_last_step_of_a_job_ends_the_sweep(what: str, number: int, tmp_path: Path) -> None:
+    """The job is complete, and no other begins; the same command goes on with the next."""
+    command = [sys.executable, "-m", "s15erav3", "train", "-m", *TINY, *QUICK, "trainer.max_steps=3", "seed=1,2,3"]
+    command += ["hydra.sweep.dir=s", *accidents(tmp_path, {2: [what, 3]}, "seed")]
+    package = str(Path(s15erav3.__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 128 + number, run.stderr
+    assert "[1/3] seed=1" in run.stderr and "[2/3] seed=2" in run.stderr and "[3/3]" not in run.stderr
+    assert "3 jobs, 2 done, 1 not begun" in run.stderr and "Traceback" not in run.stderr
+    assert f"stopped by {what.split()[-1]}; go on with: " in run.stderr
+    assert [result(tmp_path / "s" / str(job))["status"] for job in range(2)] == ["completed"] * 2
+    assert not (tmp_path / "s" / "2").exists()
+    begins = [(key, step) for told, key, step, *_ in record(tmp_path) if told == "begin"]
+    assert begins == [("1", 0), ("2", 0)]

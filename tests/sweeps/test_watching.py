@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from s15erav3.cli.hydra_setup import conf_dir
+from s15erav3.sweeps.columns import fitting
+from s15erav3.sweeps.label import head, label, varying
 from s15erav3.sweeps.launcher import leave_word
 from s15erav3.sweeps.live_table import Board
 from s15erav3.sweeps.plan import Planned, Sweep
@@ -84,8 +86,36 @@ def test_the_table_shows_who_runs_and_how_it_goes(tmp_path: Path, said: Console)
     for job in jobs[:2]:
         board.ended(job)
     text = said.export_text()
-    assert "job 0 (seed=0) done in 0:00:0" in text and "val/bpb 1.2500, MaxVio 0.500" in text
+    assert "[1/12] seed=0 done in 0:00:0" in text and "val/bpb 1.2500, MaxVio 0.500" in text
     assert "failed in" in text and "RuntimeError: no; 2 of 12 ended, 1 failed" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_a_terminal(width: int) -> None:
+    """One line for each job; what it sets is cut, and no figure is."""
+    sets = "e16 loss_free lr=0.003 rate=0.01 n_routed_experts=16 seed=1"
+    cells = ["3", sets, "running", "CPU 1", "12000/20000", "1.5000", "0.213", "1:12:40"]
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(fitting([(cells, "bold"), (["4", sets, "waiting", "", "", "", "", ""], "dim")], width))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 3 and all(len(line) <= width for line in lines)
+    shown = {"3", "running", "12000/20000", "1.5000", "1:12:40"} | ({"0.213", "CPU"} if width > 80 else set())
+    assert shown <= set(lines[1].split()) and "e16 loss_free" in lines[1]
+
+
+def test_a_job_has_a_name(tmp_path: Path) -> None:
+    """A group's choice stands for itself, a setting goes by the end of its key; of a search, trials may be repeated."""
+    job = planned(tmp_path, 2)
+    job.config.hydra.runtime.choices = {"experts": "e16", "balancing": "loss_free"}
+    job = job._replace(overrides=["experts=e16", "balancing=loss_free", "optimizer.lr=0.1", "seed=2", "model=pico"])
+    told = label(job, varying([job.overrides, ["experts=e8", "model=pico"]]))
+    assert told == "e16 loss_free lr=0.1 seed=2"
+    assert head(job, 8) == "[3/8]"
+    with open_dict(job.config):
+        job.config.hydra.sweeper.max_batch_size = 2
+        assert head(job, 4) == "[3]"
+        job.config.hydra.sweeper = {"n_trials": 5}
+        assert head(job, 1) == "[3/5]" and head(job._replace(number=5), 1) == "[6]"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""``s15erav3 VERB --help`` and a pressed Tab key: answered from the config folder alone.
+
+What a verb works with takes seconds to import, so no verb is imported here: ``tests/cli/test_help.py`` keeps it so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import Line, split
+from s15erav3.cli.overrides import is_place
+from s15erav3.cli.schema.choices import names
+from s15erav3.cli.schema.describe import describe, groups
+from s15erav3.cli.trust import conf_dir
+from s15erav3.errors import UserError, nearest
+
+ASKING = ("--help", "--hydra-help", "--shell-completion")
+"""Flags with which Hydra prints something and calls nothing."""
+
+
+def asks(line: Line) -> bool:
+    """Whether nothing but a text is wanted."""
+    return line.has(*ASKING)
+
+
+def answer(verb: str, line: Line) -> int:
+    """Print what is asked for about ``verb``.
+
+    Of groups that are named beside ``--help`` the settings are told. Else Hydra fills in the template
+    ``hydra/help/VERB.yaml`` with the schema's overview and the settings as they are composed with the words of the
+    line. Places that stand before the settings of other verbs than train are no part of them.
+
+    Raises:
+        UserError: the words cannot be composed, or name no group.
+        SystemExit: Hydra has printed it.
+    """
+    words = line.words if verb == "train" else list(dropwhile(is_place, line.words))
+    about = asked_about(verb, line)
+    try:
+        try:
+            for name in about:
+                tell(verb, name, line)
+            if not about:
+                hydra_setup.call(verb, _never, [*line.flags, *words])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # head or less has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def answered(verb: str, arguments: list[str]) -> bool:
+    """Answer where ``arguments`` only ask, as :func:`answer`; returns whether they did."""
+    line = split([word for argument in arguments for word in _words(argument)])
+    if asks(line):
+        answer(verb, line)
+    return asks(line)
+
+
+def _words(argument: str) -> list[str]:
+    flag, equals, group = argument.partition("=")
+    return [flag, group] if equals and flag == "--help" else [argument]
+
+
+def asked_about(verb: str, line: Line) -> list[str]:
+    """The groups that a line asks about; places of the other verbs may stand beside them.
+
+    Raises:
+        UserError: a word of train's is no group.
+    """
+    words = [word for word in line.words if "=" not in word] if line.has("--help") else []
+    known = groups(verb)
+    for word in words if verb == "train" else ():
+        if word not in known:
+            raise UserError(f"'{word}' is no group of train; {nearest(word, known)}")
+    return [word for word in words if word in known and (verb == "train" or not Path(word).exists())]
+
+
+def tell(verb: str, name: str, line: Line) -> None:
+    """Print the settings of a group, with the defaults of the choice that the line has, if it has one.
+
+    Raises:
+        UserError: that is no choice of the group.
+    """
+    choice = next((value for word in line.words if (value := word.removeprefix(f"{name}=")) != word), None)
+    known = names(conf_dir(), name)
+    if choice is not None and choice not in known:
+        raise UserError(f"{name}={choice} is not a choice of the group '{name}': {nearest(choice, known)}")
+    print(describe(verb, name, conf_dir(), choice))
+
+
+def _never(cfg: Any) -> NoReturn:
+    raise AssertionError("Hydra calls no job when it is asked for help")

@@ -1,0 +1,112 @@
+"""Scripts by which bash, zsh and fish complete this program's verbs, groups, choices and settings.
+
+``eval "$(s15erav3 --completion bash)"``, the same for zsh, and ``s15erav3 --completion fish | source``. Each asks
+``s15erav3 --completion words`` with the line up to the cursor in ``COMP_LINE``, and reads one word per line, with
+what it means after a tab. Where there is none, the shell completes file names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from s15erav3.errors import UserError, nearest
+
+FLAG = "--completion"
+WORDS = "words"
+
+BASH = r"""
+_s15erav3() {
+    local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}" last found before=""
+    last="${line##* }"
+    # Where bash takes = for the end of a word, it wants only what stands after it.
+    [[ $COMP_WORDBREAKS == *=* && $last == *=* ]] && before="${last%"${last##*=}"}"
+    COMPREPLY=()
+    for found in $(COMP_LINE="$line" "$1" --completion words 2>/dev/null); do
+        found="${found%%$'\t'*}"
+        [[ $found == "$last"* ]] || continue
+        [[ $found == *[=./] ]] || found+=" "
+        COMPREPLY+=("${found#"$before"}")
+    done
+}
+complete -o nospace -o default -F _s15erav3 s15erav3
+"""
+
+ZSH = r"""
+_s15erav3() {
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX" found
+    local -a whole begun
+    for found in "${(@f)$(COMP_LINE=$line $words[1] --completion words 2>/dev/null)}"; do
+        found="${found%%$'\t'*}"
+        [[ -z $found ]] && continue
+        if [[ $found == *[=./] ]]; then begun+=("$found"); else whole+=("$found"); fi
+    done
+    if (( $#whole + $#begun )); then
+        (( $#begun )) && compadd -S '' -a begun
+        (( $#whole )) && compadd -a whole
+        return 0
+    fi
+    compset -P '*='
+    _files
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+compdef _s15erav3 s15erav3
+"""
+
+FISH = r"""
+function __s15erav3_words
+    set -lx COMP_LINE (commandline -cp)
+    set -l program (commandline -opc)
+    set -l found ($program[1] --completion words 2>/dev/null)
+    if string length -q -- $found
+        printf '%s\n' $found
+    else
+        set -l before (string replace -r '[^=]*$' '' -- (commandline -ct))
+        for file in (__fish_complete_path (string replace -r '^.*=' '' -- (commandline -ct)))
+            printf '%s\n' "$before$file"
+        end
+    end
+end
+complete -c s15erav3 -f -a '(__s15erav3_words)'
+"""
+
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+def script(shell: str) -> str:
+    """What a shell has to read to complete this program's words.
+
+    Raises:
+        UserError: the shell is none of those that are known.
+    """
+    if shell not in SCRIPTS:
+        raise UserError(f"{FLAG} {shell} is not known: it prints a script for a shell; {nearest(shell, SCRIPTS)}")
+    return SCRIPTS[shell].lstrip()
+
+
+def words(verbs: Mapping[str, str]) -> int:
+    """Print the words that may stand at the end of ``COMP_LINE``, which is what a user has typed up to the cursor.
+
+    Args:
+        verbs: what each does.
+
+    Raises:
+        SystemExit: Hydra has printed settings.
+    """
+    from s15erav3.cli import completion, help
+    from s15erav3.cli.flags import flags, split
+
+    line = os.environ.get("COMP_LINE", "")
+    _, *before = line.split() or [""]
+    last = "" if line.endswith(" ") or not before else before.pop()
+    if not before:
+        told = {**verbs, "--help": "what this program does", "--version": "", FLAG: "for the shell's Tab key"}
+        found = [f"{word}\t{does}" for word, does in told.items() if word.startswith(last)]
+        print("\n".join(word for word in found if last.startswith("-") or not word.startswith("-")))
+    elif before == [FLAG]:
+        print("\n".join(shell for shell in SCRIPTS if shell.startswith(last)))
+    elif last.startswith("-"):
+        print("\n".join(flag for flag in flags() if flag.startswith(last)))
+    elif arguments := completion.asked(["-sc", "query=fish"], verbs):
+        help.answer(arguments[0], split(arguments[1:]))
+    return 0

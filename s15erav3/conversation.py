@@ -1,0 +1,133 @@
+"""Prompts typed one after another at a terminal, and the settings that are changed between them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3.cli.overrides import literal
+from s15erav3.data.cache import cache_dir
+from s15erav3.errors import UserError, nearest, tell
+from s15erav3.terminal import say
+
+SETTINGS = (
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("max_new_tokens", "samples", "stop", "seed"),
+)
+"""What ``/NAME VALUE`` changes."""
+ENDS = ("/quit", "/exit")
+COMMANDS = ("/help", *ENDS, *(f"/{name}" for name in SETTINGS))
+HELP = """Type a prompt and Enter; an empty one begins a new innings, and a \\ at the end of a line goes on in the next.
+  /NAME VALUE   change a setting, as /temperature 0.5 or /stop "\\n\\n"; /NAME alone tells it
+  NAME is       {names}
+  /help         this, with the settings of now
+  //text        a prompt that begins with /text
+  Ctrl-C stops a text that is being written, Ctrl-D or /quit ends. Each text has the next seed; /seed N begins anew.
+""".format(names=", ".join(SETTINGS))
+REMEMBERED = 1000
+"""Lines of the history that is kept."""
+
+
+def converse(cfg: DictConfig, check: Callable[[DictConfig], None], write: Callable[[DictConfig], None]) -> None:
+    """Read prompts and commands from the terminal until its end.
+
+    Args:
+        cfg: the settings to begin with.
+        check: raises a UserError for settings that are unusable.
+        write: continues the prompt of the settings that it is given, and shows it.
+    """
+    say("type a prompt; /help tells what else there is, Ctrl-D ends")
+    written = 0
+    with history():
+        for line in lines():
+            if line.startswith("/") and not line.startswith("//"):
+                command, _, value = line.partition(" ")
+                if command in ENDS:
+                    return
+                try:
+                    say(obey(cfg, command, value.strip(), check))
+                except UserError as error:
+                    tell(error)
+                written = 0 if command == "/seed" else written
+                continue
+            settings = cfg.copy()
+            settings.prompt, settings.seed = literal(line[1:] if line.startswith("//") else line), cfg.seed + written
+            written += 1
+            try:
+                write(settings)
+            except KeyboardInterrupt:
+                sys.stdout.write("\n")
+                say("stopped")
+            except UserError as error:
+                tell(error)
+
+
+def obey(cfg: DictConfig, command: str, value: str, check: Callable[[DictConfig], None]) -> str:
+    """Do what a command asks for; returns what there is to say.
+
+    Raises:
+        UserError: it is no command, or the value is unusable; the settings are as before.
+    """
+    name = command[1:]
+    if command == "/help":
+        return HELP + "  now           " + ", ".join(f"{name} {cfg[name]}" for name in SETTINGS)
+    if name not in SETTINGS:
+        raise UserError(f"{command} is no command; {nearest(command, COMMANDS)}")
+    if value:
+        changed = cfg.copy()
+        try:
+            OmegaConf.update(changed, name, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UserError(f"{command} {value} cannot be read; give a number, or a text in quotes.") from error
+        check(changed)
+        cfg[name] = changed[name]
+    return f"{name} {cfg[name]!r}"
+
+
+def lines() -> Iterator[str]:
+    """What is typed, until Ctrl-D; Ctrl-C drops the line at hand."""
+    begun: list[str] = []
+    while True:
+        try:
+            line = input("... " if begun else "> ")
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            begun.clear()
+            continue
+        except EOFError:
+            sys.stdout.write("\n")
+            return
+        if line.endswith("\\"):
+            begun.append(line[:-1])
+            continue
+        yield "\n".join([*begun, line])
+        begun.clear()
+
+
+@contextmanager
+def history() -> Iterator[None]:
+    """Let the arrow keys bring back lines, also of earlier conversations, and Tab complete commands."""
+    try:
+        import readline
+    except ImportError:  # on Windows, whose terminal remembers lines by itself
+        yield
+        return
+    file = cache_dir() / "prompts.txt"
+    readline.set_completer_delims(" ")
+    readline.set_completer(lambda text, n: [*(c for c in COMMANDS if text and c.startswith(text)), None][n])
+    readline.parse_and_bind("tab: complete")
+    readline.set_history_length(REMEMBERED)
+    readline.clear_history()
+    with suppress(OSError):  # there is none yet
+        readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a history is a convenience
+            os.makedirs(file.parent, exist_ok=True)
+            readline.write_history_file(file)

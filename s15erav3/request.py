@@ -1,0 +1,62 @@
+"""What ``s15erav3 sample`` is asked for: prompts, and the settings of sampling."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import NamedTuple
+
+from omegaconf import DictConfig, ListConfig
+
+from s15erav3.errors import UserError
+from s15erav3.model.sampling import Sampling
+
+
+class Request(NamedTuple):
+    """What is asked for, once for all sequences."""
+
+    prompts: list[str]
+    sampling: Sampling
+    max_new_tokens: int
+    samples: int
+    stop: list[str]
+    seed: int
+    speculative: bool
+    compiled: bool
+
+
+def asked(cfg: DictConfig) -> Request:
+    """The settings, which fit the schema, as they are used.
+
+    Raises:
+        UserError: standard input is no text.
+    """
+    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
+    prompts, stop = texts(cfg.prompt, from_input=True), texts(cfg.stop)
+    return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
+
+
+def texts(value: object, *, from_input: bool = False) -> list[str]:
+    """The texts of a setting that takes one or several.
+
+    Args:
+        from_input: whether ``-`` stands for what standard input holds, all of it.
+    """
+    if value is None:
+        return []
+    if from_input and value == "-":
+        return [standard_input()]
+    return [str(text) for text in value] if isinstance(value, ListConfig) else [str(value)]
+
+
+@cache
+def standard_input() -> str:
+    """All of it, read once.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt=- reads UTF-8 from standard input, and its byte {error.start} is none.") from error
