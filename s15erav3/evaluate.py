@@ -22,13 +22,11 @@ from s15erav3.data.commentary import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
 from s15erav3.data.sources import listed
-from s15erav3.errors import UserError, check_number, nearest
+from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home, replace_text
 from s15erav3.loading import Saved, Trained, extended, load, restore, with_checkpoint
 from s15erav3.session.build import restore_balancer
 from s15erav3.terminal import results, say
-
-OWN_PARTS = ("train", "val", "test")
 
 
 def main(arguments: list[str]) -> int:
@@ -135,18 +133,12 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     """The text to measure on: the run's own, or ``data.path`` as one part.
 
     Raises:
-        UserError: the split does not go with the text.
+        UserError: there is none, or the model does not read windows so long.
     """
     own = trained.text()
     if not own and not cfg.data.path:
         raise UserError(f"{trained.saved.file} brings no text along; give data.path=FILE split=all.")
     settings: dict[str, Any] = dict(own) | {"batch_size": 1, "eval_batch_size": cfg.eval_batch_size}
-    parts = ("all",) if cfg.data.path else OWN_PARTS
-    if cfg.split not in parts:
-        hint = "a file given by data.path is measured whole: split=all" if cfg.data.path else nearest(cfg.split, parts)
-        if cfg.split == "all":
-            hint = "split=all goes with data.path=FILE; the run's own text has train, val and test."
-        raise UserError(f"split={cfg.split} is not there; {hint}")
     if cfg.data.path:
         name = cfg.data.name or ("ipl" if is_commentary(at_home(cfg.data.path)) else "text")
         settings |= {"name": name, "path": cfg.data.path, "single_part": True}

@@ -38,6 +38,11 @@ def check(config: Mapping[str, Any], verb: str) -> None:
         rule(config)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value has still to be given."""
+    return isinstance(value, str) and value == MISSING
+
+
 def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
     """Refuse a value in the part ``place`` of a config that does not fit the class of its settings.
 
@@ -47,7 +52,7 @@ def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
     from pydantic import ValidationError  # a quarter of a second, which help need not wait for
 
     known, prefix = fields(settings), f"{place}." if place else ""
-    given = {str(k): v for k, v in node.items() if not str(k).startswith("_") and v != MISSING}
+    given = {str(k): v for k, v in node.items() if not str(k).startswith("_") and not is_missing(v)}
     if not place:
         given = {key: value for key, value in given.items() if key in known}  # the others are groups, or one's own
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from s15erav3.cli.schema.check import MISSING, shown
+from s15erav3.cli.schema.check import MISSING, is_missing, shown
 from s15erav3.cli.schema.choices import about, content, default_choices, names
 from s15erav3.cli.schema.train import GpuQueue
 from s15erav3.cli.schema.tree import VERBS, Group, fields
@@ -102,7 +102,7 @@ def _rows(verb: str, name: str, group: Group, conf: Path, chosen: str | None, ch
 
 def _row(name: str, annotation: Any, node: Mapping[str, Any], key: str = "") -> Row:
     value = node.get(key or name, MISSING)
-    return Row(name, "" if value == MISSING else shown(value), annotation, [])
+    return Row(name, "" if is_missing(value) else shown(value), annotation, [])
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
