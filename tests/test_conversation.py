@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import s15erav3
+from s15erav3.cli.settings import check_settings
 from s15erav3.cli.trust import conf_dir
 from s15erav3.conversation import COMMANDS, SETTINGS, converse, obey
 from s15erav3.errors import UserError
@@ -35,7 +36,7 @@ def cfg() -> DictConfig:
     """The settings of ``sample`` as they are packaged."""
     loaded = OmegaConf.load(conf_dir() / "sample.yaml")
     assert isinstance(loaded, DictConfig)
-    return loaded
+    return OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key not in ("hydra", "defaults")])
 
 
 def talked(
@@ -52,12 +53,8 @@ def talked(
 
     written: list[DictConfig] = []
     monkeypatch.setattr("builtins.input", typing)
-    converse(cfg, lambda settings: void(asked(settings)), written.append)
+    converse(cfg, lambda settings: check_settings(settings, "sample"), written.append)
     return written
-
-
-def void(_: object) -> None:
-    """Nothing."""
 
 
 def test_what_is_typed_is_the_prompt(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, fresh_cache: Path) -> None:
