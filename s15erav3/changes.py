@@ -12,7 +12,14 @@ Kind = Literal["harmless", "experiment", "wrong"]
 HARMLESS = (
     *("run_dir", "resume", "init_from", "report", "force", "sweep", "logger", "callbacks", "compile", "loss_chunk"),
     *("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "trainer.val_check_interval", "data.max_epochs"),
-    *("data.path", "data.eval_batch_size", "data.num_workers", "trainer.skip_nonfinite", "trainer.rank_timeout"),
+    *(
+        "data.path",
+        "data.prompts",
+        "data.eval_batch_size",
+        "data.num_workers",
+        "trainer.skip_nonfinite",
+        "trainer.rank_timeout",
+    ),
 )
 """Where a run is, how long it is and who looks at it; the text behind ``data.path`` is compared by its content."""
 

@@ -24,6 +24,7 @@ APART = (
     "callbacks.samples",
     "callbacks.progress",
     "callbacks.checkpoint",
+    "data.prompts",
 )
 """Seed, places, and what only watches: runs that differ in nothing else are repetitions of each other."""
 
@@ -33,9 +34,10 @@ _MISSING = object()
 def identity(config: dict[str, Any]) -> str:
     """What a run is, seed and places apart: equal texts for repetitions."""
     kept = {key: value for key, value in config.items() if key not in APART}
-    watchers = kept.pop("callbacks", None)
-    if isinstance(watchers, dict):
-        kept |= {key: its for name, its in watchers.items() if (key := f"callbacks.{name}") not in APART}
+    for group in ("callbacks", "data"):
+        if isinstance(kept.get(group), dict):
+            parts = {f"{group}.{name}": its for name, its in kept.pop(group).items()}
+            kept |= {key: its for key, its in parts.items() if key not in APART}
     return json.dumps(kept, sort_keys=True, default=str)
 
 
