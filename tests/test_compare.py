@@ -21,6 +21,7 @@ from s15erav3.analysis.sweep_tables import grid
 from s15erav3.cli import conf_dir
 from s15erav3.compare import Compared, broken, terminal_table, with_folders
 from s15erav3.errors import UserError
+from s15erav3.figures.style import ON_DARK
 from tests.analysis.sweeps import CONFIG, write_metrics, write_run, write_sweep
 from tests.browser import DESKTOP, PHONE, Page, opened
 from tests.tiny import TINY
@@ -213,10 +214,8 @@ def column(page: Page, name: str) -> list[str]:
 
 def visible(page: Page) -> set[int]:
     """Groups that the first chart shows."""
-    traces = (
-        "document.querySelector('.chart').data.filter((t) => t.meta && t.visible !== false).map((t) => t.meta.group)"
-    )
-    return set(page.js(traces))
+    shown = "(t) => t.meta?.group !== undefined && t.visible !== false"
+    return set(page.js(f"document.querySelector('.chart').data.filter({shown}).map((t) => t.meta.group)"))
 
 
 @pytest.mark.slow
@@ -256,6 +255,38 @@ def test_the_page_in_a_browser(sweep_page: Path) -> None:
         page.driver.find_elements("css selector", "#curves select")[0].send_keys("MaxVio global")
         page.wait(f"{axis} === 'MaxVio global'")
         page.screenshot("compare-dark")
+        assert page.errors() == []
+
+
+GROUPS = "JSON.parse(document.querySelector('.filter script').textContent)"
+COLOURS = """[...document.querySelectorAll(arguments[0] + ' .chart')].flatMap((c) => c.data).filter((t) => t.meta?.group
+  !== undefined && t.legendgroup).map((t) => [t.meta.group, t.marker?.color ?? t.line.color, t.line?.color ?? t.marker.color])"""
+LEGEND = """Object.fromEntries(document.querySelector(arguments[0] + ' .chart').data.filter((t) => t.meta?.legend !== undefined
+  && t.visible === true).map((t) => [t.name, t.marker.color]))"""
+
+
+@pytest.mark.slow
+def test_colours_tell_the_setting_that_the_reader_chooses(sweep_page: Path) -> None:
+    """Every mark of both charts against the settings of its group. Catches a choice that reaches one chart alone, names
+    of the last choice, and dark blue dots on dark paper."""
+    with opened(sweep_page, dark=True) as page:
+        groups = page.js(GROUPS)
+        names = page.js("[...document.querySelector('.colour-by').options].map((o) => o.text)")
+        assert sorted(names) == ["balancing", "experts", "group", "optimizer.lr"]
+        assert page.js("document.querySelectorAll('.colour-by').length") == 2
+        light = {name for name in ON_DARK}
+        for name in names:
+            page.driver.find_elements("css selector", ".colour-by")[-1].send_keys(name)
+            page.wait("document.documentElement.dataset.drawn")
+            page.wait(f"document.querySelector('.colour-by').value === '{name}'")
+            for place in ("#quality-against-balance", "#curves"):
+                legend, marks = page.js(LEGEND, place), page.js(COLOURS, place)
+                assert 1 < len(legend) <= 8 and not light & set(legend.values())
+                assert len(marks) > 20 and all(one == other for _, one, other in marks)
+                for group, colour, _ in marks if name != "group" else ():
+                    assert legend[f"{name}={groups[group][name]}"] == colour, (name, place)
+                if name == "group":
+                    assert len({colour for _, colour, _ in marks}) == len(legend) == 8
         assert page.errors() == []
 
 

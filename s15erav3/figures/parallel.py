@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
+from s15erav3.figures.legend import GREY
 from s15erav3.figures.style import DEPTH, figure
-from s15erav3.figures.sweep import GREY, shortened, wrapped
+from s15erav3.figures.sweep import shortened, wrapped
 
 
 class Axis(NamedTuple):

@@ -11,6 +11,14 @@ from plotly.colors import sample_colorscale
 # Okabe and Ito's eight (2008) without black, which cannot be seen on dark paper, and with a yellow that can be seen
 # on light paper.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B3A100")
+# The same on dark paper, where the darker ones would be lost as dots and thin lines.
+ON_DARK = {
+    "#0072B2": "#3D94DD",
+    "#009E73": "#1FB388",
+    "#56B4E9": "#8FD0F5",
+    "#D55E00": "#F0743A",
+    "#8C8C8C": "#A3A3AD",
+}
 SEQUENTIAL = "Cividis"
 # Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
@@ -63,7 +71,7 @@ def template(*, dark: bool = False) -> go.layout.Template:
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": list(CATEGORIES),
+            "colorway": [ON_DARK.get(colour, colour) if dark else colour for colour in CATEGORIES],
             "coloraxis": {"colorscale": DIVERGING_ON_DARK if dark else DIVERGING, "colorbar": bar},
             "xaxis": axis,
             "yaxis": axis,
