@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from s15erav3.__main__ import main
 from s15erav3.analysis.run_folder import find_runs, read_run
@@ -259,10 +260,11 @@ def test_the_page_in_a_browser(sweep_page: Path) -> None:
 
 
 GROUPS = "JSON.parse(document.querySelector('.filter script').textContent)"
-COLOURS = """[...document.querySelectorAll(arguments[0] + ' .chart')].flatMap((c) => c.data).filter((t) => t.meta?.group
-  !== undefined && t.legendgroup).map((t) => [t.meta.group, t.marker?.color ?? t.line.color, t.line?.color ?? t.marker.color])"""
-LEGEND = """Object.fromEntries(document.querySelector(arguments[0] + ' .chart').data.filter((t) => t.meta?.legend !== undefined
-  && t.visible === true).map((t) => [t.name, t.marker.color]))"""
+COLOURS = """[...document.querySelectorAll(arguments[0] + ' .chart')].flatMap((chart) => chart.data)
+  .filter((t) => t.meta?.group !== undefined && t.legendgroup)
+  .map((t) => [t.meta.group, t.marker?.color ?? t.line.color, t.line?.color ?? t.marker.color])"""
+LEGEND = """Object.fromEntries(document.querySelector(arguments[0] + ' .chart').data
+  .filter((t) => t.meta?.legend !== undefined && t.visible === true).map((t) => [t.name, t.marker.color]))"""
 
 
 @pytest.mark.slow
@@ -274,9 +276,9 @@ def test_colours_tell_the_setting_that_the_reader_chooses(sweep_page: Path) -> N
         names = page.js("[...document.querySelector('.colour-by').options].map((o) => o.text)")
         assert sorted(names) == ["balancing", "experts", "group", "optimizer.lr"]
         assert page.js("document.querySelectorAll('.colour-by').length") == 2
-        light = {name for name in ON_DARK}
+        light = set(ON_DARK)
         for name in names:
-            page.driver.find_elements("css selector", ".colour-by")[-1].send_keys(name)
+            Select(page.driver.find_elements("css selector", ".colour-by")[-1]).select_by_visible_text(name)
             page.wait("document.documentElement.dataset.drawn")
             page.wait(f"document.querySelector('.colour-by').value === '{name}'")
             for place in ("#quality-against-balance", "#curves"):

@@ -15,7 +15,7 @@ from tests.tiny import rows, train
 
 CRICKET = re.compile(
     r"\b(?:(?i:crickets?|inns|innings|overs|commentar(?:y|ies)|balls?|ball-by-ball|bowlers?|batters?|batsm[ae]n|wickets?"
-    r"|powerplay|kohli|matches)|FOUR|SIX)\b"
+    r"|powerplay|kohli|umpires?)|FOUR|SIX)\b"
 )
 PLACES = ("harbour", "mill", "orchard", "library", "station", "lighthouse", "garden", "bakery")
 PEOPLE = ("the keeper", "a widow", "her brother", "the old miller", "two sailors", "the teacher")
@@ -66,7 +66,13 @@ def test_a_run_on_prose_says_nothing_of_cricket(tmp_path: Path, capsys: pytest.C
     """Banner, samples, summary, page, sample, evaluate and the card of an export."""
     text, run = tmp_path / "town.txt", tmp_path / "run"
     text.write_text(prose())
-    settings = ["data=text", f"data.path={text}", "trainer.max_steps=8", "callbacks.samples.max_new_tokens=20"]
+    settings = [
+        "data=text",
+        f"data.path={text}",
+        "trainer.max_steps=8",
+        "data.vocab_size=380",
+        "callbacks.samples.max_new_tokens=20",
+    ]
     assert train(*settings, "report=true", run_dir=run) == 0
     said = capsys.readouterr()
     assert "town.txt" in said.err and found_in(said.out + said.err) == []

@@ -77,6 +77,7 @@ def template(*, dark: bool = False) -> go.layout.Template:
             "yaxis": axis,
             "margin": {"l": 56, "r": 16, "t": 104, "b": 48},
             "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 28}, "font": {"size": 15}},
+            "annotationdefaults": {"bgcolor": "rgba(34,34,38,0.7)" if dark else "rgba(247,247,248,0.7)"},
             "hoverlabel": {"namelength": -1},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         }

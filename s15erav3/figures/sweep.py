@@ -17,6 +17,9 @@ from s15erav3.figures.legend import GREY, Legend, legend_group, legend_traces
 from s15erav3.figures.style import figure
 from s15erav3.figures.training import significant
 
+FEW = 24
+"""Groups whose bars do not make a thicket."""
+
 
 class Point(NamedTuple):
     """A group of runs in the plane of two metrics."""
@@ -85,14 +88,15 @@ def trade_off(
             )
     for point in sorted(points, key=lambda point: point.front):
         colour = legend[point.kind][1]
+        thickness = 1.2 if len(points) <= FEW else 0.6
         told = f"{wrapped(point.name)}<br>{y} {_range(point.y)}<br>{x} {_range(point.x)}"
         traces.append(
             {
                 "type": "scatter",
                 "x": [max(point.x[0], floor)],
                 "y": [point.y[0]],
-                "error_x": _bars((max(point.x[0], floor), max(point.x[1], floor), point.x[2]), colour),
-                "error_y": _bars(point.y, colour),
+                "error_x": _bars((max(point.x[0], floor), max(point.x[1], floor), point.x[2]), colour, thickness),
+                "error_y": _bars(point.y, colour, thickness),
                 "mode": "markers+text" if point.front else "markers",
                 "text": [f"<b>{point.label}</b>"],
                 "textposition": "bottom left",  # where no other point can be
@@ -132,7 +136,7 @@ def trade_off(
     return fig
 
 
-def _bars(spread: tuple[float, float, float], colour: str) -> dict[str, object]:
+def _bars(spread: tuple[float, float, float], colour: str, thickness: float) -> dict[str, object]:
     middle, low, high = spread
     shown = high > low
     return {
@@ -141,7 +145,7 @@ def _bars(spread: tuple[float, float, float], colour: str) -> dict[str, object]:
         "array": [high - middle],
         "arrayminus": [middle - low],
         "visible": shown,
-        "thickness": 1.2,
+        "thickness": thickness,
         "width": 0,
         "color": colour,
     }
