@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from s15erav3.figures.legend import GREY
-from s15erav3.figures.style import CATEGORIES, figure
+from s15erav3.figures.style import CATEGORIES, figure, log_axis
 from s15erav3.figures.sweep import rounded, shortened, wrapped
 from s15erav3.figures.training import significant
 
@@ -87,6 +87,6 @@ def against(
     )
     finite = xs[np.isfinite(xs)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 20:
-        fig.update_xaxes(type="log", dtick="D2")
+        fig.update_xaxes(log_axis())
     fig.update_layout(hovermode="closest")
     return fig

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from s15erav3.figures.legend import Legend, legend_group, legend_traces
-from s15erav3.figures.style import figure
+from s15erav3.figures.style import figure, log_axis
 from s15erav3.figures.sweep import rounded, wrapped
 from s15erav3.figures.training import thinned
 
@@ -75,7 +75,7 @@ def overlay(
     fig.update_layout(hovermode="closest", xaxis={"rangemode": "tozero"})
     log = log and 0 < lowest < math.inf
     if log:
-        fig.update_yaxes(type="log", dtick="D2")
+        fig.update_yaxes(log_axis())
     if end and shown:
         low, high = (math.log10(v) if log else v for v in (min(shown), max(shown)))
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

@@ -102,6 +102,12 @@ def figure(title: str, x: str, y: str, *, height: int = 380, subtitle: str = "")
     )
 
 
+def log_axis() -> dict[str, object]:
+    """Settings of a logarithmic axis: whole numbers at 1, 2 and 5, where Plotly writes the first digit alone."""
+    ticks = [m * 10.0**power for power in range(-9, 10) for m in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def expert_axis(n: int) -> dict[str, object]:
     """Settings of an axis of n experts: of many, every other, fourth, ... one has its name written."""
     every = 1

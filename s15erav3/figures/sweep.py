@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from s15erav3.figures.legend import GREY, Legend, legend_group, legend_traces
-from s15erav3.figures.style import figure
+from s15erav3.figures.style import figure, log_axis
 from s15erav3.figures.training import significant
 
 FEW = 24
@@ -130,7 +130,7 @@ def trade_off(
             }
         )
     if log:
-        fig.update_xaxes(type="log", dtick="D2")
+        fig.update_xaxes(log_axis())
     fig.add_traces(traces)  # at once, as a call for each takes twice as long
     fig.update_layout(hovermode="closest")
     return fig

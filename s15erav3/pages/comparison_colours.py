@@ -72,7 +72,8 @@ def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouri
 
 def default_text(colouring: Colouring) -> str:
     """Which of them it is, in a sentence."""
-    return "Colours tell the groups apart." if colouring.name == EACH else f"Colours tell {colouring.name}."
+    told = "the groups apart" if colouring.name == EACH else colouring.name
+    return f"Colours tell {told}, or what the reader chooses."
 
 
 def colourings_json(found: Sequence[Colouring]) -> str:
