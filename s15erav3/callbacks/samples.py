@@ -9,8 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from s15erav3.data.openings import check_prompts
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_number, check_texts
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
 
@@ -41,7 +40,7 @@ class Samples(L.Callback):
         check_number("callbacks.samples.max_new_tokens", max_new_tokens, at_least=0, whole=True)
         check_number("callbacks.samples.seed", seed, at_least=0, whole=True)
         self.file = Path(run_dir) / "samples.jsonl"
-        self.prompts = check_prompts("callbacks.samples.prompts", prompts)
+        self.prompts = check_texts("callbacks.samples.prompts", prompts, "those of the data")
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
         try:

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
-from s15erav3.data.openings import check_prompts, openings
+from s15erav3.data.openings import openings
 from s15erav3.data.sources import shown
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_number, check_texts
 from s15erav3.files import at_home
 
 Source = Literal["sample", "ipl", "text"]
@@ -83,7 +83,7 @@ class CommentaryData(L.LightningDataModule):
         self.length, self.batch_size, self.eval_batch_size = sequence_length, batch_size, eval_batch_size
         self.plan = None if single_part else SplitPlan(split_seed, val_fraction, test_fraction)
         self.seed, self.num_workers = seed, num_workers
-        self.own_prompts = check_prompts("data.prompts", prompts)
+        self.own_prompts = check_texts("data.prompts", prompts, "the openings of held-out documents")
         self.start = 0
         self.val_limit: int | float = 1.0
         self.tokenizer: Tokenizer

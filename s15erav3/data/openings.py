@@ -1,16 +1,14 @@
-"""What samples go on from: the prompts that a config gives, or how the first documents of a part begin."""
+"""How the first documents of a part begin: what samples go on from where a config gives no prompts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.data.tokens import Tokens
-from s15erav3.errors import UserError
 
 WORDS, CHARACTERS = 8, 48
 """The longest opening."""
@@ -45,19 +43,3 @@ def opening(head: str) -> str:
     if len(words) < 2:  # one word, or a script that does not part them
         return text.strip()[: min(CHARACTERS, (len(text.strip()) + 1) // 2)]
     return "".join(words[: min(WORDS, len(words) // 2)])[:CHARACTERS]
-
-
-def check_prompts(key: str, value: object) -> list[str] | None:
-    """Prompts as a setting gives them: a text, a list of texts, or ``None`` for those of the data.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if value is None:
-        return None
-    given = [value] if isinstance(value, str) else value
-    if isinstance(given, Sequence) and all(isinstance(text, str) for text in given):
-        return list(given)
-    raise UserError(
-        f"{key}={value} must be a list of texts, as in ['one','two'], or null for the openings of held-out documents."
-    )

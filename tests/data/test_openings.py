@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.data.openings import check_prompts, opening, openings
+from s15erav3.data.openings import opening, openings
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_texts
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_what_the_config_gives_comes_first() -> None:
     """An empty list is no prompts at all, unlike none given."""
     assert CommentaryData(prompts=["a", ""]).prompts() == ["a", ""]
     assert CommentaryData(prompts=[]).prompts() == []
-    assert check_prompts("k", "one text") == ["one text"] and check_prompts("k", None) is None
+    assert check_texts("k", "one text", "x") == ["one text"] and check_texts("k", None, "x") is None
     for bad in (3, [1], {"a": "b"}, [["x"]], True):
-        with pytest.raises(UserError, match=r"k=.* must be a list of texts, as in \['one','two'\], or null"):
-            check_prompts("k", bad)
+        with pytest.raises(UserError, match=r"k=.* must be a list of texts, as in \['one','two'\], or null for x"):
+            check_texts("k", bad, "x")
 
 
 def test_the_openings_are_of_the_part_that_is_held_out(tmp_path: Path) -> None:
