@@ -28,8 +28,7 @@ OVER_TIME = {BPB: "val/bpb", MAXVIO: "MaxVio global", "balance/maxvio_batch": "M
 
 def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Grid, colours: Colouring) -> Section:
     """Bits per byte against MaxVio, and the Pareto front as a table."""
-    labels = shown.labels
-    title = "Quality against balance"
+    labels, title = shown.labels, "Quality against balance"
     fair = [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     chosen = sorted(fair, key=lambda i: not front[i])[:MOST_GROUPS]
     both = sorted(i for i in chosen if groups[i].spread(MAXVIO).n)
@@ -39,8 +38,7 @@ def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Gri
     number_of = {i: str(n) for n, i in enumerate(best, start=1)}
     points = [_point(groups[i], i, colours.kinds[i], number_of.get(i)) for i in both]
     dense = [(f"without MaxVio: {labels[i]}", i, groups[i].spread(BPB).median) for i in chosen if i not in both]
-    text = "Lower is better in both. No group beats a star, of the Pareto front, in both."
-    text += f" {default_text(colours)}"
+    text = f"Lower is better in both. No group beats a star, of the Pareto front, in both. {default_text(colours)}"
     text += " Dashed: groups without routed experts, which have no MaxVio." if dense else ""
     text += f" Drawn: the front and the first {MOST_GROUPS} groups of the table." if len(chosen) < len(fair) else ""
     caption = "Medians, with bars from the lowest to the highest run and the runs as rings."
