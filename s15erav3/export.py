@@ -90,10 +90,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = {name!r}
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-prompt = tokenizer("1st Inns\\n19.5 overs\\n", return_tensors="pt")
+prompt = tokenizer({prompt(saved)!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0], skip_special_tokens=True))
 ```
 """
+
+
+def prompt(saved: Saved) -> str:
+    """One that the run's config gives for its text; empty where it gives none, or none that can stand in Markdown."""
+    own, samples = saved.config.get("data", {}), saved.config.get("callbacks", {}).get("samples") or {}
+    given = samples.get("prompts") or own.get("prompts") or []
+    texts = [text for text in ([given] if isinstance(given, str) else given) if text and "`" not in text]
+    return str(texts[0]) if texts else ""
 
 
 def provenance(saved: Saved) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_number, check_texts
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
 
@@ -19,7 +19,7 @@ class Samples(L.Callback):
 
     Args:
         run_dir: folder of ``samples.jsonl``.
-        prompts: texts to continue.
+        prompts: texts to continue; ``None`` takes those of the data.
         max_new_tokens: at most so many tokens each; 0 draws nothing.
         temperature, top_k, top_p, min_p, repetition_penalty: see :class:`Sampling`.
         seed: of the draws, the same at every validation.
@@ -28,7 +28,7 @@ class Samples(L.Callback):
     def __init__(
         self,
         run_dir: str,
-        prompts: list[str],
+        prompts: list[str] | None = None,
         max_new_tokens: int = 48,
         temperature: float = 0.8,
         top_k: int = 0,
@@ -40,7 +40,8 @@ class Samples(L.Callback):
         check_number("callbacks.samples.max_new_tokens", max_new_tokens, at_least=0, whole=True)
         check_number("callbacks.samples.seed", seed, at_least=0, whole=True)
         self.file = Path(run_dir) / "samples.jsonl"
-        self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
+        self.prompts = check_texts("callbacks.samples.prompts", prompts, "those of the data")
+        self.max_new_tokens, self.seed = max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
         try:
             self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -49,9 +50,13 @@ class Samples(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net: Any = pl_module.net
-        if not trainer.is_global_zero or not self.max_new_tokens or not self.prompts or not net.config.causal:
+        if not trainer.is_global_zero or not self.max_new_tokens or not net.config.causal:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.prompts is None:
+            self.prompts = data.prompts()
+        if not self.prompts:
+            return
         tokenizer = data.tokenizer
         tokens: list[list[int]] = [[] for _ in self.prompts]
 

@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from s15erav3.comparison.scatter import GREY, rounded, shortened, wrapped
-from s15erav3.figures.style import CATEGORIES, figure
+from s15erav3.comparison.legend import GREY
+from s15erav3.comparison.scatter import rounded, shortened, wrapped
+from s15erav3.figures.style import CATEGORIES, figure, log_axis
 from s15erav3.figures.training import significant
 
 
@@ -21,7 +22,7 @@ def dots(
     *,
     colour: str = CATEGORIES[0],
 ) -> go.Figure:
-    """Differences, a row for each comparison: one faint dot a pair, a diamond at their median, a line at none.
+    """Differences, a row for each comparison: a ring for each pair, a diamond at their median, a line at none.
 
     Args:
         rows: name, differences and what each pair has in common; the first stands on top.
@@ -35,8 +36,7 @@ def dots(
             x=rounded(np.asarray(differences, dtype=np.float64)),
             y=[at] * len(differences),
             mode="markers",
-            opacity=0.45,
-            marker={"size": 8, "color": colour},
+            marker={"size": 8, "color": colour, "symbol": "circle-open"},
             showlegend=False,
             hovertemplate=[f"{wrapped(f'{name}: {context}')}<br>%{{x:+.4g}}<extra></extra>" for context in contexts],
         )
@@ -77,7 +77,6 @@ def against(
                 "y": rounded([at]),
                 "mode": "markers",
                 "marker": {"size": 7, "color": CATEGORIES[0]},
-                "opacity": 0.7,
                 "showlegend": False,
                 "hovertemplate": f"{wrapped(name)}<br>{y} %{{y}}<extra></extra>",
                 "meta": {"group": group},
@@ -88,6 +87,6 @@ def against(
     )
     finite = xs[np.isfinite(xs)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 20:
-        fig.update_xaxes(type="log", dtick="D2")
+        fig.update_xaxes(log_axis())
     fig.update_layout(hovermode="closest")
     return fig

@@ -15,6 +15,7 @@ from s15erav3.comparison.charts import (
     parallel_section,
     trade_off_section,
 )
+from s15erav3.comparison.colours import Colouring, colourings, colourings_json
 from s15erav3.comparison.groups import BPB, MAXVIO, Group, pareto, states
 from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.comparison.tables import Grid
@@ -52,14 +53,15 @@ def write_comparison(
     subtitle = (
         f"{_many(len(runs), 'run')} ({counts}) in {_many(len(groups), 'group')}, which differ in more than a seed"
     )
-    sections = [groups_section(groups, shown, cautions, front, {sorted_by: descending})]
+    colours = colourings(groups, shown.header[: shown.n_settings], shown.labels)
+    sections = [groups_section(groups, shown, cautions, front, {sorted_by: descending}, colours)]
     if any(group.counted for group in groups):
         sections += [
-            trade_off_section(groups, front, shown),
+            trade_off_section(groups, front, shown, colours[0]),
             effects_section(groups),
             parallel_section(groups, shown.header[: shown.n_settings]),
         ]
-    sections += curves_section(groups, shown.labels)
+    sections += curves_section(groups, shown.labels, colours[0])
     n_axes = 2 + min(MOST_SETTINGS, len(groups[0].settings) if groups else 0)
     if left_out:
         listed = table(["run", "state", "why, or how far"], left_out, _many(len(left_out), "run"))
@@ -86,9 +88,14 @@ def on_front(groups: Sequence[Group]) -> list[bool]:
 
 
 def groups_section(
-    groups: Sequence[Group], shown: Grid, cautions: Sequence[str], front: Sequence[bool], order: dict[str, bool]
+    groups: Sequence[Group],
+    shown: Grid,
+    cautions: Sequence[str],
+    front: Sequence[bool],
+    order: dict[str, bool],
+    colours: Sequence[Colouring],
 ) -> Section:
-    """The table, with what to know before it, and the filter."""
+    """The table, with what to know before it, the filter, and the colours to choose from."""
     text = "Median over the runs of a group (lowest to highest); n is how many count. Press a header to sort by it."
     if any(front):
         text += " Bold: on the Pareto front of val/bpb and MaxVio."
@@ -100,7 +107,9 @@ def groups_section(
         blocks.append(Html(f'<ul class="cautions">{items}</ul>'))
     if len(groups) > 1:
         blocks.append(_filter(groups))
-    return Section("Groups", text, [*blocks, _sortable(shown, front, order)])
+    data = f'<script type="application/json" id="colourings">{colourings_json(colours)}</script>'
+    listed = _sortable(shown, front, order)
+    return Section("Groups", text, [*blocks, listed._replace(markup=listed.markup + data)])
 
 
 def _filter(groups: Sequence[Group]) -> Html:

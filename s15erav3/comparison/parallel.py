@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
-from s15erav3.comparison.scatter import GREY, shortened, wrapped
+from s15erav3.comparison.legend import GREY
+from s15erav3.comparison.scatter import shortened, wrapped
 from s15erav3.figures.style import DEPTH, figure
 
 

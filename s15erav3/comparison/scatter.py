@@ -13,10 +13,12 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from s15erav3.figures.style import CATEGORIES, figure
+from s15erav3.comparison.legend import GREY, Legend, legend_group, legend_traces
+from s15erav3.figures.style import figure, log_axis
 from s15erav3.figures.training import significant
 
-GREY = "#8C8C8C"
+FEW = 24
+"""Groups whose bars do not make a thicket."""
 
 
 class Point(NamedTuple):
@@ -27,8 +29,8 @@ class Point(NamedTuple):
     x: tuple[float, float, float]
     """Median, lowest, highest."""
     y: tuple[float, float, float]
-    kind: str
-    """Points of a kind have a colour in common."""
+    kind: int
+    """A place in the legend, which gives the colour."""
     front: bool
     """On the Pareto front."""
     label: str
@@ -37,18 +39,19 @@ class Point(NamedTuple):
     """Each run's x and y, (R, 2)."""
 
 
-def trade_off(points: Sequence[Point], x: str, y: str, levels: Sequence[tuple[str, int, float]] = ()) -> go.Figure:
+def trade_off(
+    points: Sequence[Point], x: str, y: str, legend: Legend, levels: Sequence[tuple[str, int, float]] = ()
+) -> go.Figure:
     """Groups of runs in the plane of two metrics, lower being better in both: medians with bars from the lowest to the
-    highest run, the runs as faint dots; those on the Pareto front are stars with their label, joined by steps.
+    highest run, the runs as rings; those on the Pareto front are stars with their label, joined by steps.
 
     Args:
         x, y: names of the metrics.
+        legend: names and colours of the kinds of points.
         levels: name, group and y of groups that have no x: a dashed line each.
     """
     fig = figure(f"{y} against {x}", x, y, height=520)
     traces: list[dict[str, object]] = []
-    kinds = list(dict.fromkeys(point.kind for point in points))
-    colours = {kind: CATEGORIES[i % len(CATEGORIES)] for i, kind in enumerate(kinds)}
     lowest = min((v for point in points for v in point.x if v > 0), default=1.0)
     log = max((point.x[2] for point in points), default=0.0) / lowest > 10
     floor = lowest / 2 if log else -math.inf  # where 0 stands on a logarithmic axis
@@ -76,49 +79,40 @@ def trade_off(points: Sequence[Point], x: str, y: str, levels: Sequence[tuple[st
                     "x": rounded(np.maximum(runs[:, 0], floor)),
                     "y": rounded(runs[:, 1]),
                     "mode": "markers",
-                    "opacity": 0.4,
                     "showlegend": False,
-                    "marker": {"size": 5, "color": colours[point.kind]},
+                    "marker": {"size": 7, "color": legend[point.kind][1], "symbol": "circle-open"},
+                    "legendgroup": legend_group(point.kind),
                     "hoverinfo": "skip",
                     "meta": {"group": point.group},
                 }
             )
     for point in sorted(points, key=lambda point: point.front):
-        colour = colours[point.kind]
+        colour = legend[point.kind][1]
+        thickness = 1.2 if len(points) <= FEW else 0.6
         told = f"{wrapped(point.name)}<br>{y} {_range(point.y)}<br>{x} {_range(point.x)}"
         traces.append(
             {
                 "type": "scatter",
                 "x": [max(point.x[0], floor)],
                 "y": [point.y[0]],
-                "error_x": _bars((max(point.x[0], floor), max(point.x[1], floor), point.x[2]), colour),
-                "error_y": _bars(point.y, colour),
+                "error_x": _bars((max(point.x[0], floor), max(point.x[1], floor), point.x[2]), colour, thickness),
+                "error_y": _bars(point.y, colour, thickness),
                 "mode": "markers+text" if point.front else "markers",
                 "text": [f"<b>{point.label}</b>"],
                 "textposition": "bottom left",  # where no other point can be
                 "textfont": {"size": 14},
                 "marker": {
-                    "size": 15 if point.front else 8,
+                    "size": 16 if point.front else 10,
                     "color": colour,
                     "symbol": "star" if point.front else "circle",
                 },
                 "showlegend": False,
+                "legendgroup": legend_group(point.kind),
                 "hovertemplate": f"{told}{'<br>on the Pareto front' if point.front else ''}<extra></extra>",
                 "meta": {"group": point.group},
             }
         )
-    if len(kinds) > 1:
-        for kind in kinds:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "x": [None],
-                    "y": [None],
-                    "mode": "markers",
-                    "marker": {"size": 9, "color": colours[kind]},
-                    "name": kind,
-                }
-            )
+    traces += legend_traces(legend) if points else []
     ends = [max(v, floor) for point in points for v in point.x] or [0.0, 1.0]
     for name, group, level in levels:
         traces.append(
@@ -136,13 +130,13 @@ def trade_off(points: Sequence[Point], x: str, y: str, levels: Sequence[tuple[st
             }
         )
     if log:
-        fig.update_xaxes(type="log", dtick="D2")
+        fig.update_xaxes(log_axis())
     fig.add_traces(traces)  # at once, as a call for each takes twice as long
     fig.update_layout(hovermode="closest")
     return fig
 
 
-def _bars(spread: tuple[float, float, float], colour: str) -> dict[str, object]:
+def _bars(spread: tuple[float, float, float], colour: str, thickness: float) -> dict[str, object]:
     middle, low, high = spread
     shown = high > low
     return {
@@ -151,7 +145,7 @@ def _bars(spread: tuple[float, float, float], colour: str) -> dict[str, object]:
         "array": [high - middle],
         "arrayminus": [middle - low],
         "visible": shown,
-        "thickness": 1.2,
+        "thickness": thickness,
         "width": 0,
         "color": colour,
     }

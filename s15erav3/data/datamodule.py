@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
+from s15erav3.data.openings import openings
 from s15erav3.data.sources import shown
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_number, check_texts
 from s15erav3.files import at_home
 
 Source = Literal["sample", "ipl", "text"]
@@ -37,6 +38,7 @@ class CommentaryData(L.LightningDataModule):
         sequence_length: T, inputs of a window.
         batch_size: windows of one batch, on one device.
         eval_batch_size: windows of one validation batch.
+        prompts: texts that samples go on from; ``None`` takes the openings of held-out documents.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class CommentaryData(L.LightningDataModule):
         seed: int = 1,
         num_workers: int = 0,
         single_part: bool = False,
+        prompts: list[str] | None = None,
     ) -> None:
         super().__init__()
         check_number("data.batch_size", batch_size, at_least=1, whole=True)
@@ -80,6 +83,7 @@ class CommentaryData(L.LightningDataModule):
         self.length, self.batch_size, self.eval_batch_size = sequence_length, batch_size, eval_batch_size
         self.plan = None if single_part else SplitPlan(split_seed, val_fraction, test_fraction)
         self.seed, self.num_workers = seed, num_workers
+        self.own_prompts = check_texts("data.prompts", prompts, "the openings of held-out documents")
         self.start = 0
         self.val_limit: int | float = 1.0
         self.tokenizer: Tokenizer
@@ -124,6 +128,12 @@ class CommentaryData(L.LightningDataModule):
                     f"least {least} at data.sequence_length={self.length}; lower that or give more text."
                 )
         return self
+
+    def prompts(self) -> list[str]:
+        """Texts that samples go on from: those of the config, else the openings of the first held-out documents."""
+        if self.own_prompts is not None:
+            return self.own_prompts
+        return openings(self.token_files.part("val"), self.tokenizer)
 
     @property
     def samples_per_epoch(self) -> int:

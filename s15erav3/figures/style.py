@@ -11,6 +11,14 @@ from plotly.colors import sample_colorscale
 # Okabe and Ito's eight (2008) without black, which cannot be seen on dark paper, and with a yellow that can be seen
 # on light paper.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B3A100")
+# The same on dark paper, where the darker ones would be lost as dots and thin lines.
+ON_DARK = {
+    "#0072B2": "#3D94DD",
+    "#009E73": "#1FB388",
+    "#56B4E9": "#8FD0F5",
+    "#D55E00": "#F0743A",
+    "#8C8C8C": "#A3A3AD",
+}
 SEQUENTIAL = "Cividis"
 # Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
@@ -63,12 +71,13 @@ def template(*, dark: bool = False) -> go.layout.Template:
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": list(CATEGORIES),
+            "colorway": [ON_DARK.get(colour, colour) if dark else colour for colour in CATEGORIES],
             "coloraxis": {"colorscale": DIVERGING_ON_DARK if dark else DIVERGING, "colorbar": bar},
             "xaxis": axis,
             "yaxis": axis,
             "margin": {"l": 56, "r": 16, "t": 104, "b": 48},
             "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 28}, "font": {"size": 15}},
+            "annotationdefaults": {"bgcolor": "rgba(34,34,38,0.7)" if dark else "rgba(247,247,248,0.7)"},
             "hoverlabel": {"namelength": -1},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         }
@@ -91,6 +100,12 @@ def figure(title: str, x: str, y: str, *, height: int = 380, subtitle: str = "")
             "height": height,
         }
     )
+
+
+def log_axis() -> dict[str, object]:
+    """Settings of a logarithmic axis: whole numbers at 1, 2 and 5, where Plotly writes the first digit alone."""
+    ticks = [m * 10.0**power for power in range(-9, 10) for m in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def expert_axis(n: int) -> dict[str, object]:

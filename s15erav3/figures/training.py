@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from s15erav3.figures.style import figure
+from s15erav3.figures.style import figure, log_axis
 
 Floats = NDArray[np.float64]
 FEW = 20
@@ -77,8 +77,7 @@ def curves(
     if from_zero:
         fig.update_yaxes(rangemode="tozero")
     if log and 0 < lowest < np.inf:
-        ticks = [m * 10.0**power for power in range(-6, 7) for m in (1, 2, 5)]
-        fig.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        fig.update_yaxes(log_axis())
     return fig
 
 

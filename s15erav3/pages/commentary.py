@@ -1,4 +1,4 @@
-"""Commentary coloured by expert: passages token by token, for a layer and a place among the token's experts.
+"""Text coloured by expert: passages token by token, for a layer and a place among the token's experts.
 
 Shapes: N tokens of all passages together, L MoE layers, E routed experts, K the most experts that one token has.
 """
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 FINEST = 65535
 """Scores and weights travel as shares of the greatest, in steps of 1 / FINEST."""
 
-SKELETON = """<div class="commentary">
+SKELETON = """<div class="coloured">
 <script type="application/json">{data}</script>
 <div class="controls">
   <label>Layer <select name="layer"></select></label>
@@ -82,7 +82,7 @@ def commentary(trace: Trace, tokens: Tokens, labels: dict[str, Domain], tokenize
         "weights": _shares(trace.weights, greatest[1]),
     }
     markup = SKELETON.format(data=script_json(data))
-    section = Section("Commentary coloured by expert", _explanation(trace), [Html(markup)])
+    section = Section("Text coloured by expert", _explanation(trace), [Html(markup)])
     return Widget(section, (HERE / "commentary.css").read_text(), (HERE / "commentary.js").read_text())
 
 

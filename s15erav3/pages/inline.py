@@ -15,7 +15,7 @@ PAGE = """<!doctype html>
 <style>{styles}</style>
 <body><main><section><p>{text}</p>{markup}</section></main><script>{script}</script></body>
 </html>"""
-IN_FRAME = "main { padding: 0 1rem 1rem } section { padding-top: .75rem } .commentary .controls { top: 0 }"
+IN_FRAME = "main { padding: 0 1rem 1rem } section { padding-top: .75rem } .coloured .controls { top: 0 }"
 
 
 def inline(widget: Widget, height: int = 700) -> str:

@@ -14,7 +14,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from s15erav3.figures.style import template
+from s15erav3.figures.style import ON_DARK, template
 from s15erav3.files import replace_text
 
 HERE = Path(__file__).parent
@@ -59,6 +59,8 @@ class Section(NamedTuple):
     text: str
     """Plain text."""
     blocks: Sequence[Chart | Choice | Html]
+    folded: bool = False
+    """Only its title is shown until the reader opens it."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Html:
@@ -120,6 +122,7 @@ def write_page(
             "id": _slug(section.title),
             "title": section.title,
             "text": section.text,
+            "folded": section.folded,
             "blocks": [store.block(block) for block in section.blocks],
         }
         for section in sections
@@ -134,6 +137,7 @@ def write_page(
         plotly=get_plotlyjs(),
         charts=script_json({"places": store.places, "shared": store.shared}),
         templates=script_json({"light": template().to_plotly_json(), "dark": template(dark=True).to_plotly_json()}),
+        inks=script_json(ON_DARK),
         styles=[(HERE / "page.css").read_text(), *styles],
         scripts=[(HERE / "page.js").read_text(), *scripts],
     )

@@ -78,7 +78,7 @@ def specialisation_section(routed: Routed, about: str) -> Section:
         f" Left out: tokens where an even share is less than {LEAST_TOKENS} assignments, or chance a likely reason."
     )
     blocks.append(Choice("The vocabulary of each expert", ("layer",), words, caption, wide=True))
-    return Section("Specialisation", about, blocks)
+    return Section("Specialisation", about, blocks, folded=True)
 
 
 def layers_shown(routed: Routed) -> list[int]:
@@ -135,7 +135,7 @@ def coactivation_section(routed: Routed, about: str) -> Section:
     """Experts x experts of each layer."""
     even = (routed.top_k - 1) / max(1, routed.loads.shape[-1] - 1) if routed.top_k is not None else None
     if routed.top_k == 1:
-        return Section("Co-activation", "A token has one expert: none is used together with another.", [])
+        return Section("Co-activation", "A token has one expert: none is used together with another.", [], folded=True)
     kept = layers_shown(routed)
     shares = coactivation_share(routed.coactivation[kept]).numpy()
     title = "Which experts share their tokens"
@@ -148,4 +148,4 @@ def coactivation_section(routed: Routed, about: str) -> Section:
         if even is not None
         else "The middle of the colours is the mean of the layer."
     )
-    return Section("Co-activation", about, [Choice(title, ("layer",), options, middle, wide=True)])
+    return Section("Co-activation", about, [Choice(title, ("layer",), options, middle, wide=True)], folded=True)

@@ -1,4 +1,4 @@
-"""A run at a glance: how it ended, its main figures, what to type next, its settings."""
+"""A run at a glance: how it ended and its main figures; below all else, its settings and what to type next."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ def summary_section(run: Run) -> Section:
     blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run))}</dl>')]
     if run.status in WARNINGS:
         said = WARNINGS[run.status] + (f" Reason: {run.reason}" if run.reason else "")
-        blocks.insert(0, Html(f'<p class="warning" role="status">{escape(said)}</p>'))
+        todo = _list(to_go_on(run))
+        blocks.insert(0, Html(f'<div class="warning"><p role="status">{escape(said)}</p>{todo}</div>'))
+    return Section("Summary", "", blocks)
+
+
+def settings_section(run: Run) -> Section:
+    """The page's last section: what to type next, versions, config, and what the command line set."""
+    blocks = []
     left = []
-    if todo := "".join(commands(run)):
-        left.append(f'<h3>What to type next</h3><ul class="commands">{todo}</ul>')
+    if todo := _list(to_use_it(run)):
+        left.append(f"<h3>What to type next</h3>{todo}")
     if versions := run.result.get("versions"):
         rows = [(name, str(version)) for name, version in versions.items()]
         rows.append(("git commit", str(run.result.get("git_commit") or "none: an installed package")))
@@ -45,7 +52,7 @@ def summary_section(run: Run) -> Section:
     if run.overrides:
         given = table(("setting", "value"), list(run.overrides.items()), "What the command line set")
         blocks.append(given._replace(wide=False))
-    return Section("Summary", "", blocks)
+    return Section("Settings and commands", "", blocks, folded=bool(blocks))
 
 
 def shape(config: dict[str, Any]) -> str:
@@ -110,19 +117,31 @@ def _fact(name: str, value: str, remark: str) -> str:
     return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
 
 
-def commands(run: Run) -> Iterator[str]:
-    """What to type next, as items of a list."""
+def to_go_on(run: Run) -> Iterator[str]:
+    """Commands for a run that is not complete, as items of a list."""
     place = shlex.quote(str(run.folder.absolute()))
-    saved = any((run.folder / "checkpoints").glob("*.ckpt"))
-    if run.status in ("interrupted", "failed") and saved:
+    if run.status in ("interrupted", "failed") and _saved(run):
         yield _command(f"train resume={place}", "go on from its last checkpoint")
-    if run.status != "completed":
-        yield _command(f"report {place}", "write this page anew")
-    if not saved:
+    yield _command(f"report {place}", "write this page anew")
+
+
+def to_use_it(run: Run) -> Iterator[str]:
+    """Commands for a run that has a checkpoint, as items of a list."""
+    place = shlex.quote(str(run.folder.absolute()))
+    if not _saved(run):
         return
     yield _command(f"evaluate {place} split=test", "measure the best checkpoint on the test part")
     if run.result.get("causal", True):
-        yield _command(f"sample {place} prompt='1st Inns'", "let it write")
+        yield _command(f"sample {place}", "let it write; prompt=TEXT says how to begin")
+
+
+def _saved(run: Run) -> bool:
+    return any((run.folder / "checkpoints").glob("*.ckpt"))
+
+
+def _list(commands: Iterator[str]) -> str:
+    items = "".join(commands)
+    return f'<ul class="commands">{items}</ul>' if items else ""
 
 
 def _command(rest: str, purpose: str) -> str:

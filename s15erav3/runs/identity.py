@@ -17,6 +17,7 @@ ROLES: dict[str, Role] = {
     # who looks at it
     **dict.fromkeys(("report", "logger", "callbacks.telemetry", "callbacks.samples"), "watching"),
     **dict.fromkeys(("callbacks.progress", "callbacks.checkpoint", "callbacks.media"), "watching"),
+    "data.prompts": "watching",
     "seed": "seed",
     # how long it trains; other callbacks may stop it early
     **dict.fromkeys(("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "data.max_epochs"), "length"),

@@ -242,3 +242,11 @@ def test_no_runs_and_no_settings_are_empty_tables() -> None:
     assert groups([]) == [] and settings([]) == [] and cautions([]) == [] and metrics([]) == []
     assert grid([]).rows == [] and to_csv([], []) == "folder,group,status,reason,seed\n"
     assert account(Run(Path(), "running", "", {"step": "x"}, {}, {})) == ""
+
+
+def test_prompts_do_not_part_runs(tmp_path: Path) -> None:
+    """Runs made before the data had prompts of their own learnt the same."""
+    write_run(tmp_path / "0", "seed=1")
+    write_run(tmp_path / "1", "seed=2", config={"data.prompts": ["Dear"]})
+    (group,) = groups(read(tmp_path))
+    assert group.settings == {} and len(group.runs) == 2
