@@ -28,7 +28,10 @@ from s15erav3.overrides import key_of
 from s15erav3.records import RESUMES, read_lines, read_resumes, read_table
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
-LOOKING = ("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export")
+LOOKING = (
+    *("analysis", "figures", "pages", "sweeps", "screen", "report", "compare", "evaluate", "sample", "export"),
+    *("dashboard", "notebooks"),
+)
 """Parts of the package that look at runs, or start them, and have no influence on what a run learns."""
 
 
