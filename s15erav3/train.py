@@ -32,7 +32,7 @@ from s15erav3.errors import Accident, UserError, check_number, disk_full, tell
 from s15erav3.files import replace_text
 from s15erav3.flags import Line, split
 from s15erav3.lock import only_trainer, refuse_if_at_work
-from s15erav3.loggers.wandb import finish_wandb
+from s15erav3.loggers.closing import close_all
 from s15erav3.outcome import because, diverged, ending, measured, record, say_interrupted
 from s15erav3.overrides import key_of, quote, taken
 from s15erav3.pretrained import adopt
@@ -122,7 +122,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                         result |= measured(cfg.seed, *session)
                 record(run_dir, result)
         finally:
-            finish_wandb(exit_code, result)
+            close_all(exit_code, result)
         return result
 
     def last_words(ended: RankEnded) -> int:
