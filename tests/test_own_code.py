@@ -43,6 +43,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_conf" / "experiment" / "two.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /logger: [csv, diary]\n"
     )
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # the README's, of another test
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     yield tmp_path
