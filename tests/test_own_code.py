@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from s15erav3.__main__ import main
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from tests.test_bad_input import refusal
 from tests.tiny import TINY, result, rows
 

@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from s15erav3.analysis.run_folder import find_runs, read_balance
 from s15erav3.errors import UserError
+from s15erav3.runs.reader import find_runs, read_balance
 
 try:
     from s15erav3.dashboard.views import report, save, specification, workspace

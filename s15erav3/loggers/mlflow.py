@@ -11,14 +11,14 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from s15erav3.cli.overrides import leaves
 from s15erav3.errors import UserError
-from s15erav3.loggers import naming
 from s15erav3.loggers.extras import need
 from s15erav3.loggers.mlflow_run import begin, images_known, place, steps_known
 from s15erav3.loggers.raster import markdown, pixels
 from s15erav3.loggers.wandb_server import tell
-from s15erav3.overrides import leaves
-from s15erav3.records import read_resumes
+from s15erav3.runs import naming
+from s15erav3.runs.records import read_resumes
 
 STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}
 MOST_METRICS = 1000

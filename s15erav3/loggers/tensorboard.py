@@ -12,11 +12,11 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from s15erav3.cli.overrides import leaves
 from s15erav3.errors import check_number
 from s15erav3.loggers.extras import need
 from s15erav3.loggers.raster import markdown, pixels
-from s15erav3.overrides import leaves
-from s15erav3.records import read_resumes
+from s15erav3.runs.records import read_resumes
 
 RESULTS = ("val/bpb", "balance/maxvio_global")
 """Metrics beside the settings in TensorBoard's HPARAMS tab."""

@@ -15,12 +15,12 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from s15erav3.cli.overrides import leaves
 from s15erav3.errors import UserError
-from s15erav3.loggers import naming
 from s15erav3.loggers.extras import need
 from s15erav3.loggers.raster import pixels
-from s15erav3.overrides import leaves
-from s15erav3.records import read_resumes
+from s15erav3.runs import naming
+from s15erav3.runs.records import read_resumes
 
 NOTE = "trackio/run-name.txt"
 """In the run's folder."""

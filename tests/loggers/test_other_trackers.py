@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.telemetry import Telemetry
-from s15erav3.overrides import leaves
+from s15erav3.cli.overrides import leaves
 from tests.loggers import readers
 from tests.loggers.readers import Record, check_pictures, written
 from tests.tiny import TINY, rows, train
