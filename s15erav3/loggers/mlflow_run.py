@@ -20,6 +20,7 @@ IMAGE = re.compile(r"images/(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+")
 def place() -> str:
     """Where MLflow keeps its runs: ``MLFLOW_TRACKING_URI``, else its own default, ``mlflow.db`` in this folder."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table that it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is gone must not hold training up
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from tests.tiny import TINY, rows, train
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 READERS = [readers.tensorboard, readers.mlflow, readers.trackio]
 ALL = "logger=[csv,tensorboard,mlflow,trackio]"
 
@@ -29,22 +34,34 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from s15erav3.callbacks.telemetry import Telemetry
+from tests.tiny import train
+
+original = Telemetry.on_train_batch_end
+
+def killed(self, trainer, *args):
+    original(self, trainer, *args)
+    if trainer.global_step == 8:
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Telemetry.on_train_batch_end = killed
+train(sys.argv[2], "trainer.max_steps=8", run_dir=Path(sys.argv[1]))
+"""
+
+
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, but for an accident at step 6, after the checkpoint of step 3; it went on from there."""
+    """The same, but for a ``kill -9`` after step 8 was logged, the last checkpoint being of step 6; it went on from
+    there. The pause before the kill is what Trackio asks for."""
     folder = tmp_path_factory.mktemp("resumed") / "run"
-    original = Telemetry.on_train_batch_end
-
-    def crashes(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == 6:
-            raise RuntimeError("an accident")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Telemetry, "on_train_batch_end", crashes)
-        with pytest.raises(RuntimeError, match="an accident"):
-            train(ALL, "trainer.max_steps=8", run_dir=folder)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), ALL], cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert main(["train", f"resume={folder}"]) == 0
+    assert json.loads((folder / "result.json").read_text())["resumed"][0]["step"] == 6
     return folder
 
 
@@ -63,7 +80,7 @@ def assert_same_scalars(record: Record, run_dir: Path) -> None:
 def test_all_rows_pictures_and_texts(
     read: Callable[[Path], Record], which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Of a run that went through, and of one that went on after an accident: no step is missing, none is there twice.
+    """Of a run that went through, and of one that went on after a kill: no step is missing, none is there twice.
     Seen to fail without purge_step, without MLflow's and Trackio's steps known, and with pictures upside down."""
     folder = request.getfixturevalue(which)
     record = read(folder)
@@ -102,8 +119,6 @@ def test_how_a_run_ended(run_dir: Path, resumed: Path, tmp_path: Path) -> None:
     def is_told_to_stop(self, trainer, *args):
         original(self, trainer, *args)
         if trainer.global_step == 3:
-            import signal
-
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
