@@ -34,13 +34,15 @@ FLOORS: dict[str, set[str]] = {
     "device": {"training", "errors"},
     # a run's folder and who writes into it
     "runs": {"__init__", "cli", "data", "model", "errors", "files"},
-    "loggers": {"runs", "errors", "files"},
+    "loggers": {"runs", "cli", "errors", "files"},
     "figures": set(),
     "callbacks": {"runs", "figures", "training", "balancing", "model", "errors"},
     # looking at it
     "analysis": {"training", "balancing", "model", "data", "files"},
     "pages": {"figures", "analysis", "runs", "balancing", "data", "files"},
     "comparison": {"pages", "figures", "runs", "cli"},
+    "dashboard": {"runs", "errors"},
+    "notebooks": {"errors"},
     "loading": {"device", "interop", "runs", "cli", "data", "model", "errors", "files"},
     # one run, many runs
     "session": {

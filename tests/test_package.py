@@ -80,6 +80,7 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
     assert "s15erav3/conf/train.yaml" in names
     assert "s15erav3/conf/model/nano.yaml" in names
     assert "s15erav3/data/sample/commentary.txt" in names
+    assert "s15erav3/notebooks/01_expert_balance.ipynb" in names
     assert not any(name.startswith("tests") for name in names)
     done = subprocess.run(
         [sys.executable, "-m", "s15erav3", "train", *TINY, "trainer.max_steps=2", "hydra.run.dir=run"],
@@ -91,4 +92,12 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
     )  # fmt: skip
     assert str(tmp_path) in where.stdout
+    copied = subprocess.run(
+        [sys.executable, "-m", "s15erav3.notebooks", "mine"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert copied.returncode == 0, copied.stderr
+    assert (tmp_path / "mine" / "01_expert_balance.ipynb").read_bytes() == (
+        ROOT / "notebooks" / "01_expert_balance.ipynb"
+    ).read_bytes()
     assert result(tmp_path / "run")["status"] == "completed"

@@ -27,6 +27,7 @@ class RunState(L.Callback):
         for logger in trainer.loggers:  # what is known of this step is told before it becomes the past
             if hasattr(logger, "end_row"):
                 logger.end_row()
+            logger.save()
         checkpoint["run"] = self.run
         checkpoint["metrics"] = self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
         checkpoint["rng"] = collect_rng()

@@ -196,7 +196,8 @@ def explain(error: BaseException, folder: Path, name: str) -> str:
     """One sentence for what Hydra found wrong."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, error.options or [])}"
+        options = error.options or [file.stem for file in (folder / group).glob("*.yaml")]  # none for one of a list
+        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, options)}"
     cause = error.__cause__
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):

@@ -166,10 +166,6 @@ class RunLogger(WandbLogger):
             self.experiment.log_artifact(artifact, aliases=[str(self.model_wanted)])
 
 
-_open: RunLogger | None = None
-"""The logger of the run that is under way in this process."""
-
-
 def wandb_logger(
     save_dir: str,
     project: str,
@@ -200,7 +196,6 @@ def wandb_logger(
     Raises:
         UserError: a value is none of those possible, or W&B refuses it.
     """
-    global _open
     if x_axis not in AXES:
         raise UserError(f"logger.wandb.x_axis={x_axis} must be one of {', '.join(AXES)}.")
     if log_model not in (False, "best", "last"):
@@ -225,21 +220,6 @@ def wandb_logger(
     resumes = read_resumes(folder)
     same = bool(resumes) and not resumes[-1].get("changed")
     known = steps_known(folder, None if run.settings._offline else run.step) if run is not None and same else ()
-    logger = RunLogger(
+    return RunLogger(
         run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout, known=known
     )
-    _open = logger if run is not None else None
-    return logger
-
-
-def finish_wandb(exit_code: int, result: Mapping[str, Any] | None = None) -> None:
-    """Close the run of this process, if there is one: without it the next job of a multirun would write into this one.
-
-    Args:
-        exit_code: 0 marks it as finished, anything else as failed.
-        result: as in ``result.json``, for the summary.
-    """
-    global _open
-    logger, _open = _open, None
-    if logger is not None:
-        logger.conclude(exit_code, result or {})

@@ -31,6 +31,7 @@ from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
 from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home
+from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.runs.checkpoint import WholeFileIO
 from s15erav3.training.hardware import has_fast_bf16
@@ -183,6 +184,7 @@ def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
     loggers: list[Logger] = []
     for settings in cfg.logger.values():
         loggers.append(made(settings))
+        opened(loggers[-1])
         loggers[-1].log_hyperparams(described)
     return loggers
 

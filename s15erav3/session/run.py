@@ -23,7 +23,7 @@ from s15erav3.callbacks.last_checkpoint import REQUEUE, STOPS, Interrupted, Last
 from s15erav3.callbacks.samples import Samples
 from s15erav3.cli.overrides import quote
 from s15erav3.errors import Accident, UserError, disk_full, tell
-from s15erav3.loggers.wandb import finish_wandb
+from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
@@ -93,7 +93,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                         result |= measured(cfg.seed, *session)
                 record(run_dir, result)
         finally:
-            finish_wandb(exit_code, result)
+            close_all(exit_code, result)
         return result
 
     def last_words(ended: RankEnded) -> int:

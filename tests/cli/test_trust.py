@@ -68,6 +68,25 @@ def changed(run_dir: Path, copy: Path, key: str, value: Any) -> Path:
     return copy
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("s15erav3.loggers.mlflow.RunMLflow", "tracking_uri", "tracking_uri"),
+        ("s15erav3.loggers.trackio.RunTrackio", "space_id", "space_id"),
+        ("s15erav3.loggers.tensorboard.RunTensorBoard", "log_dir", "log_dir"),
+        ("lightning.pytorch.loggers.MLFlowLogger", "tracking_uri", "trust=lightning"),
+    ],
+)
+def test_a_runs_config_sends_its_figures_nowhere(
+    name: str, setting: str, said: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's folder must not make a resumed run tell a stranger's server. Seen to fail with a logger that takes any
+    setting."""
+    value = {"_target_": name, "save_dir": "${run_dir}", setting: "http://127.0.0.1:9"}
+    copy = changed(run_dir, tmp_path / "copy", "logger.theirs", value)
+    assert said in refusal(capsys, "train", f"resume={copy}", "trainer.max_steps=4")
+
+
 @pytest.mark.parametrize("n", range(len(NAMES)), ids=NAMES)
 def test_a_checkpoint_names_nothing_that_is_called(
     n: int, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""What scripts/wandb_dashboard.py shows: Weights & Biases panels of this package's metrics, and how to read them."""
+"""What the dashboard shows: Weights & Biases panels of this package's metrics, and how to read them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ SETTINGS = ("choices.experts", "choices.balancing", "choices.optimizer", "optimi
 """Keys of a run's W&B config: what a sweep is about."""
 MOST_RUNS = 20
 """Runs, or groups of runs, in a panel. W&B shows 10 if not told, and there are more strategies than that."""
+SERIES = "(E|top|bottom|q)[0-9]+"
+"""Of a layer: every expert, or the most and the least loaded ones and quantiles."""
 
 LEARNING = (
     "val/bpb is bits per UTF-8 byte of held-out text: it compares runs of any tokenizer and size. Losses are nats "
@@ -39,7 +41,8 @@ LAYER = (
     "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, "
     "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Biases that still move "
     "far re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
-    "not want."
+    "not want. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may "
+    "change from step to step) and quantiles across all of its experts (q050 is the median)."
 )
 SPEED = "Means since the row before. On a CPU the peak is that of a measured matrix product."
 
@@ -124,11 +127,11 @@ def everyone(x: str) -> Panels:
 
 
 def one_layer(layer: int, x: str) -> Panels:
-    """All experts of a layer, however many it has."""
+    """All experts of a layer, or what is told of them where they are many."""
     return [
-        lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/E[0-9]+"),
-        lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/E[0-9]+"),
-        lines(x, f"Last move of each bias, layer {layer}", f"bias_update_L{layer:02d}/E[0-9]+"),
+        lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/{SERIES}"),
+        lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/{SERIES}"),
+        lines(x, f"Last move of each bias, layer {layer}", f"bias_update_L{layer:02d}/{SERIES}"),
     ]
 
 

@@ -1,0 +1,25 @@
+"""Loggers' libraries that are installed only where somebody wants them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from s15erav3.errors import UserError
+
+
+def need(extra: str, *modules: str) -> None:
+    """Make sure that the libraries of an optional logger are there.
+
+    Args:
+        extra: name of the logger and of the package's extra that installs them.
+        modules: what must be importable; nothing is imported here.
+
+    Raises:
+        UserError: one is missing, with the command that installs it.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise UserError(
+            f"logger={extra} needs {', '.join(missing)}, which is not installed; run: pip install 's15erav3[{extra}]', "
+            "or take logger=csv."
+        )
