@@ -20,10 +20,10 @@ COPY . .
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=tokenizers,hf,cluster,optuna
 RUN PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make setup EXTRAS="${EXTRAS}" LOCK=requirements.lock \
-    && useradd --create-home researcher \
+    && useradd --create-home --uid 10001 researcher \
     && install -d -o researcher /runs
 
-USER researcher
+USER 10001
 WORKDIR /runs
 ENTRYPOINT ["/opt/s15erav3/.venv/bin/s15erav3"]
 CMD ["--help"]
