@@ -9,7 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from s15erav3.__main__ import VERBS, main
-from s15erav3.trust import conf_dir
+from s15erav3.cli.trust import conf_dir
 from tests.docs import PAGES, ROOT, Command, commands, prose, sections
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name != "hydra")

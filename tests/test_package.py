@@ -103,7 +103,7 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     where = subprocess.run(
-        [sys.executable, "-c", "import s15erav3.trust as t; print(t.conf_dir())"],
+        [sys.executable, "-c", "import s15erav3.cli.trust as t; print(t.conf_dir())"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
     )  # fmt: skip
     assert str(tmp_path) in where.stdout
