@@ -129,7 +129,7 @@ def test_the_laboratory_has_a_section_for_each_strategy() -> None:
     found = sections((ROOT / "docs" / "laboratory.md").read_text())
     for file in (conf_dir() / "balancing").glob("*.yaml"):
         assert "**Source**" in found[file.stem]
-        assert "svgView" in found[file.stem]
+        assert "](figures/maxvio_" in found[file.stem]
 
 
 def test_the_map_names_every_folder_and_group() -> None:
