@@ -1,8 +1,8 @@
 # The steps are the Makefile's. CPU by default; for an NVIDIA GPU, on a host with the container toolkit:
 #   docker build -t s15erav3 .
 #   docker build -t s15erav3-gpu --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
-#   docker run --rm -v "$PWD/runs:/runs" s15erav3 train
-#   docker run --rm --gpus all -v "$PWD/runs:/runs" s15erav3-gpu train trainer=gpu
+#   mkdir -p runs && docker run --rm --user "$(id -u)" -v "$PWD/runs:/runs" s15erav3 train
+#   docker run --rm --user "$(id -u)" --gpus all -v "$PWD/runs:/runs" s15erav3-gpu train trainer=gpu
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 
@@ -20,9 +20,10 @@ COPY . .
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=tokenizers,hf,cluster,optuna
 RUN PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make setup EXTRAS="${EXTRAS}" LOCK=requirements.lock \
-    && useradd --create-home --uid 10001 researcher \
-    && install -d -o researcher /runs
+    && install -d -m 1777 /runs
 
+# Any --user works: caches go to /tmp, and PyTorch asks for a name that such a user may not have.
+ENV HOME=/tmp USER=researcher
 USER 10001
 WORKDIR /runs
 ENTRYPOINT ["/opt/s15erav3/.venv/bin/s15erav3"]

@@ -16,7 +16,7 @@ GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name !=
 OWN = ("hydra.searchpath=",)
 """Commands with these need files that stand beside them in the docs: tests/test_extending.py runs them."""
 CHECKED = {"s15erav3", "python", "make"}
-FOREIGN = {"pip", "uv", "docker", "wandb", "pre-commit"}
+FOREIGN = {"pip", "uv", "docker", "wandb", "pre-commit", "mkdir"}
 """Programs that are not this project's."""
 
 
