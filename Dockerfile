@@ -1,6 +1,6 @@
 # The steps are the Makefile's. CPU by default; for an NVIDIA GPU, on a host with the container toolkit:
 #   docker build -t s15erav3 .
-#   docker build -t s15erav3-gpu --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
+#   docker build -t s15erav3-gpu --build-arg BASE=nvidia/cuda:13.0.1-base-ubuntu24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #   mkdir -p runs && docker run --rm --user "$(id -u)" -v "$PWD/runs:/runs" s15erav3 train
 #   docker run --rm --user "$(id -u)" --gpus all -v "$PWD/runs:/runs" s15erav3-gpu train trainer=gpu
 ARG BASE=debian:trixie-slim
