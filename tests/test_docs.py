@@ -14,19 +14,22 @@ from tests.docs import PAGES, ROOT, Command, commands, prose, sections
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name != "hydra")
 OWN = ("hydra.searchpath=",)
-"""Commands with these need files that stand beside them in the docs: tests/test_extending.py runs them."""
+"""Commands with these need files that stand beside them in the docs; those of docs/extending.md are run, by
+tests/test_extending.py."""
 CHECKED = {"s15erav3", "python", "make"}
 FOREIGN = {"pip", "uv", "docker", "wandb", "pre-commit", "mkdir"}
 """Programs that are not this project's."""
 
 
 def choices(word: str) -> list[str]:
-    """``key=a,b`` as one setting for each choice of a sweep."""
+    """``key=a,b`` as one setting for each choice of a sweep; of an interval its lower end."""
     if "=" not in word or word.startswith(("prompt=", "stop=", "data.path=")):
         return [word]
     override = OverridesParser.create().parse_override(word)
     if not override.is_sweep_override():
         return [word]
+    if override.is_interval_sweep():
+        return [f"{override.key_or_group}={override.value().start}"]
     return [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
 
 
