@@ -46,10 +46,10 @@ format: setup ## mend format and lint where it can be done by machine
 	@touch $@
 
 docs: .venv/installed-docs ## build the documentation into site/; a broken link is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-serve: .venv/installed-docs ## show the documentation while it is written
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 lock: ## write the versions of a fresh installation into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
