@@ -19,7 +19,9 @@ class AddOns(Balancer):
     Args:
         z_loss: weight of ``sum_l mean over tokens of logsumexp(logits)^2`` (ST-MoE, arXiv 2202.08906, eq. 5: 1e-3);
             0 for none.
-        router_jitter, capacity_factor, expert_dropout: see :class:`TrainingRules`.
+        router_jitter: see :class:`TrainingRules`.
+        capacity_factor: see :class:`TrainingRules`.
+        expert_dropout: see :class:`TrainingRules`.
 
     Raises:
         UserError: a value is out of range.

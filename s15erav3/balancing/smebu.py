@@ -22,8 +22,9 @@ class SMEBU(LoadRule):
         rate: u (Trinity: 5e-4).
         kappa: steepness; the rule is one of signs as it grows.
         beta: share of the momentum that stays, 0 to below 1.
-        schedule, freeze_at, centred: of u, as in :class:`LoadRule`. The momentum goes on after a freeze until it is
-            spent.
+        schedule: of u, as in :class:`LoadRule`. The momentum goes on after a freeze until it is spent.
+        freeze_at: as in :class:`LoadRule`.
+        centred: as in :class:`LoadRule`.
 
     Raises:
         UserError: a value is out of range.
