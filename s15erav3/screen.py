@@ -109,7 +109,7 @@ def banner(
     config, counts = module.net.config, count_parameters(module.net.config)
     parts, corpus = data.token_files.parts, data.corpus()
     name, passed_over = shown(Path(corpus.path.name)), corpus.passed_over()
-    per_step = data.batch_size * trainer.world_size
+    per_step = data.windows_per_step * trainer.world_size
     most = cfg.trainer.max_time
     limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
     device = trainer.strategy.root_device

@@ -170,7 +170,7 @@ def test_the_original_experiment_is_the_original_setting() -> None:
     assert instantiate(cfg.schedule)(0, 0.0) == instantiate(cfg.schedule)(9999, 0.99) == 1.0
 
     class Data:
-        samples_per_epoch, batch_size = 10, 8
+        samples_per_epoch, windows_per_step = 10, 8
 
     assert total_steps(cfg, Data(), 1) == 10_000  # type: ignore[arg-type]
     with torch.device("meta"):
