@@ -150,7 +150,7 @@ def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any
         (
             "time",
             f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}, {result['steps']:,} steps, "
-            f"{result.get('perf/tokens_per_second', 0):,.0f} tokens/s",
+            f"{result.get('perf/tokens_per_second_overall', 0):,.0f} tokens/s",
         )
     ]
     if "val/bpb" in result:

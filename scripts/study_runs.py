@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from study_balancing import DENSE, STRATEGIES, best_value, result
 
+from s15erav3.metrics.renamed import present_names
+
 WINDOW = 5  # logged steps in the running mean of MaxVio, which jumps from step to step
 BALANCED = 2.0  # times the random floor: even as far as one step can tell
 BPB, MAXVIO = "val/bpb", "balance/maxvio_global"
-MAXVIO_BATCH, FLOOR, CHURN = "balance/maxvio_batch", "balance/maxvio_floor", "balance/churn"
+MAXVIO_BATCH, FLOOR, CHURN = "balance/maxvio_batch", "balance/maxvio_floor_batch", "balance/churn"
 NOT_CAUSAL = {"bip": "not in training", "expert_choice": "no"}
 
 Curve = list[tuple[int, float]]
@@ -101,7 +103,8 @@ class Study(NamedTuple):
 @cache
 def _curve(file: Path, metric: str) -> Curve:
     with file.open(newline="") as stream:
-        return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(stream) if row.get(metric)]
+        rows = [present_names(row) for row in csv.DictReader(stream)]
+    return [(int(row["step"]), float(row[metric])) for row in rows if row.get(metric)]
 
 
 def spread(values: Iterable[float]) -> Spread:

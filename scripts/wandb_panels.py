@@ -37,8 +37,8 @@ EVERYONE = (
 )
 LAYER = (
     "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, "
-    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Biases that still move "
-    "far re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
+    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay "
+    "large re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
     "not want."
 )
 SPEED = "Means since the row before. On a CPU the peak is that of a measured matrix product."
@@ -79,12 +79,12 @@ def learning(x: str) -> Panels:
 def balance(x: str) -> Panels:
     """How evenly experts are used."""
     return [
-        line(x, "MaxVio of a step, and its floor", "balance/maxvio_batch", "balance/maxvio_floor"),
+        line(x, "MaxVio of a step, and its floor", "balance/maxvio_batch", "balance/maxvio_floor_batch"),
         line(x, "MaxVio of the validation part, and its floor", MAXVIO, "balance/maxvio_floor_global"),
-        lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio|balance/maxvio_floor)"),
-        line(x, "Entropy of loads", "balance/entropy"),
-        line(x, "Dead experts", "balance/dead_experts"),
-        line(x, "Tokens re-routed by one update", "balance/churn"),
+        lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio_batch|balance/maxvio_floor_batch)"),
+        line(x, "Entropy of loads", "balance/entropy_batch"),
+        line(x, "Dead experts", "balance/dead_experts_batch"),
+        line(x, "Tokens re-routed by one bias update", "balance/churn"),
     ]
 
 
@@ -128,7 +128,7 @@ def one_layer(layer: int, x: str) -> Panels:
     return [
         lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/E[0-9]+"),
         lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/E[0-9]+"),
-        lines(x, f"Last move of each bias, layer {layer}", f"bias_update_L{layer:02d}/E[0-9]+"),
+        lines(x, f"Bias update of each expert, layer {layer}", f"bias_update_L{layer:02d}/E[0-9]+"),
     ]
 
 

@@ -82,7 +82,7 @@ def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: 
         with torch.no_grad():
             module.balancer.observe(batch)
         loads = stack_loads(out.routings)
-        change = module.balancer.bias_change(loads, 0.0)
+        change = module.balancer.bias_update(loads, 0.0)
         assert change.shape == loads.shape and change.dtype == torch.float32
         assert change.isfinite().all()
 

@@ -52,7 +52,7 @@ def test_a_strategy_from_another_package_trains_combines_and_resumes(own_package
     loads = torch.tensor([line["load"] for line in lines])
     low = loads < 0.9 * loads.double().mean(dim=-1, keepdim=True)
     assert low.any() and not low.all()
-    torch.testing.assert_close(torch.tensor([line["update"] for line in lines]), 0.01 * low.float())
+    torch.testing.assert_close(torch.tensor([line["bias_update"] for line in lines]), 0.01 * low.float())
     assert result(run_dir)["train/balance_loss"] > 0
     assert main(["train", f"resume={run_dir}", f"trainer.max_steps={STEPS + 1}", "trust=mine"]) == 0
     assert len(rows(run_dir / "balance.jsonl")) == STEPS + 1

@@ -35,17 +35,29 @@ TOP = {
 """Modules, and a folder, that may see everything, and that nothing below may see."""
 
 FLOORS = {
+    "metrics": {"metrics"},
     "model": {"model"},
     "balancing": {"balancing", "model", "errors", "files"},
     "data": {"data", "errors", "files"},
     "interop": {"interop", "model", "data", "errors", "files"},
     "training": {"training", "balancing", "model", "errors", "files"},
     "ranks": {"ranks", "errors"},
-    "loggers": {"loggers", "errors", "files", "overrides", "records"},
-    "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
-    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "overrides", "records"},
+    "loggers": {"loggers", "metrics", "errors", "files", "overrides", "records"},
+    "callbacks": {"callbacks", "figures", "metrics", "training", "balancing", "model", "data", "errors", "files"},
+    "analysis": {
+        "analysis",
+        "metrics",
+        "training",
+        "balancing",
+        "model",
+        "data",
+        "errors",
+        "files",
+        "overrides",
+        "records",
+    },
     "figures": {"figures", "errors", "files"},
-    "pages": {"pages", "figures", "analysis", "balancing", "data", "errors", "files"},
+    "pages": {"pages", "figures", "metrics", "analysis", "balancing", "data", "errors", "files"},
 }
 """What each folder may see of the package. Folders that are not listed see everything but the top."""
 
@@ -163,14 +175,14 @@ for name in ("lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "transf
     sys.modules[name] = None  # an import of it raises
 import torch
 from s15erav3.balancing import LossFree
-from s15erav3.balancing.base import move_biases, stack_loads
+from s15erav3.balancing.base import update_biases, stack_loads
 from s15erav3.model import ModelConfig, Transformer, routers
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
 net = Transformer(ModelConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, kv_lora_rank=4,
     qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, intermediate_size=8, n_routed_experts=2,
     num_experts_per_tok=1))
-move_biases(routers(net), LossFree(0.1).bias_change(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
+update_biases(routers(net), LossFree(0.1).bias_update(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
 print(generate(net, [[1]], lambda _, token: True, max_new_tokens=3, sampling=Sampling(), seed=0, context=8).tokens)
 """
     run = subprocess.run(

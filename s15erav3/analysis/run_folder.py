@@ -19,10 +19,13 @@ import yaml
 from numpy.typing import NDArray
 
 from s15erav3.files import load_yaml
+from s15erav3.metrics.renamed import former_names, present_names, present_result
 from s15erav3.overrides import key_of, value_of
 from s15erav3.records import read_lines, read_table
 
 Floats = NDArray[np.float64]
+TABLES = ("load", "bias", "bias_update")
+"""Of each line of ``balance.jsonl``, (L, E) each."""
 
 
 class Run(NamedTuple):
@@ -55,7 +58,7 @@ class Balance(NamedTuple):
     """Assignments of the step, (S, L, E)."""
     bias: Floats
     """After the step, (S, L, E)."""
-    update: Floats
+    bias_update: Floats
     """What the step added to the bias, (S, L, E)."""
 
 
@@ -91,7 +94,8 @@ def read_run(folder: Path) -> Run:
         if not config or not isinstance(config, dict) or not isinstance(given, list):
             raise ValueError(".hydra does not hold a config")
         overrides = {key_of(str(override)): value_of(str(override)) for override in given}
-        result, progress = _json(folder / "result.json"), _json(folder / "progress.json")
+        result = present_result(_json(folder / "result.json"))
+        progress = present_names(_json(folder / "progress.json"))
         alive = not result and is_alive(progress)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         return Run(folder, "broken", " ".join(str(error).split()), {}, {}, {})
@@ -195,11 +199,17 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path, columns: list[str] | None = None) -> dict[str, Floats]:
-    """Columns of ``metrics.csv``, all of one length, NaN where a row does not have the metric.
+    """Columns of ``metrics.csv`` by today's names, all of one length, NaN where a row does not have the metric.
 
     Args:
         columns: those wanted; the ones that the file lacks are left out.
     """
+    found = _read_metrics(folder, None if columns is None else former_names(columns))
+    return present_names(found)
+
+
+def _read_metrics(folder: Path, columns: list[str] | None) -> dict[str, Floats]:
+    """By the names that the file has."""
     file = folder / "metrics.csv"
     try:
         content = file.read_bytes()
@@ -242,7 +252,7 @@ def read_balance(folder: Path, at_most: int | None = None) -> Balance | None:
         ``None`` where nothing is recorded: a dense model, or a run that has not logged yet.
     """
     try:
-        rows = read_lines(folder / "balance.jsonl").rows
+        rows = [_present_line(row) for row in read_lines(folder / "balance.jsonl").rows]
     except OSError:
         return None
     if at_most is not None and len(rows) > at_most:
@@ -250,9 +260,14 @@ def read_balance(folder: Path, at_most: int | None = None) -> Balance | None:
     rows = [row for row in rows if _is_balance(row)]
     if not rows:
         return None
-    arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in ("load", "bias", "update")}
+    arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in TABLES}
     steps, tokens = (np.array([row[key] for row in rows], dtype=np.float64) for key in ("step", "tokens"))
     return Balance(steps, tokens, rows[-1]["layers"], **arrays)
+
+
+def _present_line(row: dict[str, Any]) -> dict[str, Any]:
+    """A line by today's keys: older runs called the bias update ``update``."""
+    return {"bias_update": row["update"], **row} if "update" in row else row
 
 
 def _is_balance(row: dict[str, Any]) -> bool:
@@ -261,7 +276,7 @@ def _is_balance(row: dict[str, Any]) -> bool:
     if not isinstance(layers, list) or not layers or not isinstance(row.get("tokens"), int):
         return False
     try:
-        shapes = {np.array(row[key], dtype=np.float64).shape for key in ("load", "bias", "update")}
+        shapes = {np.array(row[key], dtype=np.float64).shape for key in TABLES}
     except (KeyError, ValueError, TypeError):
         return False
     return len(shapes) == 1 and [len(shape) for shape in shapes] == [2] and {s[0] for s in shapes} == {len(layers)}

@@ -15,7 +15,7 @@ from s15erav3.analysis.run_folder import Run
 from s15erav3.analysis.sweep import BPB, MAXVIO, Group, Spread, account, metrics, value
 from s15erav3.analysis.sweep_settings import ABSENT
 
-USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second", "params/active")
+USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second_overall", "params/active")
 NOT_CAUSAL, UNFINISHED = " †", " *"
 
 

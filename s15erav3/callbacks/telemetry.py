@@ -20,6 +20,7 @@ from s15erav3.balancing.diagnostics import (
 )
 from s15erav3.callbacks.throughput import Throughput
 from s15erav3.errors import check_number
+from s15erav3.metrics.renamed import present_names
 from s15erav3.model import ModelConfig, training_flops_per_token
 from s15erav3.training.hardware import peak_flops
 from s15erav3.training.module import LanguageModule, StepRecord
@@ -28,11 +29,11 @@ Metrics = dict[str, float]
 
 
 class Telemetry(L.Callback):
-    """Log ``train/*``, ``perf/*``, ``balance/*`` and every expert's load, bias and bias update.
+    """Log ``train/*``, ``perf/*``, ``balance/*`` and every expert's load, bias and bias update: see docs/metrics.md.
 
     Between logged steps only sums are kept, on the device. ``balance.jsonl`` gets the same loads, biases
-    and updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "update"}`` each,
-    with biases as they are after the update.
+    and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "bias_update"}``
+    each, with biases as they are after the update.
 
     Args:
         run_dir: folder of ``balance.jsonl``.
@@ -62,7 +63,8 @@ class Telemetry(L.Callback):
         if any(loss.ndim != 1 for loss in losses):
             raise ValueError("the losses are no rows of numbers")
         self._losses = losses
-        self.latest = {str(name): float(value) for name, value in state_dict.get("latest", {}).items()}
+        latest = present_names(state_dict.get("latest", {}))
+        self.latest = {str(name): float(value) for name, value in latest.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config
@@ -79,6 +81,9 @@ class Telemetry(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if hasattr(self, "throughput"):
             self.throughput.start()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.throughput.pause()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
@@ -113,10 +118,10 @@ class Telemetry(L.Callback):
             losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
         self._losses.clear()
-        moved = record.loads is not None and record.bias_change is not None
-        if moved:
+        routed = record.loads is not None and record.bias_update is not None
+        if routed:
             biases = torch.stack([router.bias for router in module.routers])
-            parts += [t.flatten() for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
+            parts += [t.flatten() for t in (record.loads, biases, record.bias_update, record.dropped) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
         counts, host = host[:5], host[5:]
         module.refuse_if_diverged(counts.tolist())
@@ -126,7 +131,7 @@ class Telemetry(L.Callback):
         metrics = dict(zip(names, host.tolist(), strict=False))
         if tolerant:
             metrics["train/skipped_steps"] = counts[1].item()
-        if moved:
+        if routed:
             config = module.net.config
             tables = host[len(names) :].view(-1, len(module.routers), config.n_routed_experts)
             loads, biases, update = tables[:3]
@@ -134,7 +139,7 @@ class Telemetry(L.Callback):
             self._append(module, layers, loads, biases, update)
             metrics |= balance_metrics(config, loads, biases)
             if record.dropped is not None:
-                metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
+                metrics["balance/drop_rate_batch"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:
                 metrics |= expert_metrics(layers, loads, biases, update)
         return metrics
@@ -148,7 +153,7 @@ class Telemetry(L.Callback):
             "layers": layers,
             "load": loads.long().tolist(),
             "bias": biases.tolist(),
-            "update": update.tolist(),
+            "bias_update": update.tolist(),
         }
         with self.balance_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -157,32 +162,29 @@ class Telemetry(L.Callback):
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
     """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
-    floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
+    floor = {"balance/maxvio_floor_batch": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
     if config.topk_method == "expert_choice":
         floor = {}  # experts choose: the loads are even whatever the tokens are
-    even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
-        "balance/maxvio_batch": even["maxvio"],
-        "balance/minvio_batch": even["minvio"],
+        **{f"balance/{name}_batch": value.mean().item() for name, value in evenness(loads).items()},
         **floor,
-        **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
-        "balance/dead_experts": float(dead_experts(loads).sum()),
+        "balance/dead_experts_batch": float(dead_experts(loads).sum()),
         "balance/bias_norm": bias_norm(biases).mean().item(),
         "balance/bias_spread": bias_spread(biases).mean().item(),
     }
 
 
 def expert_metrics(layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> Metrics:
-    """Per layer its MaxVio; per expert its load (1.0 is the fair share), bias and last bias update."""
+    """Per layer its MaxVio; per expert its load (1.0 is the fair share), bias and bias update."""
     metrics: Metrics = {}
     shares = (loads / loads.mean(dim=-1, keepdim=True)).tolist()
     rows = zip(layers, max_violation(loads).tolist(), shares, biases.tolist(), update.tolist(), strict=True)
-    for layer, maxvio, share, bias, change in rows:
-        metrics[f"layer_{layer:02d}/maxvio"] = maxvio
+    for layer, maxvio, share, bias, added in rows:
+        metrics[f"layer_{layer:02d}/maxvio_batch"] = maxvio
         for expert in range(len(share)):
             metrics[f"load_L{layer:02d}/E{expert:02d}"] = share[expert]
             metrics[f"bias_L{layer:02d}/E{expert:02d}"] = bias[expert]
-            metrics[f"bias_update_L{layer:02d}/E{expert:02d}"] = change[expert]
+            metrics[f"bias_update_L{layer:02d}/E{expert:02d}"] = added[expert]
     return metrics
 
 

@@ -52,7 +52,7 @@ def sliders(balance: Balance) -> list[Chart]:
         charts.append(
             Chart(
                 bias_over_steps(balance.bias[kept], balance.layers, steps),
-                "What is added to an expert's score when experts are chosen, after the step's update.",
+                "What is added to an expert's score when experts are chosen, after the step's bias update.",
                 wide=True,
             )
         )
@@ -61,7 +61,7 @@ def sliders(balance: Balance) -> list[Chart]:
 
 def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     """MaxVio by layer and on validation, entropy, dead experts."""
-    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor{end}") for end in ("", "_global"))
+    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor_{of}") for of in ("batch", "global"))
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),
@@ -89,13 +89,13 @@ def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
             "Entropy of the loads",
             "entropy over its maximum",
             "1 is perfectly even; mean over layers.",
-            {"balance/entropy": "of a training step", "balance/entropy_global": "over all of validation"},
+            {"balance/entropy_batch": "of a training step", "balance/entropy_global": "over all of validation"},
         ),
         (
             "Dead experts",
             "experts",
             "Experts without a single token, of all layers together.",
-            {"balance/dead_experts": "in a training step", "balance/dead_experts_global": "in all of validation"},
+            {"balance/dead_experts_batch": "in a training step", "balance/dead_experts_global": "in all of validation"},
         ),
     ):
         if series := _present(*(series_of(metrics, column, name) for column, name in names.items())):

@@ -11,6 +11,7 @@ from s15erav3.analysis.run_folder import Run
 from s15erav3.analysis.sweep import BPB, MAXVIO, Group, pareto, states
 from s15erav3.analysis.sweep_settings import ABSENT, natural
 from s15erav3.analysis.sweep_tables import Grid
+from s15erav3.metrics import hover
 from s15erav3.pages.comparison_charts import (
     MOST_SETTINGS,
     MOST_VALUES,
@@ -126,7 +127,8 @@ def _sortable(shown: Grid, front: Sequence[bool], order: dict[str, bool]) -> Htm
     for i, name in enumerate(shown.header):
         direction = {None: "", False: ' aria-sort="ascending"', True: ' aria-sort="descending"'}[order.get(name)]
         right = ' class="number"' if i >= shown.n_settings else ""
-        heads.append(f'<th scope="col"{right}{direction}><button type="button">{_breakable(name)}</button></th>')
+        title = f' title="{escape(about)}"' if (about := hover(name)) else ""
+        heads.append(f'<th scope="col"{right}{title}{direction}><button type="button">{_breakable(name)}</button></th>')
     rows = []
     for n, (texts, keys) in enumerate(zip(shown.rows, shown.keys, strict=True)):
         cells = []

@@ -136,7 +136,7 @@ def test_metrics_of_a_run_at_work_are_read_up_to_a_cut_line(tmp_path: Path) -> N
 
 def test_balance_lines_are_thinned_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
     """A page needs some hundred steps of a long run, the last among them."""
-    line = {"tokens": 1, "layers": [1], "load": [[1, 2]], "bias": [[0, 0]], "update": [[0, 0]]}
+    line = {"tokens": 1, "layers": [1], "load": [[1, 2]], "bias": [[0, 0]], "bias_update": [[0, 0]]}
     text = "".join(json.dumps({**line, "step": step}) + "\n" for step in range(100))
     (tmp_path / "balance.jsonl").write_text(text)
     some = read_balance(tmp_path, 5)

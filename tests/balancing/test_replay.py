@@ -63,7 +63,7 @@ def replayed(lines: list[dict[str, Any]], rule: Callable[[Row, float, Row], Row]
         last = [0.0] * len(lines[0]["load"][layer])
         for done, line in enumerate(lines):
             last = rule(line["load"][layer], done / STEPS, last)
-            assert line["update"][layer] == pytest.approx(last, abs=2e-8), (layer, line["step"])
+            assert line["bias_update"][layer] == pytest.approx(last, abs=2e-8), (layer, line["step"])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_recorded_updates_are_the_rules_of_the_recorded_loads(
     turned in the package."""
     lines = rows(unbroken(rule.__name__) / "balance.jsonl")
     replayed(lines, rule)
-    assert any(update for line in lines for layer in line["update"] for update in layer)
+    assert any(update for line in lines for layer in line["bias_update"] for update in layer)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_biases_are_the_sums_of_recorded_updates(name: str, unbroken: Callable[[
     bias = torch.zeros(len(lines[0]["layers"]), 8)
     for line in lines:
         assert [sum(load) for load in line["load"]] == [2 * TOKENS] * len(line["layers"])
-        bias = bias + torch.tensor(line["update"])
+        bias = bias + torch.tensor(line["bias_update"])
         assert torch.equal(bias, torch.tensor(line["bias"])), line["step"]
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for row, layer in zip(bias, lines[0]["layers"], strict=True):

@@ -53,7 +53,7 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
     assert row["train/grad_norm"] == pytest.approx(seen.steps[-1].grad_norm.item())
 
     layers, last = [1, 2, *range(3, 3 + depth)], seen.steps[-1]
-    assert last.loads is not None and last.bias_change is not None
+    assert last.loads is not None and last.bias_update is not None
     assert {name[6:8] for name in row if name.startswith("bias_L")} == {f"{layer:02d}" for layer in layers}
     for at, (layer, router) in enumerate(zip(layers, routers(net), strict=True)):
         load = last.loads[at].double()
@@ -61,7 +61,7 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
             name = f"L{layer:02d}/E{expert:02d}"
             assert row[f"load_{name}"] == pytest.approx((load[expert] / load.mean()).item())
             assert row[f"bias_{name}"] == pytest.approx(router.bias[expert].item())
-            assert row[f"bias_update_{name}"] == pytest.approx(last.bias_change[at, expert].item())
+            assert row[f"bias_update_{name}"] == pytest.approx(last.bias_update[at, expert].item())
     line = rows(tmp_path / "balance.jsonl")[-1]
     assert line["layers"] == layers and line["load"] == last.loads.tolist()
 
@@ -88,17 +88,17 @@ def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
     expected = {
         "maxvio_batch": mean([(max(load) - m) / m for load, m in zip(loads, fair, strict=True)]),
         "minvio_batch": mean([(m - min(load)) / m for load, m in zip(loads, fair, strict=True)]),
-        "gini": mean(
+        "gini_batch": mean(
             [sum(abs(x - y) for x in load for y in load) / 16 / (2 * m) for load, m in zip(loads, fair, strict=True)]
         ),
-        "cv": mean([mean([(c - m) ** 2 for c in load]) ** 0.5 / m for load, m in zip(loads, fair, strict=True)]),
-        "dead_experts": sum(c == 0 for load in loads for c in load),
+        "cv_batch": mean([mean([(c - m) ** 2 for c in load]) ** 0.5 / m for load, m in zip(loads, fair, strict=True)]),
+        "dead_experts_batch": sum(c == 0 for load in loads for c in load),
         "bias_norm": mean([sum(b * b for b in bias) ** 0.5 for bias in biases]),
         "bias_spread": mean([max(bias) - min(bias) for bias in biases]),
     }
     for name, value in expected.items():
         assert row[f"balance/{name}"] == pytest.approx(value, rel=1e-5), name
-    assert "train/balance_loss" not in row and "balance/drop_rate" not in row
+    assert "train/balance_loss" not in row and "balance/drop_rate_batch" not in row
 
 
 def test_the_balancing_loss_is_averaged_since_the_last_row(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_drop_rate_is_a_share_of_the_steps_choices(tmp_path: Path) -> None:
     row, seen = logged(Combined(LossFree(0.02), AddOns(capacity_factor=0.5, z_loss=1e-3)), tmp_path)
     dropped = seen.steps[-1].dropped
     assert dropped is not None
-    assert row["balance/drop_rate"] == pytest.approx(dropped.sum().item() / (2 * 8 * 7 * 2))
-    assert row["balance/drop_rate"] >= 0.4  # half of the places are missing
+    assert row["balance/drop_rate_batch"] == pytest.approx(dropped.sum().item() / (2 * 8 * 7 * 2))
+    assert row["balance/drop_rate_batch"] >= 0.4  # half of the places are missing
     assert "train/balance_loss" in row
     assert row["bias_L01/E00"] == pytest.approx(rows(tmp_path / "balance.jsonl")[-1]["bias"][0][0])

@@ -99,7 +99,7 @@ def assert_same_rows(arrived: list[dict[str, Any]], run_dir: Path) -> None:
                 name = f"L{layer:02d}/E{expert:02d}"
                 assert row[f"load_{name}"] == pytest.approx(load / fair, rel=1e-12)
                 assert row[f"bias_{name}"] == line["bias"][at][expert]
-                assert row[f"bias_update_{name}"] == line["update"][at][expert]
+                assert row[f"bias_update_{name}"] == line["bias_update"][at][expert]
 
 
 def assert_same_media(arrived: list[dict[str, Any]], files: dict[str, bytes], run_dir: Path) -> None:

@@ -41,7 +41,7 @@ def write_run(
     if maxvio is not None:
         found |= {"balance/maxvio_global": maxvio, "balance/dead_experts_global": 0.0}
         for row, value in zip(rows, batch, strict=True):
-            row |= {"balance/maxvio_batch": value, "balance/maxvio_floor": FLOOR}
+            row |= {"balance/maxvio_batch": value, "balance/maxvio_floor_batch": FLOOR}
         rows += [{"step": 20 * n, "balance/churn": value} for n, value in enumerate(churn, start=1)]
         loads = [[4, 2, 1, 1], [2, 2, 2, 2]]
         lines = [{"step": step, "layers": [1, 2], "load": loads} for step in STEPS]

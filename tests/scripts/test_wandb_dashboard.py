@@ -28,8 +28,9 @@ LINES = "Run History Line Plot"
 SECTIONS = ["Learning", "Balance", "Sweep", "All experts", "Layer 1", "Layer 12", "Speed"]
 SCALARS = {
     "train/loss", "val/loss", "train/bpb", "val/bpb", "train/learning_rate",
-    "balance/maxvio_batch", "balance/maxvio_floor", "balance/maxvio_global", "balance/maxvio_floor_global",
-    "balance/entropy", "balance/dead_experts", "balance/churn", "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
+    "balance/maxvio_batch", "balance/maxvio_floor_batch", "balance/maxvio_global", "balance/maxvio_floor_global",
+    "balance/entropy_batch", "balance/dead_experts_batch", "balance/churn",
+    "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
 }  # fmt: skip
 MEDIA = {
     "media/load_heatmap": "plotly-file",
@@ -113,7 +114,7 @@ def test_every_figure_has_its_panel_in_the_workspace(tmp_path: Path) -> None:
     assert named(found) == SCALARS | set(MEDIA)
     assert settings(found) == CONFIG
     together = [config["metrics"] for config in configs(found, LINES)]
-    assert ["balance/maxvio_batch", "balance/maxvio_floor"] in together, "MaxVio means little without its floor"
+    assert ["balance/maxvio_batch", "balance/maxvio_floor_batch"] in together, "MaxVio means little without its floor"
     assert [config["targetKey"] for config in configs(found, "Parameter Importance")] == ["val/bpb"]
     (scatter,) = configs(found, "Scatter Plot")
     assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:balance/maxvio_global", "summary:val/bpb")
@@ -142,7 +143,12 @@ def test_the_experts_of_a_layer_share_a_panel_however_many_they_are(tmp_path: Pa
         for layer in (1, 2, 11, 12, 112)
         for expert in (0, 7, 63, 100)
     ]
-    names += ["upload_L01/E00", "load_L01/E00/sum", "player_01/maxvio", *(f"layer_{n:02d}/maxvio" for n in (1, 12))]
+    names += [
+        "upload_L01/E00",
+        "load_L01/E00/sum",
+        "player_01/maxvio_batch",
+        *(f"layer_{n:02d}/maxvio_batch" for n in (1, 12)),
+    ]
     for layer, section in ((1, "Layer 1"), (12, "Layer 12")):
         for panel, kind in zip(sections(found)[section], ("load", "bias", "bias_update"), strict=True):
             matched = [name for name in names if re.search(panel["config"]["metricRegex"], name)]
@@ -234,7 +240,7 @@ def fake_run(folder: Path, layers: list[int] | None) -> Path:
     (folder / ".hydra" / "config.yaml").write_text("{}\n")
     if layers is not None:
         table = [[1, 1]] * len(layers)
-        line = {"step": 1, "tokens": 8, "layers": layers, "load": table, "bias": table, "update": table}
+        line = {"step": 1, "tokens": 8, "layers": layers, "load": table, "bias": table, "bias_update": table}
         (folder / "balance.jsonl").write_text(json.dumps(line) + "\n")
     return folder
 

@@ -1,0 +1,53 @@
+"""docs/metrics.md, made from the table: ``python -m s15erav3.metrics.page > docs/metrics.md``."""
+
+from __future__ import annotations
+
+from s15erav3.metrics.metric import PLACES, Metric
+from s15erav3.metrics.renamed import FORMER, FORMER_RESULT
+from s15erav3.metrics.table import SECTIONS
+
+HEAD = """\
+# Metrics
+
+One name has one meaning, in every file, logger and page. `_batch` is one optimizer step, `_global` a whole text.
+A *load* is the number of assignments of tokens to an expert; its *fair share* is the mean load of its layer. The *bias
+update* is what one optimizer step adds to an expert's bias; `balancing.rate` is its size, or a factor of it.
+
+This page is made from `s15erav3/metrics/table.py` by `python -m s15erav3.metrics.page > docs/metrics.md`.
+
+Where metrics are told:
+
+"""
+
+FORMERLY = """\
+
+## Former names
+
+Files of older runs are read by today's names.
+
+| formerly | in | today |
+| --- | --- | --- |
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    text = HEAD + "".join(f"- **{place}**: {said}\n" for place, said in PLACES.items())
+    for title, metrics in SECTIONS.items():
+        text += f"\n## {title}\n\n| name | unit | better | where | what it is |\n| --- | --- | --- | --- | --- |\n"
+        text += "".join(map(row, metrics))
+    names = [(old, "rows of training", new) for old, new in FORMER.items()]
+    names += [("layer_{layer}/maxvio", "rows of training", "layer_{layer}/maxvio_batch")]
+    names += [(old, "result.json", new) for old, new in FORMER_RESULT.items()]
+    return text + FORMERLY + "".join(f"| `{old}` | {where} | `{new}` |\n" for old, where, new in names)
+
+
+def row(metric: Metric) -> str:
+    """Its line of the table."""
+    unit = "" if metric.unit == "1" else metric.unit
+    better = "" if metric.better == "neither" else metric.better
+    return f"| `{metric.name}` | {unit} | {better} | {', '.join(metric.where)} | {metric.says} |\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
