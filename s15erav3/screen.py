@@ -24,6 +24,7 @@ from s15erav3.changes import Change
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.sources import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
+from s15erav3.router_settings import decided
 from s15erav3.runs import is_first_rank
 from s15erav3.training.module import LanguageModule
 
@@ -98,6 +99,8 @@ def balancing(cfg: DictConfig, module: LanguageModule) -> str:
         rest.append("NOT CAUSAL: losses are too low, generation is refused")
     elif not module.balancer.causal:
         rest.append("not causal in training")
+    if sets := decided(cfg, module.balancer):
+        rest.append(sets)
     return ", ".join([name, *rest])
 
 
