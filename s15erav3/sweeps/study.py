@@ -15,10 +15,10 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from s15erav3 import screen
-from s15erav3.analysis.run_folder import read_run
+from s15erav3.cli.trust import check_arguments
 from s15erav3.errors import UserError
-from s15erav3.trust import check_arguments
+from s15erav3.runs.reader import read_run
+from s15erav3.terminal import say
 
 JOB, SETTINGS, ATTEMPT = "job", "settings", "attempt"
 """Attributes of a trial: the number of its run's folder, the command line of its run, how often it was begun."""
@@ -132,9 +132,7 @@ class Study(OptunaSweeperImpl):  # type: ignore[misc]
         for trial in sorted(best, key=lambda trial: trial.values):
             found = ", ".join(f"{value:.4f}" for value in trial.values)
             settings = " ".join(f"{key}={value}" for key, value in trial.params.items())
-            screen.say(
-                f"{'best' if len(trial.values) == 1 else 'front'}: run {trial.user_attrs[JOB]}  {found}  {settings}"
-            )
+            say(f"{'best' if len(trial.values) == 1 else 'front'}: run {trial.user_attrs[JOB]}  {found}  {settings}")
 
     def _configure_trials(self, trials: list[optuna.Trial], *given: Any) -> Sequence[Sequence[str]]:
         """The command line of each trial's run, which the study now remembers."""

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from s15erav3.__main__ import main
 from s15erav3.balancing import Balancer, ExpertChoice, LossFree, Switch
+from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError
-from s15erav3.trust import conf_dir
 from tests.tiny import TINY, result, train
 
 

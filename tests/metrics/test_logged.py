@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from s15erav3.__main__ import main
-from s15erav3.analysis.run_folder import read_run
-from s15erav3.analysis.sweep import metrics as compared
+from s15erav3.comparison.groups import metrics as compared
 from s15erav3.evaluate import SHOWN
 from s15erav3.metrics import METRICS, find
+from s15erav3.runs.reader import read_run
 from tests.tiny import train
 
 pytestmark = pytest.mark.slow

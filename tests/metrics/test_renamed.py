@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from s15erav3.__main__ import main
-from s15erav3.analysis.run_folder import read_balance, read_metrics, read_run
 from s15erav3.metrics import find
 from s15erav3.metrics.renamed import FORMER, FORMER_RESULT, former_names, present_name, present_names, present_result
-from tests.analysis.sweeps import write_run
+from s15erav3.runs.reader import read_balance, read_metrics, read_run
+from tests.comparison.sweeps import write_run
 from tests.test_resume import assert_same_run, metrics
 from tests.tiny import result, rows, train
 
