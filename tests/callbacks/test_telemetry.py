@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree
+from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.model import routers
 from s15erav3.training.module import StepRecord
@@ -76,7 +77,7 @@ def logged(balancer: Balancer, folder: Path, steps: int = 4) -> tuple[dict[str, 
 
 def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
     """From the recorded loads and biases in plain Python. Seen to fail with each measure exchanged for another, with
-    a figure of the first layer alone, and with biases as they were before the update."""
+    a figure of the first layer alone, with the floor of twice the tokens, and with biases as they were before the update."""
     row, _ = logged(LossFree(0.02), tmp_path)
     line = rows(tmp_path / "balance.jsonl")[-1]
     loads, biases = line["load"], line["bias"]
@@ -92,6 +93,7 @@ def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
             [sum(abs(x - y) for x in load for y in load) / 16 / (2 * m) for load, m in zip(loads, fair, strict=True)]
         ),
         "cv_batch": mean([mean([(c - m) ** 2 for c in load]) ** 0.5 / m for load, m in zip(loads, fair, strict=True)]),
+        "maxvio_floor_batch": random_floor(8 * 7, 4, 2),  # 8 windows of 7 tokens
         "dead_experts_batch": sum(c == 0 for load in loads for c in load),
         "bias_norm": mean([sum(b * b for b in bias) ** 0.5 for bias in biases]),
         "bias_spread": mean([max(bias) - min(bias) for bias in biases]),

@@ -84,6 +84,9 @@ def test_older_runs_are_compared_with_new_ones(tmp_path: Path, capsys: pytest.Ca
     assert [row["perf/tokens_per_second_overall"] for row in table] == ["1100", "900"]
     assert [row["balance/dead_experts_batch"] for row in table] == ["1", "3"]
     assert "perf/tokens_per_second" not in table[0] and "balance/maxvio_floor" not in table[0]
+    page = (tmp_path / "compare.html").read_text()
+    assert 'title="Bits per UTF-8 byte of the whole validation part' in page
+    assert 'title="Tokens trained on per second of training' in page
     capsys.readouterr()
     assert main(["compare", str(tmp_path), "sort=balance/dead_experts"]) == 2
     assert "balance/dead_experts_batch" in capsys.readouterr().err

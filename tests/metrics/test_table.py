@@ -10,6 +10,8 @@ from s15erav3.metrics import METRICS, find, hover
 from s15erav3.metrics.metric import PLACES
 from s15erav3.metrics.page import markdown
 from s15erav3.pages.page import table
+from s15erav3.pages.summary import summary_section
+from s15erav3.runs.reader import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +63,16 @@ def test_a_hover_text_tells_unit_and_direction() -> None:
     assert (
         markup.count(" title=") == 1 and 'tokenizers and sizes. In bits per byte. Lower is better.">val/bpb' in markup
     )
+
+
+def test_the_facts_of_a_run_tell_what_they_are(tmp_path: Path) -> None:
+    """Under the short names that the page gives them, too."""
+    figures = {"val/bpb": 1.25, "balance/maxvio_global": 0.5, "perf/tokens_per_second_overall": 10.0}
+    section = summary_section(Run(tmp_path, "completed", "", figures, {}, {}))
+    markup = str(section.blocks[0])
+    for name, key in (("val/bpb", "val/bpb"), ("MaxVio global", "balance/maxvio_global")):
+        assert f'<dt title="{hover(key)}">{name}</dt>' in markup
+    assert "<dt>status</dt>" in markup
 
 
 @pytest.mark.parametrize("name", ["balance/maxvio_floor", "balance/entropy", "layer_03/maxvio", "loss", "bpb"])
