@@ -115,7 +115,7 @@ def test_evaluate_counts_every_byte_of_another_file(run_dir: Path, tmp_path: Pat
         file.write_text(content, encoding="utf-8")
         output = tmp_path / "measured.json"
         assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
-        assert json.loads(output.read_text())["bytes"] == len(content.encode())
+        assert json.loads(output.read_text())["text/bytes"] == len(content.encode())
 
 
 def test_sample_is_repeatable_and_greedy_at_zero(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
