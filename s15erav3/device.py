@@ -29,7 +29,7 @@ def choose_accelerator(wanted: str) -> str:
 def choose_precision(wanted: str, device: str) -> str:
     """``auto`` is bf16 autocast on GPUs made for it and fp32 elsewhere, CPUs included.
 
-    fp16 is not offered: its loss scaling skips optimizer steps, and biases move once per step.
+    fp16 is not offered: its loss scaling skips optimizer steps, and biases are updated once per step.
 
     Raises:
         UserError: it is none of the three.

@@ -72,7 +72,7 @@ def evaluate(cfg: DictConfig) -> float:
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}; name another file.") from error
     show(record, measured.routed, output)
-    return float(record["bpb"])
+    return float(record["text/bpb"])
 
 
 def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Saved | None) -> Measured:
@@ -160,12 +160,12 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
 
 
 SHOWN = (
-    ("loss", "{:.4f} nats/token"),
-    ("bpb", "{:.4f} bits/byte"),
-    ("tokens", "{:,}"),
-    ("bytes", "{:,}"),
+    ("text/loss", "{:.4f} nats/token"),
+    ("text/bpb", "{:.4f} bits/byte"),
+    ("text/tokens", "{:,}"),
+    ("text/bytes", "{:,}"),
     ("balance/maxvio_global", "{:.4f}"),
-    ("balance/maxvio_floor", "{:.4f}"),
+    ("balance/maxvio_floor_global", "{:.4f}"),
     ("balance/minvio_global", "{:.4f}"),
     ("balance/gini_global", "{:.4f}"),
     ("balance/entropy_global", "{:.4f}"),

@@ -144,7 +144,7 @@ def test_any_state_of_a_sweep_is_compared(tmp_path: Path, case: str) -> None:
 def test_a_narrow_terminal_loses_ranges_before_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed needs no range; headers break where words do."""
     for i in range(2):
-        figures = {"perf/tokens_per_second": 1234.0 + i, "params/active": 1000 + i}
+        figures = {"perf/tokens_per_second_overall": 1234.0 + i, "params/active": 1000 + i}
         write_run(tmp_path / str(i), f"seed={i}", val_bpb=1.0 + i, maxvio=0.5 + i, **figures)
     (group,) = groups([read_run(run) for run in find_runs(tmp_path)])
     wide, narrow = (str(list(fitted(grid([group]), 9, width, ())[0].columns[3].cells)) for width in (200, 60))

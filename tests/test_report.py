@@ -31,7 +31,14 @@ balancing: {_target_: s15erav3.balancing.LossFree}
 """
 DENSE = "model: {num_layers: 3}\nexperts: {n_routed_experts: null}\n"
 METRICS = "step,train/loss,tokens,val/loss,perf/mfu\n1,5.0,100,,\n2,4.0,200,,\n2,,200,4.5,\n"
-LINE = {"step": 1, "tokens": 100, "layers": [1], "load": [[30, 70]], "bias": [[0.1, -0.1]], "update": [[0.1, -0.1]]}
+LINE = {
+    "step": 1,
+    "tokens": 100,
+    "layers": [1],
+    "load": [[30, 70]],
+    "bias": [[0.1, -0.1]],
+    "update": [[0.1, -0.1]],
+}
 
 
 def folder(tmp_path: Path, config: str = CONFIG, **files: str) -> Path:

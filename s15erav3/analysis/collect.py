@@ -41,6 +41,8 @@ class Routed(NamedTuple):
     """int64, (L, E)."""
     biases: Tensor
     """fp32, (L, E)."""
+    biases_ahead: Tensor
+    """Of the D blocks that predict further ahead, which read no text here: fp32, (D, E)."""
     coactivation: Tensor
     """int64, (L, E, E)."""
     domains: dict[str, Counts]
@@ -62,7 +64,8 @@ class Collector:
         self.layers = list(config.moe_layers[: config.num_moe_layers])
         n, experts = len(self.layers), config.n_routed_experts
         self.top_k = None if config.topk_method == "expert_choice" else config.num_experts_per_tok
-        self.biases = torch.stack([router.bias for router in routers(net)[:n]]).cpu()
+        biases = torch.stack([router.bias for router in routers(net)]).cpu()
+        self.biases, self.biases_ahead = biases[:n], biases[n:]
         self.labels, self.codes = labels, {name: torch.from_numpy(domain.codes) for name, domain in labels.items()}
         self.tables = {name: CountTable(n, len(domain.names), experts).to(device) for name, domain in labels.items()}
         self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
@@ -97,4 +100,4 @@ class Collector:
         if churn is not None:
             per_layer["next_churn"] = churn
         loads, together = self.loads.compute().cpu(), self.together.compute().cpu()
-        return Routed(self.layers, self.top_k, loads, self.biases, together, domains, per_layer)
+        return Routed(self.layers, self.top_k, loads, self.biases, self.biases_ahead, together, domains, per_layer)

@@ -51,7 +51,7 @@ def measure(
         byte_lengths: UTF-8 bytes of each token of the vocabulary.
         autocast: the context of the forward passes.
         reference: also reads each batch, for saturation; as many MoE layers, experts and experts per token.
-        balancer: attached to the routers of ``net``; its next change of bias is tried on the first batch.
+        balancer: attached to the routers of ``net``; its next bias update is tried on the first batch.
     """
     device = net.lm_head.weight.device
     cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
@@ -74,8 +74,8 @@ def measure(
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:
-    """Share of the tokens of ids (B, T) whose experts would change if these were a training batch and the biases
-    moved once by the strategy: fp64, (L,).
+    """Share of the tokens of ids (B, T) whose experts would change if these were a training batch and the strategy
+    updated the biases once: fp64, (L,).
 
     The strategy starts without memory of earlier steps, and its rate is that of the beginning of training.
     ``None`` where experts choose tokens, or too few tokens are there for the multi-token-prediction blocks, which
@@ -87,9 +87,9 @@ def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | No
     if any(routing.tokens is not None for routing in routings):
         return None
     balancer.observe(MicroBatch(routings, len(ids)))
-    change = balancer.bias_change(stack_loads(routings), 0.0)
+    update = balancer.bias_update(stack_loads(routings), 0.0)
     shares = [
-        churn(routing.experts, router.select(routing.scores, routing.bias + moved))
-        for routing, router, moved in zip(routings, routers(net), change, strict=True)
+        churn(routing.experts, router.select(routing.scores, routing.bias + its))
+        for routing, router, its in zip(routings, routers(net), update, strict=True)
     ]
     return torch.stack(shares[: net.config.num_moe_layers]).cpu()

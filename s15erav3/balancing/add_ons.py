@@ -60,11 +60,12 @@ class AddOns(Balancer):
 
 
 class Combined(Balancer):
-    """A strategy and what is added to it, as one balancer: losses and changes of bias are added up."""
+    """A strategy and what is added to it, as one balancer: losses are added up, the bias update is the strategy's."""
 
     def __init__(self, strategy: Balancer, add_ons: AddOns) -> None:
         super().__init__()
-        self.strategy, self.add_ons, self.causal = strategy, add_ons, strategy.causal
+        self.strategy, self.add_ons = strategy, add_ons
+        self.causal, self.router_settings = strategy.causal, strategy.router_settings
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Both, the add-ons last."""
@@ -80,6 +81,6 @@ class Combined(Balancer):
         """The strategy's."""
         self.strategy.observe(micro_batch)
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """The strategy's."""
-        return self.strategy.bias_change(loads, progress)
+        return self.strategy.bias_update(loads, progress)

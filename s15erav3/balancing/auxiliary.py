@@ -64,10 +64,10 @@ class AuxiliaryLoss(Balancer):
         probability = torch.stack([affinity_share(routing).mean(dim=0) for routing in routings])
         return self.alpha * loads.shape[-1] * (share.to(probability.dtype) * probability).sum()
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """None; the step is over."""
         self._step_loads = None
-        return super().bias_change(loads, progress)
+        return super().bias_update(loads, progress)
 
 
 def affinity_share(routing: Routing) -> Tensor:

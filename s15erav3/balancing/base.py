@@ -1,14 +1,16 @@
-"""What every balancing strategy is: a loss term, a change of bias, or both; and the loads they see.
+"""What every balancing strategy is: a loss term, a bias update, or both; and the loads they see.
 
 Shapes: L MoE layers, E routed experts, N tokens of a micro-batch in one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,13 +29,22 @@ class MicroBatch(NamedTuple):
 
 
 class Balancer(nn.Module):
-    """Base of all strategies. Override :meth:`loss`, :meth:`bias_change`, or both.
+    """Base of all strategies. Override :meth:`loss`, :meth:`bias_update`, or both.
 
     State between steps belongs in buffers: they are checkpointed and moved with the model.
     """
 
     causal: bool = True
     """Whether a training token's experts depend on earlier tokens and steps alone."""
+    router_settings: Mapping[str, Any] = MappingProxyType({})
+    """What the strategy's config file sets of ``experts.*`` along with it."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Take ``bias_change``, as the method was called until version 0.2, for ``bias_update``."""
+        super().__init_subclass__(**settings)
+        if "bias_change" in vars(cls) and "bias_update" not in vars(cls):
+            warnings.warn(f"{cls.__qualname__}.bias_change is now called bias_update", DeprecationWarning, stacklevel=2)
+            cls.bias_update = cls.bias_change  # type: ignore[method-assign,attr-defined]
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Called once, before anything is trained or loaded, with the routers of the model in the order of its
@@ -50,8 +61,8 @@ class Balancer(nn.Module):
     def observe(self, micro_batch: MicroBatch) -> None:
         """See what one micro-batch routed, without gradients: for rules that need more than loads."""
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """How far each router's bias moves after one optimizer step.
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """What one optimizer step adds to each router's bias.
 
         Args:
             loads: tokens received in that step, summed over micro-batches and ranks, int64, (L, E).
@@ -106,13 +117,13 @@ def from_all_ranks(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def of_trained(routers: Sequence[Router], change: Tensor) -> Tensor:
-    """``change`` (L, E) with rows of 0 for frozen routers: where the matrix learns nothing, the bias stays, too."""
+def of_trained(routers: Sequence[Router], update: Tensor) -> Tensor:
+    """``update`` (L, E) with rows of 0 for frozen routers: where the matrix learns nothing, the bias stays, too."""
     trained = [router.weight.requires_grad for router in routers]
-    return change if all(trained) else change * change.new_tensor(trained).unsqueeze(1)
+    return update if all(trained) else update * update.new_tensor(trained).unsqueeze(1)
 
 
 @torch.no_grad()
-def move_biases(routers: Sequence[Router], change: Tensor) -> None:
-    """Add row l of ``change`` (L, E) to the bias of router l, in place."""
-    torch._foreach_add_([router.bias for router in routers], list(change.unbind()))
+def update_biases(routers: Sequence[Router], update: Tensor) -> None:
+    """Add row l of ``update`` (L, E) to the bias of router l, in place."""
+    torch._foreach_add_([router.bias for router in routers], list(update.unbind()))

@@ -72,7 +72,7 @@ class BIP(Balancer):
         """Keep the biases that were solved."""
         self._solved.append(torch.stack([routing.bias for routing in micro_batch.routings]))
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """Move each bias to the mean of those solved in this step, over micro-batches and ranks; (L, E)."""
         solved = mean_over_ranks(torch.stack(self._solved).mean(dim=0))
         self._solved.clear()

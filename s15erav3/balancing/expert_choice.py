@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from s15erav3.balancing.base import Balancer
 from s15erav3.errors import UserError
@@ -20,6 +21,9 @@ class ExpertChoice(Balancer):
     """
 
     causal = False
+    router_settings = MappingProxyType(
+        {"topk_method": "expert_choice", "scoring_func": "softmax", "norm_topk_prob": False}
+    )
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Refuse routers whose tokens choose."""

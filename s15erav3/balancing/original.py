@@ -20,10 +20,10 @@ class OriginalRule(Balancer):
         d_i = f_i - 1 / E,    b_i <- b_i - rate |d_i| d_i.
 
     The original computed f from other inputs than those it routed, and trained the bias as a parameter
-    beside. Here the loads are the routing's own and only the rule moves the bias.
+    beside. Here the loads are the routing's own and only the rule updates the bias.
 
     Args:
-        rate: 0.1 in the original.
+        rate: the update rate, 0.1 in the original.
 
     Raises:
         UserError: the rate is not positive.
@@ -35,10 +35,10 @@ class OriginalRule(Balancer):
         self.rate = rate
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, which no bias moves."""
+        """Refuse expert choice, which no bias changes."""
         refuse_expert_choice(routers, type(self).__name__)
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """See the class; loads (L, E) -> (L, E)."""
         distance = loads.float() / loads.sum(dim=-1, keepdim=True) - 1 / loads.shape[-1]
         return -self.rate * distance.abs() * distance

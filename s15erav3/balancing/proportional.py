@@ -8,7 +8,7 @@ from s15erav3.balancing.rule import LoadRule, relative_error
 
 
 class Proportional(LoadRule):
-    """Move each bias by its expert's relative error, so that a step shrinks as the loads become even:
+    """Move each bias by its expert's relative error, so that the bias update shrinks as the loads become even:
 
         e_i = (c̄ - c_i) / c̄,    b_i <- b_i + u (e_i - mean_j e_j).
 

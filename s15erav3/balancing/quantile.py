@@ -62,7 +62,7 @@ class Quantile(Balancer):
         self._needed.append(needed)
         self._biases = [routing.bias for routing in micro_batch.routings]
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """See the class; (L, E)."""
         solved = torch.stack([self._solve(torch.cat(parts)) for parts in zip(*self._needed, strict=True)])
         self._needed.clear()

@@ -23,7 +23,7 @@ class LoadRule(Balancer):
     drifting away together when more experts lie on one side of the mean than on the other.
 
     Args:
-        rate: u, in units of the affinity score.
+        rate: u, the update rate: the bias update of an error of 1, in units of the affinity score.
         schedule: ``constant``; ``cosine`` down to 0 at the end; ``freeze``, constant, then 0 from the
             share ``freeze_at`` of training on, as in DeepSeek-V3.
         freeze_at: share of training, 0 to 1; only ``freeze`` reads it.
@@ -47,7 +47,7 @@ class LoadRule(Balancer):
         self.rate, self.schedule, self.freeze_at, self.centred = rate, schedule, freeze_at, centred
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, which no bias moves."""
+        """Refuse expert choice, which no bias changes."""
         refuse_expert_choice(routers, type(self).__name__)
 
     def error(self, loads: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class LoadRule(Balancer):
             return 0.0
         return self.rate
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """See the class; loads (L, E) -> (L, E)."""
         error = self.error(loads)
         if self.centred:

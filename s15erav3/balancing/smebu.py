@@ -55,7 +55,7 @@ class SMEBU(LoadRule):
         """See the class; loads (L, E) -> (L, E)."""
         return torch.tanh(self.kappa * relative_error(loads))
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """See the class; loads (L, E) -> (L, E)."""
-        self.momentum.lerp_(super().bias_change(loads, progress), 1 - self.beta)
+        self.momentum.lerp_(super().bias_update(loads, progress), 1 - self.beta)
         return self.momentum.clone()

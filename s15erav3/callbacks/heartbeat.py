@@ -47,6 +47,7 @@ class Heartbeat(L.Callback):
         self._validated = validated or self._validated
         telemetry = next((c for c in trainer.callbacks if isinstance(c, Telemetry)), None)  # type: ignore[attr-defined]
         latest = telemetry.latest if telemetry else {}
+        overall = telemetry.throughput.overall() if telemetry and hasattr(telemetry, "throughput") else {}
         self._wrote = time.time()
         progress = {
             "step": trainer.global_step,
@@ -54,6 +55,7 @@ class Heartbeat(L.Callback):
             "first_step": self._first_step,
             "seconds": self._wrote - self._began,
             **{key: latest[key] for key in SHOWN if key in latest},
+            **overall,
             **self._validated,
         }
         beat(self.run_dir, progress)

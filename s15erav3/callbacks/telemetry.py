@@ -32,8 +32,8 @@ class Telemetry(L.Callback):
     """Log ``train/*``, ``perf/*``, ``balance/*`` and experts' loads, biases and bias updates.
 
     Between logged steps only sums are kept, on the device. ``balance.jsonl`` gets the same loads, biases
-    and updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "update"}`` each,
-    with biases as they are after the update.
+    and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "bias_update"}``
+    each, with biases as they are after the update.
 
     Args:
         run_dir: folder of ``balance.jsonl``.
@@ -71,7 +71,8 @@ class Telemetry(L.Callback):
         if any(loss.ndim != 1 for loss in losses):
             raise ValueError("the losses are no rows of numbers")
         self._losses = losses
-        self.latest = {str(name): float(value) for name, value in state_dict.get("latest", {}).items()}
+        latest = state_dict.get("latest", {})
+        self.latest = {str(name): float(value) for name, value in latest.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config
@@ -88,6 +89,9 @@ class Telemetry(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if hasattr(self, "throughput"):
             self.throughput.start()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.throughput.pause()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
@@ -122,12 +126,12 @@ class Telemetry(L.Callback):
             losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
         self._losses.clear()
-        moved = record.loads is not None and record.bias_change is not None
+        moved = record.loads is not None and record.bias_update is not None
         config = module.net.config
         few = moved and condenses(self.per_expert, config.n_routed_experts)
         if moved:
             biases = torch.stack([router.bias for router in module.routers])
-            on_device = [t for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
+            on_device = [t for t in (record.loads, biases, record.bias_update, record.dropped) if t is not None]
             parts += [table.flatten() for table in on_device]
             if few:
                 parts.append(condensed(on_device[0], biases, on_device[2], self.extremes).flatten())
@@ -174,18 +178,19 @@ class Telemetry(L.Callback):
             file.write(json.dumps(line) + "\n")
 
 
+STEP_NAMES = {"maxvio": "maxvio_batch", "minvio": "minvio_batch"}
+"""What measures of the loads are called for one optimizer step, where that is not their own name."""
+
+
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
     """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
     floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
     if config.topk_method == "expert_choice":
         floor = {}  # experts choose: the loads are even whatever the tokens are
-    even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
-        "balance/maxvio_batch": even["maxvio"],
-        "balance/minvio_batch": even["minvio"],
+        **{f"balance/{STEP_NAMES.get(name, name)}": value.mean().item() for name, value in evenness(loads).items()},
         **floor,
-        **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
         "balance/dead_experts": float(dead_experts(loads).sum()),
         "balance/bias_norm": bias_norm(biases).mean().item(),
         "balance/bias_spread": bias_spread(biases).mean().item(),

@@ -48,8 +48,10 @@ class Throughput:
         return self._metrics(tokens, seconds) | {"perf/memory_gb": memory_gb(device)}
 
     def overall(self) -> dict[str, float]:
-        """``perf/*`` over all of this process' training."""
-        return self._metrics(self.tokens, self.seconds)
+        """``perf/*_overall``: over all of this process' training until now; empty before any."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        metrics = self._metrics(self.tokens, self.seconds + running) if self.tokens else {}
+        return {f"{name}_overall": value for name, value in metrics.items()}
 
     def _metrics(self, tokens: int, seconds: float) -> dict[str, float]:
         speed = tokens / max(seconds, 1e-9)

@@ -19,6 +19,7 @@ from s15erav3.comparison.colours import Colouring, colourings, colourings_json
 from s15erav3.comparison.groups import BPB, MAXVIO, Group, pareto, states
 from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.comparison.tables import Grid
+from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, script_json, table, write_page
 from s15erav3.runs.reader import Run
 
@@ -135,7 +136,8 @@ def _sortable(shown: Grid, front: Sequence[bool], order: dict[str, bool]) -> Htm
     for i, name in enumerate(shown.header):
         direction = {None: "", False: ' aria-sort="ascending"', True: ' aria-sort="descending"'}[order.get(name)]
         right = ' class="number"' if i >= shown.n_settings else ""
-        heads.append(f'<th scope="col"{right}{direction}><button type="button">{_breakable(name)}</button></th>')
+        title = f' title="{escape(about)}"' if (about := hover(name)) else ""
+        heads.append(f'<th scope="col"{right}{title}{direction}><button type="button">{_breakable(name)}</button></th>')
     rows = []
     for n, (texts, keys) in enumerate(zip(shown.rows, shown.keys, strict=True)):
         cells = []

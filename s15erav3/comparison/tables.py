@@ -15,7 +15,7 @@ from s15erav3.comparison.groups import BPB, MAXVIO, Group, Spread, account, metr
 from s15erav3.comparison.settings import ABSENT
 from s15erav3.runs.reader import Run
 
-USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second", "params/active")
+USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second_overall", "params/active")
 NOT_CAUSAL, UNFINISHED = " †", " *"
 
 

@@ -39,8 +39,8 @@ EVERYONE = (
 )
 LAYER = (
     "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, "
-    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Biases that still move "
-    "far re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
+    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay "
+    "large re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
     "not want. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may "
     "change from step to step) and quantiles across all of its experts (q050 is the median)."
 )
@@ -87,7 +87,7 @@ def balance(x: str) -> Panels:
         lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio|balance/maxvio_floor)"),
         line(x, "Entropy of loads", "balance/entropy"),
         line(x, "Dead experts", "balance/dead_experts"),
-        line(x, "Tokens re-routed by one update", "balance/churn"),
+        line(x, "Tokens re-routed by one bias update", "balance/churn"),
     ]
 
 
@@ -131,7 +131,7 @@ def one_layer(layer: int, x: str) -> Panels:
     return [
         lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/{SERIES}"),
         lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/{SERIES}"),
-        lines(x, f"Last move of each bias, layer {layer}", f"bias_update_L{layer:02d}/{SERIES}"),
+        lines(x, f"Bias update of each expert, layer {layer}", f"bias_update_L{layer:02d}/{SERIES}"),
     ]
 
 

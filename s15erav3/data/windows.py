@@ -42,16 +42,21 @@ class TrainingWindows(Dataset[Tensor]):
 
 
 class TrainingPositions(Sampler[list[int]]):
-    """Batches of consecutive positions without end, from ``start``; rank r of W takes its r-th share."""
+    """Steps of consecutive positions without end, from ``start``; rank r of W takes its r-th share.
 
-    def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
+    Args:
+        windows_per_step: positions that one rank takes at once.
+    """
+
+    def __init__(self, windows_per_step: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.windows_per_step, self.start = windows_per_step, start
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.start + self.rank * self.batch_size
+        first = self.start + self.rank * self.windows_per_step
         while True:
-            yield list(range(first, first + self.batch_size))
-            first += self.batch_size * self.world_size
+            yield list(range(first, first + self.windows_per_step))
+            first += self.windows_per_step * self.world_size
 
 
 class EvaluationWindows(Dataset[Tensor]):

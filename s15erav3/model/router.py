@@ -31,7 +31,7 @@ class Routing(NamedTuple):
     logits: Tensor
     """What the gate function made scores of, fp32, (N, E)."""
     bias: Tensor
-    """The bias that chose, fp32, (E,): the router's own, which balancing moves in place after the step."""
+    """The bias that chose, fp32, (E,): the router's own, which the bias update changes in place after the step."""
     dropped: Tensor | None = None
     """Tokens that found no place at each expert, int64, (E,); ``None`` without a capacity."""
     tokens: Tensor | None = None
@@ -49,7 +49,7 @@ class Router(nn.Module):
     chosen: those with the greatest sum of their best two ``s + bias``. With ``topk_method="expert_choice"``
     experts choose tokens instead, by s alone.
 
-    ``bias`` is a persistent fp32 buffer, never a Parameter: balancing moves it, gradients do not, and it
+    ``bias`` is a persistent fp32 buffer, never a Parameter: the bias update changes it, gradients do not, and it
     only decides who is chosen. It stays fp32 when the model is cast, as rounding it to bf16 (steps of
     2^-8 near 1) would swallow updates of 1e-3.
 

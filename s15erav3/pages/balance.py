@@ -52,7 +52,7 @@ def sliders(balance: Balance) -> list[Chart]:
         charts.append(
             Chart(
                 bias_over_steps(balance.bias[kept], balance.layers, steps),
-                "What is added to an expert's score when experts are chosen, after the step's update.",
+                "What is added to an expert's score when experts are chosen, after the step's bias update.",
                 wide=True,
             )
         )
@@ -61,7 +61,7 @@ def sliders(balance: Balance) -> list[Chart]:
 
 def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     """MaxVio by layer and on validation, entropy, dead experts."""
-    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor{end}") for end in ("", "_global"))
+    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor_{of}") for of in ("batch", "global"))
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from s15erav3.figures.style import ON_DARK, template
 from s15erav3.files import replace_text
+from s15erav3.metrics import hover
 
 HERE = Path(__file__).parent
 SHARED = ("x", "y", "text", "customdata")
@@ -68,7 +69,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
     right."""
     right = [bool(rows) and all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
     head = "".join(
-        f'<th scope="col"{_number(number)}>{escape(name)}</th>' for name, number in zip(header, right, strict=True)
+        f'<th scope="col"{_number(number)}{_hover(name)}>{escape(name)}</th>'
+        for name, number in zip(header, right, strict=True)
     )
     body = "".join(
         "<tr>"
@@ -84,6 +86,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)? ?%?", text) is not None
+
+
+def _hover(name: str) -> str:
+    """What a metric is, to who points at its name."""
+    return f' title="{escape(about)}"' if (about := hover(name)) else ""
 
 
 def _number(is_one: bool) -> str:

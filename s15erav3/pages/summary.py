@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, details, table
 from s15erav3.runs.reader import Run
 
@@ -89,7 +90,7 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
         ("val/loss", "{:.4f}", "nats per token" + remark("train/loss", ", train {:.4f}")),
         ("balance/maxvio_global", "{:.3f}", remark("balance/maxvio_floor_global", "random floor {:.3f}")),
         ("balance/dead_experts_global", "{:.0f}", "of all layers, on validation"),
-        ("perf/tokens_per_second", "{:,.0f}", remark("perf/mfu", "{:.0%} of the device's peak")),
+        ("perf/tokens_per_second_overall", "{:,.0f}", remark("perf/mfu_overall", "{:.0%} of the device's peak")),
     ):
         if key in number:
             yield NAMES.get(key, key), form.format(number[key]), small
@@ -108,13 +109,15 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
 NAMES = {
     "balance/maxvio_global": "MaxVio global",
     "balance/dead_experts_global": "dead experts",
-    "perf/tokens_per_second": "tokens/s",
+    "perf/tokens_per_second_overall": "tokens/s",
 }
 
 
 def _fact(name: str, value: str, remark: str) -> str:
     small = f"<small>{escape(remark)}</small>" if remark else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
+    about = hover(next((key for key, shown in NAMES.items() if shown == name), name))
+    title = f' title="{escape(about)}"' if about else ""
+    return f"<div><dt{title}>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
 
 
 def to_go_on(run: Run) -> Iterator[str]:

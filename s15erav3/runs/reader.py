@@ -22,6 +22,8 @@ from s15erav3.runs.progress import is_alive
 from s15erav3.runs.records import read_lines, read_table
 
 Floats = NDArray[np.float64]
+TABLES = ("load", "bias", "update")
+"""Of each line of ``balance.jsonl``, (L, E) each."""
 
 
 class Run(NamedTuple):
@@ -54,7 +56,7 @@ class Balance(NamedTuple):
     """Assignments of the step, (S, L, E)."""
     bias: Floats
     """After the step, (S, L, E)."""
-    update: Floats
+    bias_update: Floats
     """What the step added to the bias, (S, L, E)."""
 
 
@@ -90,7 +92,8 @@ def read_run(folder: Path) -> Run:
         if not config or not isinstance(config, dict) or not isinstance(given, list):
             raise ValueError(".hydra does not hold a config")
         overrides = {key_of(str(override)): value_of(str(override)) for override in given}
-        result, progress = _json(folder / "result.json"), _json(folder / "progress.json")
+        result = _with_overall(_json(folder / "result.json"))
+        progress = _json(folder / "progress.json")
         alive = not result and is_alive(progress)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         return Run(folder, "broken", " ".join(str(error).split()), {}, {}, {})
@@ -102,6 +105,14 @@ def read_run(folder: Path) -> Run:
         return Run(folder, "running", "", progress, overrides, config)
     reason = "it was killed" if progress else "no step yet: it has just begun, or was killed before the first"
     return Run(folder, "interrupted", reason, progress, overrides, config)
+
+
+def _with_overall(result: dict[str, Any]) -> dict[str, Any]:
+    """``result.json`` of version 0.1, whose speeds were those of the whole run, by today's names."""
+    speeds = ("perf/tokens_per_second", "perf/mfu")
+    if not result or "perf/tokens_per_second_overall" in result:
+        return result
+    return {f"{name}_overall" if name in speeds else name: value for name, value in result.items()}
 
 
 def read_choices(folder: Path) -> dict[str, str]:
@@ -215,9 +226,9 @@ def read_balance(folder: Path, at_most: int | None = None) -> Balance | None:
     rows = [row for row in rows if _is_balance(row)]
     if not rows:
         return None
-    arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in ("load", "bias", "update")}
+    load, bias, update = (np.array([row[key] for row in rows], dtype=np.float64) for key in TABLES)
     steps, tokens = (np.array([row[key] for row in rows], dtype=np.float64) for key in ("step", "tokens"))
-    return Balance(steps, tokens, rows[-1]["layers"], **arrays)
+    return Balance(steps, tokens, rows[-1]["layers"], load, bias, update)
 
 
 def _is_balance(row: dict[str, Any]) -> bool:
@@ -226,7 +237,7 @@ def _is_balance(row: dict[str, Any]) -> bool:
     if not isinstance(layers, list) or not layers or not isinstance(row.get("tokens"), int):
         return False
     try:
-        shapes = {np.array(row[key], dtype=np.float64).shape for key in ("load", "bias", "update")}
+        shapes = {np.array(row[key], dtype=np.float64).shape for key in TABLES}
     except (KeyError, ValueError, TypeError):
         return False
     return len(shapes) == 1 and [len(shape) for shape in shapes] == [2] and {s[0] for s in shapes} == {len(layers)}

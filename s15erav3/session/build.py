@@ -52,14 +52,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> CommentaryData:
-    """The data module, tokenized, by ``tokenizer`` or the group of that name. ``data.batch_size`` windows make one
-    micro-batch."""
+    """The data module, tokenized, by ``tokenizer`` or the group of that name."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
         cfg.data.path = literal(str(at_home(cfg.data.path).absolute()))
     settings = plain(cfg.data)
-    micro_batches = cfg.trainer.accumulate_grad_batches
-    check_number("trainer.accumulate_grad_batches", micro_batches, at_least=1, whole=True)
     check_number("data.batch_size", settings["batch_size"], at_least=1, whole=True)
     check_number("data.sequence_length", settings["sequence_length"], at_least=2, whole=True)
     check_number("model.max_position_embeddings", cfg.model.max_position_embeddings, at_least=1, whole=True)
@@ -74,7 +71,7 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
             f"data.sequence_length={settings['sequence_length']} leaves nothing to predict ahead for model."
             f"num_nextn_predict_layers={cfg.model.num_nextn_predict_layers}; raise the one or lower the other."
         )
-    settings["batch_size"] *= micro_batches
+    settings["micro_batches"] = cfg.trainer.accumulate_grad_batches
     settings["vocab_size"] = cfg.tokenizer.vocab_size
     del settings["max_epochs"]  # the Trainer's
     return CommentaryData(tokenizer=tokenizer or cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
@@ -205,7 +202,7 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
         limits.append(cfg.trainer.max_steps)
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
         samples = cfg.trainer.max_epochs * data.samples_per_epoch
-        limits.append(max(1, math.floor(samples / (data.batch_size * world_size))))
+        limits.append(max(1, math.floor(samples / (data.windows_per_step * world_size))))
     if not limits:
         raise UserError(
             f"trainer.max_steps={cfg.trainer.max_steps} and trainer.max_epochs={cfg.trainer.max_epochs}: at least one "

@@ -24,7 +24,8 @@ SECTIONS = ["Learning", "Balance", "Sweep", "All experts", "Layer 1", "Layer 12"
 SCALARS = {
     "train/loss", "val/loss", "train/bpb", "val/bpb", "train/learning_rate",
     "balance/maxvio_batch", "balance/maxvio_floor", "balance/maxvio_global", "balance/maxvio_floor_global",
-    "balance/entropy", "balance/dead_experts", "balance/churn", "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
+    "balance/entropy", "balance/dead_experts", "balance/churn",
+    "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
 }  # fmt: skip
 MEDIA = {
     "media/load_heatmap": "plotly-file",
@@ -138,7 +139,12 @@ def test_the_experts_of_a_layer_share_a_panel_however_many_they_are(tmp_path: Pa
         for layer in (1, 2, 11, 12, 112)
         for name in told
     ]
-    names += ["upload_L01/E00", "load_L01/E00/sum", "player_01/maxvio", *(f"layer_{n:02d}/maxvio" for n in (1, 12))]
+    names += [
+        "upload_L01/E00",
+        "load_L01/E00/sum",
+        "player_01/maxvio",
+        *(f"layer_{n:02d}/maxvio" for n in (1, 12)),
+    ]
     for layer, section in ((1, "Layer 1"), (12, "Layer 12")):
         for panel, kind in zip(sections(found)[section], ("load", "bias", "bias_update"), strict=True):
             matched = [name for name in names if re.search(panel["config"]["metricRegex"], name)]
