@@ -178,19 +178,18 @@ class Telemetry(L.Callback):
             file.write(json.dumps(line) + "\n")
 
 
-STEP_NAMES = {"maxvio": "maxvio_batch", "minvio": "minvio_batch"}
-"""What measures of the loads are called for one optimizer step, where that is not their own name."""
-
-
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
     """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
     floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
     if config.topk_method == "expert_choice":
         floor = {}  # experts choose: the loads are even whatever the tokens are
+    even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
-        **{f"balance/{STEP_NAMES.get(name, name)}": value.mean().item() for name, value in evenness(loads).items()},
+        "balance/maxvio_batch": even["maxvio"],
+        "balance/minvio_batch": even["minvio"],
         **floor,
+        **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
         "balance/dead_experts": float(dead_experts(loads).sum()),
         "balance/bias_norm": bias_norm(biases).mean().item(),
         "balance/bias_spread": bias_spread(biases).mean().item(),

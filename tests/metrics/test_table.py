@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def example(name: str) -> str:
     """One name of a family."""
-    return name.replace("{layer}", "03").replace("{expert}", "07").replace("{domain}", "phase")
+    parts = {"layer": "03", "expert": "07", "domain": "phase", "end": "top1", "quantile": "q050"}
+    return name.format(**parts)
 
 
 def test_a_name_has_one_meaning() -> None:
