@@ -80,8 +80,8 @@ def changed(run_dir: Path, copy: Path, key: str, value: Any) -> Path:
 def test_a_runs_config_sends_its_figures_nowhere(
     name: str, setting: str, said: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stranger's folder must not make a resumed run tell a stranger's server. Seen to fail with a logger that takes any
-    setting."""
+    """A stranger's folder must not make a resumed run tell a stranger's server. Seen to fail with a logger that takes
+    any setting."""
     value = {"_target_": name, "save_dir": "${run_dir}", setting: "http://127.0.0.1:9"}
     copy = changed(run_dir, tmp_path / "copy", "logger.theirs", value)
     assert said in refusal(capsys, "train", f"resume={copy}", "trainer.max_steps=4")
