@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -72,8 +72,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
+def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
+
+    Args:
+        callbacks: beside those of the group of that name.
 
     Returns:
         what ``result.json`` there now holds.
@@ -82,6 +85,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
             that never began leaves no folder behind.
         Interrupted: a signal ended it; it can be resumed.
+        Pruned: one of ``callbacks`` ended it.
     """
     be_quiet()
     runs.code()  # now, as its files may be edited while this runs
@@ -90,10 +94,10 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         refuse_if_at_work(run_dir)
         runs.claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
     with only_trainer(run_dir) if runs.is_first_rank() else nullcontext(), stops_early(run_dir):
-        return _train(cfg, run_dir, resumed)
+        return _train(cfg, run_dir, resumed, callbacks)
 
 
-def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[L.Callback]) -> dict[str, Any]:
     began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
@@ -137,7 +141,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             claimed = True
             runs.write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
             beat(run_dir, {"step": 0, "first_step": 0})
-        session = prepare(cfg, run_dir, resumed)
+        session = prepare(cfg, run_dir, resumed, more)
         file = resumed and resumed.file
         if resumed is not None:
             resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
@@ -212,8 +216,11 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\.")
 
 
-def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
+def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[L.Callback] = ()) -> Session:
     """Build all parts of a run; nothing is trained or logged yet.
+
+    Args:
+        more: callbacks beside the config's.
 
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
@@ -253,7 +260,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         "tokenizer": data.tokenizer.state(),
         "sequence_length": data.length,
     }
-    callbacks = build_callbacks(cfg, run_dir, description)
+    callbacks = [*more, *build_callbacks(cfg, run_dir, description)]
     trainer = build_trainer(cfg, run_dir, data, callbacks)
     description["ranks"] = trainer.world_size
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:

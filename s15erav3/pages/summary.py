@@ -15,6 +15,7 @@ from s15erav3.pages.page import Html, Section, details, table
 
 WARNINGS = {
     "running": "The run is still at work: this page shows it up to the moment at which it was written.",
+    "pruned": "A search ended the run early, as it was hopeless beside other trials.",
     "interrupted": "The run was interrupted.",
     "failed": "The run failed.",
     "broken": "A file of the run cannot be read.",
@@ -114,7 +115,7 @@ def commands(run: Run) -> Iterator[str]:
     """What to type next, as items of a list."""
     place = shlex.quote(str(run.folder.absolute()))
     saved = any((run.folder / "checkpoints").glob("*.ckpt"))
-    if run.status in ("interrupted", "failed") and saved:
+    if run.status in ("pruned", "interrupted", "failed") and saved:
         yield _command(f"train resume={place}", "go on from its last checkpoint")
     if run.status != "completed":
         yield _command(f"report {place}", "write this page anew")

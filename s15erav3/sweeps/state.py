@@ -19,6 +19,7 @@ from s15erav3.checkpoint import candidates, is_archive
 from s15erav3.errors import UserError
 from s15erav3.files import at_home
 from s15erav3.overrides import leaves
+from s15erav3.sweeps.objective import PRUNED
 
 WHERE = ("run_dir", "resume", "sweep", "logger", "report")
 """Settings that say where a run is and who looks at it, and not what it is."""
@@ -30,7 +31,7 @@ class Found(NamedTuple):
     """The state of a job's folder."""
 
     state: Literal["fresh", "done", "resume", "again"]
-    """Nothing is there; complete, of the same code; has a checkpoint; has to begin anew."""
+    """Nothing is there; complete or pruned, of the same code; has a checkpoint; has to begin anew."""
     why: str
     """Why it has to begin anew; empty otherwise."""
     result: dict[str, Any]
@@ -67,7 +68,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
             f"{folder} holds a run of other settings ({'; '.join(changed[:3])}{more}); a sweep goes on with the same "
             "command: choose another sweep.name."
         )
-    if run.status == "completed":
+    if run.status in ("completed", PRUNED):
         if run.result.get("code") == runs.code():
             return Found("done", "", run.result)
         return Found("again", "it was made by other code", run.result)
