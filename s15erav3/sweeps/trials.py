@@ -87,9 +87,10 @@ def unfinished(study: optuna.Study, file: Path, folder: Path, given: Collection[
 
 
 def was_killed(run_dir: Path) -> bool:
-    """Whether a run ended without a word: one that was stopped has saved, one that never began is new."""
+    """Whether a run ended without a word: one that was stopped has saved, one that never began is new, and one that is
+    still at work will be refused."""
     run = read_run(run_dir)
-    return bool(run.result) and "status" not in run.result
+    return run.status == "interrupted" and bool(run.result) and "status" not in run.result
 
 
 def batches(trials: Sequence[Unfinished], most: int) -> Iterator[list[Unfinished]]:

@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from s15erav3.__main__ import main
+from s15erav3.analysis.run_folder import is_alive
 from s15erav3.checkpoint import load_checkpoint
 from tests.sweeps.fake_run import trials
 from tests.sweeps.parts import QUICK, accidents, record
@@ -32,10 +34,10 @@ def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def at_step(job: str) -> int:
-    """How far a run has told that it is."""
+def progress(job: str) -> dict[str, Any]:
+    """What a run tells of itself."""
     file = S / job / "progress.json"
-    return int(json.loads(file.read_text())["step"]) if file.exists() else -1
+    return json.loads(file.read_text()) if file.exists() else {"step": -1}
 
 
 @pytest.mark.slow
@@ -53,12 +55,13 @@ def test_a_search_that_was_killed_goes_on_and_prunes_what_is_hopeless(
         [sys.executable, "-m", "s15erav3", *command], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: min(at_step("2"), at_step("3")) >= 4)
+        wait_until(lambda: min(progress(job)["step"] for job in "23") >= 4)
     finally:
         os.killpg(program.pid, signal.SIGKILL)
         program.wait()
     for job in "23":
-        os.kill(int(json.loads((S / job / "progress.json").read_text())["pid"]), signal.SIGKILL)
+        os.kill(progress(job)["pid"], signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(progress(job)) for job in "23"))
     assert [t.state.name for t in trials(S)] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
     (tmp_path / "plan.json").unlink()
     assert main(command) == 0
@@ -89,7 +92,8 @@ def test_a_pruned_run_has_saved_and_can_be_trained_to_its_end(
 ) -> None:
     """Every run is hopeless here. The one that is resumed by hand becomes the run that nobody ended."""
     monkeypatch.chdir(tmp_path)
-    command = [*COMMAND, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
+    place = f"hydra.sweep.dir='{tmp_path / S}'"  # workers of joblib outlive a test, in the folder of an earlier one
+    command = [*COMMAND, place, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
     command += ["hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.upper=0"]
     assert main([*command, "optimizer.lr=0.004,0.005"]) == 0
     assert "2 jobs, 2 pruned" in capfd.readouterr().err
