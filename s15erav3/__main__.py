@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from s15erav3 import __version__, completion
+from s15erav3 import __version__
+from s15erav3.cli import completion
 from s15erav3.errors import Accident, UserError, disk_full, nearest, tell
 from s15erav3.ranks.member import join
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
-        from s15erav3 import trust  # seconds, for torch
+        from s15erav3.cli import trust  # seconds, for torch
 
         status: int = importlib.import_module(f"s15erav3.{verb}").main(trust.take(rest))
         return status

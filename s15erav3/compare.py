@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from s15erav3 import cli
-from s15erav3.analysis.run_folder import Run, find_runs, read_run
-from s15erav3.analysis.sweep import BPB, Group, cautions, groups, metrics, ordered, states
-from s15erav3.analysis.sweep_tables import Grid, grid, left_out, markdown, to_csv
+from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import split
+from s15erav3.cli.overrides import is_place, key_of, quote_list
+from s15erav3.comparison.groups import BPB, Group, cautions, groups, metrics, ordered, states
+from s15erav3.comparison.page import write_comparison
+from s15erav3.comparison.tables import Grid, grid, left_out, markdown, to_csv
 from s15erav3.errors import UserError, check_flag, check_number, nearest
 from s15erav3.files import at_home, replace_text
-from s15erav3.flags import split
-from s15erav3.overrides import is_place, key_of, quote_list
-from s15erav3.pages.comparison import write_comparison
+from s15erav3.runs.reader import Run, find_runs, read_run
 
 SAMPLE = 10
 """Runs that do not count which the terminal lists."""
@@ -41,7 +41,7 @@ class Compared(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 compare --help``."""
-    cli.run("compare", compare, with_folders(arguments))
+    hydra_setup.run("compare", compare, with_folders(arguments))
     return 0
 
 

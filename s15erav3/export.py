@@ -8,21 +8,23 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from s15erav3 import __version__, cli
-from s15erav3.analysis.run_folder import read_run
-from s15erav3.analysis.sweep_tables import in_markdown
+from s15erav3 import __version__
+from s15erav3.cli import hydra_setup
+from s15erav3.comparison.tables import in_markdown
 from s15erav3.data.tokenizer import LONGEST_WORD
 from s15erav3.files import at_home
 from s15erav3.interop.hf_folder import write_folder
+from s15erav3.loading import Saved, load, with_checkpoint
 from s15erav3.model import count_parameters
-from s15erav3.records import read_table
-from s15erav3.restore import Saved, load, with_checkpoint
-from s15erav3.screen import program, say, shape
+from s15erav3.runs.reader import read_run
+from s15erav3.runs.records import read_table
+from s15erav3.session.banner import shape
+from s15erav3.terminal import program, say
 
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 export --help``."""
-    cli.run("export", export, with_checkpoint("export", arguments, "output"))
+    hydra_setup.run("export", export, with_checkpoint("export", arguments, "output"))
     return 0
 
 

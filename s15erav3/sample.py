@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, ListConfig
 
-from s15erav3 import cli
-from s15erav3.data.stream import TextStream
+from s15erav3.cli import hydra_setup
+from s15erav3.cli.settings import LARGEST
+from s15erav3.data.detokenizer import TextStream
 from s15erav3.errors import UserError, check_flag, check_number
+from s15erav3.loading import Trained, restore, with_checkpoint
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
-from s15erav3.restore import Trained, restore, with_checkpoint
-from s15erav3.screen import say
-from s15erav3.settings import LARGEST
+from s15erav3.terminal import say
 
 
 class Request(NamedTuple):
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 sample --help``."""
-    cli.run("sample", sample, with_checkpoint("sample", arguments))
+    hydra_setup.run("sample", sample, with_checkpoint("sample", arguments))
     return 0
 
 

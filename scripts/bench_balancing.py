@@ -24,11 +24,11 @@ from hf_twin import load_config
 from hydra import compose, initialize_config_dir
 from torch.utils.data import DataLoader
 
-from s15erav3.build import build_balancer
 from s15erav3.callbacks.telemetry import Telemetry
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.loggers.csv import MetricsCSV
 from s15erav3.model import Transformer
+from s15erav3.session.build import build_balancer
 from s15erav3.training.module import LanguageModule
 
 STEPS = 10  # of one fit, so that each holds one row of telemetry

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from hf_twin import hf_twin, load_config, seconds
 
+from s15erav3.loading import load
 from s15erav3.model import Transformer, count_parameters
 from s15erav3.model.generate import Generated, at_rest, generate
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
-from s15erav3.restore import load
 
 Texts = list[list[int]]
 

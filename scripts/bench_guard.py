@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from s15erav3.balancing import LossFree
-from s15erav3.lock import only_trainer
 from s15erav3.model import ModelConfig, Transformer
+from s15erav3.runs.lock import only_trainer
 from s15erav3.training import module as training
 from s15erav3.training.nonfinite import Guard
 from s15erav3.training.optim import adamw

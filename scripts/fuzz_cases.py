@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 from omegaconf import DictConfig, OmegaConf
 
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 
 SMALL = [
     *("model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.kv_lora_rank=16"),

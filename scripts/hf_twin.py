@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.interop import hf_config, hf_weights
 from s15erav3.model import ModelConfig, Transformer
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from s15erav3.overrides import value_of
+from s15erav3.cli.overrides import value_of
 
 
 class Strategy(NamedTuple):

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 import torch
 from forks import fork
 
-from s15erav3.checkpoint import load_checkpoint
 from s15erav3.errors import UserError
+from s15erav3.runs.checkpoint import load_checkpoint
 from s15erav3.training.module import LanguageModule
 
 SMALL = [

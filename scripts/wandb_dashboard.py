@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s15erav3.analysis.run_folder import find_runs, read_balance
 from s15erav3.errors import UserError
+from s15erav3.runs.reader import find_runs, read_balance
 
 try:
     import wandb_workspaces.reports.v2 as wr

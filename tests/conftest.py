@@ -25,9 +25,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard() -> None:
-    """A shell starts what runs in its background with Ctrl-C ignored; tests of signals need it as it is elsewhere."""
+def signals_are_heard() -> None:
+    """What runs in the background of a shell, or under nohup, ignores signals that the tests send."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

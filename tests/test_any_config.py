@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s15erav3 import train as verb
 from s15erav3.__main__ import main
-from s15erav3.checkpoint import load_checkpoint
+from s15erav3.runs.checkpoint import load_checkpoint
+from s15erav3.session import run as verb
 from tests.tiny import DATA, MODEL, RUN, result
 
 BALANCING = (

@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from selenium.webdriver.common.keys import Keys
 
 from s15erav3.__main__ import main
-from s15erav3.analysis.run_folder import find_runs, read_run
-from s15erav3.analysis.sweep import groups
-from s15erav3.analysis.sweep_tables import grid
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.compare import Compared, broken, terminal_table, with_folders
+from s15erav3.comparison.groups import groups
+from s15erav3.comparison.tables import grid
 from s15erav3.errors import UserError
-from tests.analysis.sweeps import CONFIG, write_metrics, write_run, write_sweep
+from s15erav3.runs.reader import find_runs, read_run
 from tests.browser import DESKTOP, PHONE, Page, opened
+from tests.comparison.sweeps import CONFIG, write_metrics, write_run, write_sweep
 from tests.tiny import TINY
 
 

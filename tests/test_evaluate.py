@@ -14,7 +14,7 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.restore import load
+from s15erav3.loading import load
 from tests.tiny import train
 
 DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", "token"}

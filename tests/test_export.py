@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from s15erav3 import cli
 from s15erav3.__main__ import main
-from s15erav3.restore import load, with_checkpoint
+from s15erav3.cli import hydra_setup
+from s15erav3.loading import load, with_checkpoint
 from s15erav3.sample import sample
 from tests.tiny import TINY, result, train
 
@@ -91,9 +91,9 @@ def windows(rows: int = 6, length: int = 32) -> Tensor:
 
 def our_texts(place: Path, prompts: list[str], new: int, *settings: str) -> list[str]:
     """What ``s15erav3 sample PLACE temperature=0`` adds to each prompt."""
-    listed = f"prompt=[{','.join(map(cli.quote, prompts))}]"
+    listed = f"prompt=[{','.join(map(hydra_setup.quote, prompts))}]"
     arguments = [str(place), "temperature=0", f"max_new_tokens={new}", listed, *settings]
-    return list(cli.run("sample", sample, with_checkpoint("sample", arguments)))
+    return list(hydra_setup.run("sample", sample, with_checkpoint("sample", arguments)))
 
 
 def their_texts(folder: Path, prompts: list[str], new: int) -> list[str]:

@@ -1,7 +1,6 @@
 """Who may import whom: lower floors never see upper ones.
 
-The rules are those of the package's layout: model, balancing and data at the bottom, training above them,
-callbacks and loggers above that, and only the verbs with their helpers at the top see everything.
+The table below is the package's layout, from the ground up: no place is exempt, and no two places see each other.
 """
 
 from __future__ import annotations
@@ -10,44 +9,67 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import s15erav3
-from s15erav3.__main__ import VERBS
 
 PACKAGE = Path(s15erav3.__file__).parent
-TOP = {
-    *VERBS,
-    "__main__",
-    "build",
-    "cli",
-    "completion",
-    "outcome",
-    "pretrained",
-    "rehearsal",
-    "restore",
-    "resume",
-    "screen",
-    "sweeps",
+FLOORS: dict[str, set[str]] = {
+    # the ground: Python alone
+    "__init__": set(),
+    "errors": set(),
+    "files": set(),
+    "cli": {"errors", "files"},
+    "ranks": {"errors"},
+    "terminal": {"ranks"},
+    # what is studied
+    "model": set(),
+    "balancing": {"model", "errors"},
+    "data": {"errors", "files"},
+    "interop": {"model", "data", "errors"},
+    "training": {"balancing", "model", "errors"},
+    "device": {"training", "errors"},
+    # a run's folder and who writes into it
+    "runs": {"__init__", "cli", "data", "model", "errors", "files"},
+    "loggers": {"runs", "errors", "files"},
+    "figures": set(),
+    "callbacks": {"runs", "figures", "training", "balancing", "model", "errors"},
+    # looking at it
+    "analysis": {"training", "balancing", "model", "data", "files"},
+    "pages": {"figures", "analysis", "runs", "balancing", "data", "files"},
+    "comparison": {"pages", "figures", "runs", "cli"},
+    "loading": {"device", "interop", "runs", "cli", "data", "model", "errors", "files"},
+    # one run, many runs
+    "session": {
+        *("loading", "pages", "analysis", "callbacks", "loggers", "runs", "device", "training", "balancing", "model"),
+        *("data", "terminal", "ranks", "cli", "errors", "files"),
+    },
+    "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "errors", "files"},
+    # the verbs, and their table
+    "train": {"sweeps", "session", "callbacks", "cli"},
+    "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},
+    "sample": {"loading", "model", "data", "terminal", "cli", "errors"},
+    "report": {"session", "terminal", "cli", "errors", "files"},
+    "compare": {"comparison", "runs", "cli", "errors", "files"},
+    "export": {
+        "__init__",
+        "session",
+        "comparison",
+        "loading",
+        "interop",
+        "runs",
+        "model",
+        "data",
+        "terminal",
+        "cli",
+        "files",
+    },
+    "__main__": {"__init__", "cli", "ranks", "errors"},
 }
-"""Modules, and a folder, that may see everything, and that nothing below may see."""
-
-FLOORS = {
-    "model": {"model"},
-    "balancing": {"balancing", "model", "errors", "files"},
-    "data": {"data", "errors", "files"},
-    "interop": {"interop", "model", "data", "errors", "files"},
-    "training": {"training", "balancing", "model", "errors", "files"},
-    "ranks": {"ranks", "errors"},
-    "loggers": {"loggers", "errors", "files", "overrides", "records"},
-    "callbacks": {"callbacks", "figures", "training", "balancing", "model", "data", "errors", "files"},
-    "analysis": {"analysis", "training", "balancing", "model", "data", "errors", "files", "overrides", "records"},
-    "figures": {"figures", "errors", "files"},
-    "pages": {"pages", "figures", "analysis", "balancing", "data", "errors", "files"},
-}
-"""What each folder may see of the package. Folders that are not listed see everything but the top."""
+"""What each file and folder of the top level may see beside itself, from the ground up: only what stands above it."""
 
 THIRD_PARTY = {
     "model": {"torch"},
@@ -82,14 +104,18 @@ def imports_of(file: Path) -> list[str]:
 
 
 def parts_seen(file: Path) -> set[str]:
-    """The package's own folders and top modules that a file imports, by their first name."""
-    seen = {name.split(".")[1] for name in imports_of(file) if name.startswith("s15erav3.")}
+    """The places of the top level that a file imports; ``from s15erav3 import __version__`` is the package itself."""
     known = {p.stem if p.suffix == ".py" else p.name for p in PACKAGE.iterdir()}
-    return seen & known  # `from s15erav3 import __version__` names no module
+    names = [name.split(".")[1] for name in imports_of(file) if name.startswith("s15erav3.")]
+    return {name if name in known else "__init__" for name in names}
 
 
 def floor(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_of(file: Path) -> str:
+    return ".".join(("s15erav3", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
 def named(file: Path) -> str:
@@ -116,20 +142,38 @@ if TYPE_CHECKING:
     assert set(imported(source, "x.y")) == expected
 
 
-def test_the_folders_of_the_rules_exist() -> None:
-    """A rule for a folder that was renamed guards nothing."""
-    assert {f for f in FLOORS if not list((PACKAGE / f).glob("*.py"))} == set()
-    assert {t for t in TOP if not (PACKAGE / f"{t}.py").is_file() and not (PACKAGE / t).is_dir()} == set()
+def test_every_place_has_its_floor() -> None:
+    """What no rule names would be exempt; a rule for a folder that was renamed guards nothing."""
+    assert set(FLOORS) == {floor(file) for file in files()}
 
 
-@pytest.mark.parametrize("file", [f for f in files() if floor(f) not in TOP], ids=named)
+def test_no_rule_allows_a_circle() -> None:
+    """Each place may see only what stands before it in the table."""
+    below: set[str] = set()
+    for place, may_see in FLOORS.items():
+        assert may_see <= below, place
+        below.add(place)
+
+
+@pytest.mark.parametrize("file", files(), ids=named)
 def test_no_file_sees_a_floor_above_its_own(file: Path) -> None:
     """A model that knows its trainer cannot be used without it; cycles come next."""
-    here = floor(file)
-    if here in FLOORS:
-        assert parts_seen(file) <= FLOORS[here]
-    else:
-        assert not parts_seen(file) & (TOP | ({"callbacks"} if file.parent == PACKAGE else set()))
+    assert parts_seen(file) - {floor(file)} <= FLOORS[floor(file)]
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Nor do three in a ring, be it within a folder or by an import inside a function."""
+    modules = {module_of(file): file for file in files()}
+    seen = {name: {m for i in imports_of(file) for m in (i, i.rpartition(".")[0])} for name, file in modules.items()}
+    list(TopologicalSorter({name: (found & modules.keys()) - {name} for name, found in seen.items()}).static_order())
+
+
+def test_no_permission_is_left_over() -> None:
+    """A rule that allows more than is used lets the next upward import pass."""
+    used: dict[str, set[str]] = {place: set() for place in FLOORS}
+    for file in files():
+        used[floor(file)] |= parts_seen(file) - {floor(file)}
+    assert used == FLOORS
 
 
 @pytest.mark.parametrize("folder", THIRD_PARTY)

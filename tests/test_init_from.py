@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from s15erav3.__main__ import main
-from s15erav3.restore import load
+from s15erav3.loading import load
 from s15erav3.training.module import LanguageModule
 from tests.test_export import NEW, PROMPTS, Exported, export, made, our_texts, tensors
 from tests.test_resume import Killed, assert_same_run

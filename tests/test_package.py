@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from s15erav3.__main__ import VERBS, main
-from s15erav3.cli import conf_dir
-from s15erav3.sweeps.plugins import register
+from s15erav3.cli.hydra_setup import conf_dir
+from s15erav3.cli.plugins import own_plugins
 from tests.tiny import TINY, result
 
 ROOT = Path(__file__).parent.parent
@@ -47,20 +47,9 @@ def test_every_command_of_the_readme_composes(command: list[str]) -> None:
     if "-m" in settings:
         given = [re.sub(r",.*", "", s) for s in given]
     OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
-    register(conf_dir())
+    own_plugins(conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         compose(verb, given)
-
-
-def test_the_readme_lists_every_module_and_config_group() -> None:
-    """The map of the repository is complete."""
-    for file in (ROOT / "s15erav3").rglob("*.py"):
-        if file.name != "__init__.py" and file.parent.name not in ("balancing",):
-            assert file.name in README, file
-    for group in conf_dir().iterdir():
-        if group.is_dir() and group.name != "hydra":
-            assert group.name in README
-    assert "@@" not in README
 
 
 def test_a_strategy_from_another_package_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +87,7 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     where = subprocess.run(
-        [sys.executable, "-c", "import s15erav3.cli as c; print(c.conf_dir())"],
+        [sys.executable, "-c", "import s15erav3.cli.hydra_setup as c; print(c.conf_dir())"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
     )  # fmt: skip
     assert str(tmp_path) in where.stdout

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.run_state import collect_rng
-from s15erav3.report import write_report
+from s15erav3.session.report import write_report
 from tests.browser import DESKTOP, PHONE, Page, opened
 from tests.tiny import rows, train
 

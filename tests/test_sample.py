@@ -14,7 +14,7 @@ import torch
 
 import s15erav3.sample
 from s15erav3.__main__ import main
-from s15erav3.restore import Trained
+from s15erav3.loading import Trained
 from tests.tiny import train
 
 PROMPTS = ("Vail to Tamm, FOUR, a=b 'quoted' ", "caf\u00e9: no run, ")

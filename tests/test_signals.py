@@ -150,7 +150,7 @@ def test_a_signal_at_any_moment_of_a_process_ends_it_in_good_order(number: int, 
     import random
     import time
 
-    from s15erav3.analysis.run_folder import read_run
+    from s15erav3.runs.reader import read_run
     from tests.tiny import TINY
 
     draw = random.Random(number)

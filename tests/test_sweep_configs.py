@@ -19,10 +19,10 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from s15erav3.__main__ import main
-from s15erav3.build import model_config, plain
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
+from s15erav3.cli.plugins import own_plugins
 from s15erav3.model import Counts, count_parameters
-from s15erav3.sweeps.plugins import register
+from s15erav3.session.build import model_config, plain
 from tests.tiny import TINY, result
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ SEARCHES = ("search", "search_pareto")
 
 def composed(*settings: str, hydra: bool = False) -> DictConfig:
     """conf/train.yaml with these settings, with Hydra's own part if wanted."""
-    register(conf_dir())
+    own_plugins(conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("train", [*settings, "+run_dir_=x", "run_dir=x"], return_hydra_config=hydra)
 
@@ -91,7 +91,7 @@ def counts(model: str, experts: str) -> Counts:
 
 def test_the_granularity_sweeps_keep_equal_what_they_say() -> None:
     """Else the number of experts and the number of parameters would be compared in one. (Equal active parameters at
-    every size: tests/test_configs.py.)"""
+    every size: tests/cli/test_configs.py.)"""
     choices = {s: list(dict.fromkeys(job[0] for job in jobs(s))) for s in ("experts", "experts_active")}
     split = {counts("nano", experts) for experts in choices["experts"]}
     assert len(split) == 1
@@ -141,7 +141,7 @@ def test_a_missing_plugin_is_named_with_the_extra_that_brings_it(
     choice: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Someone without the extras reads one sentence, and no traceback of Hydra's."""
-    register(conf_dir())
+    own_plugins(conf_dir())
     known = Plugins.instance().class_name_to_class
     ours = {name: plugin for name, plugin in known.items() if not name.startswith("hydra_plugins.")}
     monkeypatch.setattr(Plugins.instance(), "class_name_to_class", ours)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.choices import confidence, saturation, top_k_margin
+from s15erav3.balancing.routing_diagnostics import confidence, saturation, top_k_margin
 from s15erav3.data.labels import Domain
 from s15erav3.model import Routing, Transformer, routers
 from s15erav3.training.metrics import ExpertLoads

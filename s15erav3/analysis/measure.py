@@ -14,7 +14,7 @@ from torch import Tensor
 
 from s15erav3.analysis.collect import Collector, Routed
 from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads
-from s15erav3.balancing.choices import churn
+from s15erav3.balancing.routing_diagnostics import churn
 from s15erav3.data.labels import Domain
 from s15erav3.model import Transformer, routers
 from s15erav3.training.losses import chunked_cross_entropy

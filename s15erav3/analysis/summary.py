@@ -13,8 +13,8 @@ from torch import Tensor
 from s15erav3.analysis.collect import Routed
 from s15erav3.analysis.measure import Measured
 from s15erav3.analysis.specialisation import mutual_information
-from s15erav3.balancing.choices import coactivation_share
 from s15erav3.balancing.diagnostics import bias_norm, bias_spread, dead_experts, evenness, random_floor
+from s15erav3.balancing.routing_diagnostics import coactivation_share
 
 
 def summary(measured: Measured) -> dict[str, Any]:

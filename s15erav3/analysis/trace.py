@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from s15erav3.balancing.choices import chosen, slots
-from s15erav3.data.ball import UNKNOWN
+from s15erav3.balancing.routing_diagnostics import chosen, slots
+from s15erav3.data.commentary import UNKNOWN
 from s15erav3.data.labels import NO_TEXT, Domain
 from s15erav3.data.tokens import Tokens
 from s15erav3.model import Router, Routing, Transformer, routers

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from s15erav3.callbacks.telemetry import Telemetry
-from s15erav3.files import replace_text
+from s15erav3.runs.progress import beat
 
 SHOWN = ("train/loss", "train/bpb", "balance/maxvio_batch", "perf/tokens_per_second")
 
@@ -60,9 +57,3 @@ class Heartbeat(L.Callback):
             **self._validated,
         }
         beat(self.run_dir, progress)
-
-
-def beat(run_dir: Path, progress: dict[str, Any]) -> None:
-    """Write ``progress.json`` whole, with the process that is at work on the run and the time."""
-    signed = progress | {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    replace_text(run_dir / "progress.json", json.dumps(signed) + "\n")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from s15erav3.data.sources import read_lines, shown, sources, unreadable
-from s15erav3.errors import UserError
+from s15erav3.data.commentary import Event, innings, parse_events
+from s15erav3.data.sources import read_lines, sources, unreadable
 
 Format = Literal["ipl", "text"]
 DocumentBoundary = Literal["blank_line", "file"]
-
-_HEADER = re.compile(r"^\S.* \d(?:st|nd|rd|th) Inns\s*$")
-_OVER = re.compile(r"^(\d{1,4})\.(\d{1,4}) overs?\s*$")  # int() takes no number of any length
 
 
 class Document(NamedTuple):
@@ -28,15 +22,6 @@ class Document(NamedTuple):
     contents: tuple[str, ...]
     """The commentary of each event, or the text itself, without differences of case and white space.
     Documents that share one of them belong to the same split."""
-
-
-class Event(NamedTuple):
-    """One ball: its innings header ("MI 1st Inns"), over ("13.4"), commentary and source lines."""
-
-    header: str
-    over: str
-    body: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -78,19 +63,11 @@ class Corpus:
         """All documents in file order, read as a stream unless a file is one document."""
         for file in self.files():
             if self.format == "ipl":
-                yield from innings(parse_events(read_lines(file), file))
+                yield from (_innings(events) for events in innings(parse_events(read_lines(file), file)))
             elif self.document == "file":
                 yield _plain("".join(read_lines(file)))
             else:
                 yield from (_plain(text) for text in _paragraphs(read_lines(file)))
-
-
-def is_commentary(path: Path) -> bool:
-    """Whether a file begins as ball-by-ball commentary does, with an innings line and an over line."""
-    if not os.path.isfile(path):
-        return False
-    written = [line for line in itertools.islice(read_lines(path), 10) if not line.isspace()]
-    return len(written) > 1 and bool(_HEADER.match(written[0]) and _OVER.match(written[1]))
 
 
 def _plain(text: str) -> Document:
@@ -113,63 +90,6 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
         has_text = has_text or not line.isspace()
     if has_text:
         yield "".join(kept)
-
-
-def parse_events(lines: Iterable[str], source: Path) -> Iterator[Event]:
-    """Commentary lines to events: a header line, an over line, then text up to the next header.
-
-    Blank lines between them, several lines of text and a missing final newline are all accepted; every
-    line belongs to exactly one event.
-
-    Raises:
-        UserError: the text does not begin with an innings header and an over.
-    """
-    block: list[str] = []
-    for line in lines:
-        if _OVER.match(line):
-            # Only an over makes the line before it a header: commentary, too, may end with "1st Inns".
-            written = [i for i, earlier in enumerate(block) if not earlier.isspace()]
-            if len(written) > 1 and _HEADER.match(block[written[-1]]):
-                yield _event(block[: written[-1]], source)
-                block = block[written[-1] :]
-        block.append(line)
-    if block:
-        yield _event(block, source)
-
-
-def _event(block: list[str], source: Path) -> Event:
-    said = [line.strip() for line in block if not line.isspace()]
-    over = _OVER.match(said[1]) if len(said) > 1 else None
-    if not _HEADER.match(said[0]) or over is None:
-        raise UserError(
-            f"data.path={shown(source)} is not ball-by-ball commentary: expected an innings line ('MI 1st Inns') and "
-            f"an over line ('13.4 overs'), found {said[0][:60]!r}; read other text with data=text."
-        )
-    return Event(said[0], f"{over[1]}.{over[2]}", " ".join(said[2:]), "".join(block))
-
-
-def innings(events: Iterable[Event]) -> Iterator[Document]:
-    """Join consecutive events of one innings.
-
-    Overs stand in play order or, as scraped, in the order of their text ("1.0", "10.0", "2.0"). A new
-    innings of the same side begins where the over falls in both orders.
-    """
-    current: list[Event] = []
-    for event in events:
-        if current:
-            last = current[-1]
-            fell = _number(event.over) < _number(last.over) and event.over < last.over
-            if event.header != last.header or fell:
-                yield _innings(current)
-                current = []
-        current.append(event)
-    if current:
-        yield _innings(current)
-
-
-def _number(over: str) -> tuple[int, int]:
-    completed, balls = over.split(".")
-    return int(completed), int(balls)
 
 
 def _innings(events: list[Event]) -> Document:

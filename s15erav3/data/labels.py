@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from s15erav3.data.ball import Ball, take_apart
-from s15erav3.data.corpus import Corpus, parse_events
+from s15erav3.data.commentary import Ball, parse_events, take_apart
+from s15erav3.data.corpus import Corpus
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.data.tokens import Part, SplitPlan, Tokens, documents_of
 from s15erav3.errors import UserError
@@ -38,7 +38,7 @@ def label_tokens(
     """The domains of one part of a corpus.
 
     ``token``, the vocabulary as far as it occurs, is there for any text. Commentary has ``phase``, ``event``,
-    ``team``, ``bowler``, ``batter`` and ``part`` besides (see :class:`~s15erav3.data.ball.Ball`), ``unknown`` where
+    ``team``, ``bowler``, ``batter`` and ``part`` besides (see :class:`.commentary.Ball`), ``unknown`` where
     an event cannot be parsed and ``none`` at end-of-text.
 
     Args:

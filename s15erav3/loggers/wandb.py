@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.errors import UserError, check_number
-from s15erav3.loggers import naming
 from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
-from s15erav3.records import read_lines, read_resumes
+from s15erav3.runs import naming
+from s15erav3.runs.records import read_lines, read_resumes
 
 AXES = ("trainer/global_step", "tokens")
 

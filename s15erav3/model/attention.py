@@ -16,17 +16,17 @@ from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import apply_rope
 
 
-class Memory(NamedTuple):
-    """What one layer remembers, and how T new tokens look at it (see :class:`~s15erav3.model.cache.Step`)."""
+class LayerCache(NamedTuple):
+    """The KV cache of one layer, and how T new tokens look at it (see :class:`~s15erav3.model.kv_cache.Step`)."""
 
     entries: Tensor
     """Latent and rotated key of each remembered token, (B, S, C + R); written to in place."""
     slots: Tensor
     """Where the new tokens' entries go, (T,)."""
     mask: Tensor | None
-    """True where a new token may look: (B or 1, 1, T, S), or (B, 1, T, T) at the beginning. ``None``: everywhere,
-    at the beginning at itself and those before it."""
-    beginning: bool
+    """True where a new token may look: (B or 1, 1, T, S), or (B, 1, T, T) in the prefill. ``None``: everywhere,
+    in the prefill at itself and those before it."""
+    prefill: bool
     """Nothing is remembered yet: attend among the new tokens alone."""
 
 
@@ -58,13 +58,13 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(heads * self.v_dim, hidden, bias=bias)
         self.q_low_rank = config.q_lora_rank is not None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None) -> Tensor:
         """Attend from each token to itself and those before it, remembered ones included.
 
         Args:
             x: normalised hidden states, (B, T, D).
             cos, sin: rotary angles of the T positions, (T, R / 2) or (B, 1, T, R / 2).
-            memory: takes up the new tokens; ``None`` remembers nothing.
+            cache: takes up the new tokens; ``None`` keeps nothing.
 
         Returns:
             (B, T, D).
@@ -78,13 +78,13 @@ class LatentAttention(nn.Module):
         latent, k_rope = self.kv_a_proj_with_mqa(x).split((self.kv_rank, self.rope_dim), dim=-1)
         latent, k_rope = self.kv_a_layernorm(latent), apply_rope(k_rope.unsqueeze(1), cos, sin)  # k: (B, 1, T, R)
 
-        if memory is not None:
-            entry = torch.cat((latent, k_rope.squeeze(1)), dim=-1).to(memory.entries.dtype)
-            memory.entries.index_copy_(1, memory.slots, entry)
-        if memory is None or memory.beginning:
-            out = self._expanded(q_nope, q_rope, latent, k_rope, None if memory is None else memory.mask)
+        if cache is not None:
+            entry = torch.cat((latent, k_rope.squeeze(1)), dim=-1).to(cache.entries.dtype)
+            cache.entries.index_copy_(1, cache.slots, entry)
+        if cache is None or cache.prefill:
+            out = self._expanded(q_nope, q_rope, latent, k_rope, None if cache is None else cache.mask)
         else:
-            out = self._absorbed(q_nope, q_rope, memory)
+            out = self._absorbed(q_nope, q_rope, cache)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return projected
 
@@ -96,7 +96,7 @@ class LatentAttention(nn.Module):
         k = torch.cat((k_nope, k_rope.expand(-1, self.num_heads, -1, -1)), dim=-1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
 
-    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, memory: Memory) -> Tensor:
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: LayerCache) -> Tensor:
         """The same from the latents themselves: (B, H, T, v).
 
         As q . (W_UK c) = (W_UK^T q) . c and sum_s a_s (W_UV c_s) = W_UV (sum_s a_s c_s), the up-projections
@@ -105,11 +105,11 @@ class LatentAttention(nn.Module):
         """
         up = self.kv_b_proj.weight.view(self.num_heads, self.nope_dim + self.v_dim, self.kv_rank)
         w_uk, w_uv = up[:, : self.nope_dim], up[:, self.nope_dim :]  # (H, nope, C), (H, v, C)
-        entries = memory.entries.to(q_nope.dtype).unsqueeze(1)  # (B, 1, S, C + R): one key for all heads
+        entries = cache.entries.to(q_nope.dtype).unsqueeze(1)  # (B, 1, S, C + R): one key for all heads
         q = torch.cat((q_nope @ w_uk, q_rope), dim=-1)  # (B, H, T, C + R)
         scores = (q.flatten(1, 2) @ entries.squeeze(1).transpose(1, 2)).view(*q.shape[:3], -1) * self.scale
-        if memory.mask is not None:
-            scores = scores.masked_fill(~memory.mask, float("-inf"))
+        if cache.mask is not None:
+            scores = scores.masked_fill(~cache.mask, float("-inf"))
         attention = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(q_nope.dtype)
         context = attention.flatten(1, 2) @ entries.squeeze(1)[..., : self.kv_rank]  # (B, H * T, C)
         out: Tensor = context.view(*q.shape[:3], -1) @ w_uv.transpose(1, 2)

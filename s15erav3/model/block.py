@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from s15erav3.model.attention import LatentAttention, Memory
+from s15erav3.model.attention import LatentAttention, LayerCache
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.experts import SwiGLU
 from s15erav3.model.moe import MoE
@@ -23,10 +23,10 @@ class Block(nn.Module):
         self.mlp = MoE(config) if moe else SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
     ) -> tuple[Tensor, Routing | None]:
         """(B, T, D) -> (B, T, D) and the routing of an MoE layer."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, memory)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
             out, routing = self.mlp(normed)

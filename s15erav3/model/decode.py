@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s15erav3.model.attention import LatentAttention, Memory
+from s15erav3.model.attention import LatentAttention, LayerCache
 from s15erav3.model.block import Block
-from s15erav3.model.cache import Step
 from s15erav3.model.experts import SwiGLU, apply_experts, apply_to_few
+from s15erav3.model.kv_cache import Step
 from s15erav3.model.moe import MoE
 from s15erav3.model.rope import rope_angles
 from s15erav3.model.transformer import Transformer
 
 
 class Decoder:
-    """Reads further tokens of what a :class:`~s15erav3.model.cache.LatentCache` remembers.
+    """Reads further tokens of a sequence that a :class:`~s15erav3.model.kv_cache.LatentCache` holds.
 
     It keeps products of weights, not references: make a new one when the model has been trained further.
 
@@ -52,18 +52,18 @@ class Decoder:
             x = self.model.embed_tokens(ids).to(self.dtype)
             angles = self._angles(step)
             for i, layer in enumerate(self.layers):
-                x = layer(x, angles, step.memory(i))
+                x = layer(x, angles, step.of_layer(i))
             states: Tensor = self.model.norm(x)
             return states
 
     def predict_ahead(self, k: int, hidden: Tensor, ids: Tensor, step: Step) -> Tensor:
-        """As :meth:`Transformer.predict_ahead`, for tokens after the beginning."""
+        """As :meth:`Transformer.predict_ahead`, for tokens after the prefill."""
         block: Any = self.model.mtp[k - 1]
         with torch.autocast(ids.device.type, enabled=False):
             embedded = self.model.embed_tokens(ids).to(self.dtype)
             joined = torch.cat((block.enorm(embedded), block.hnorm(hidden.to(self.dtype))), dim=-1)
             x = F.linear(joined, block.eh_proj.weight.to(self.dtype))
-            states: Tensor = block.norm(self.ahead[k - 1](x, self._angles(step), step.memory(0)))
+            states: Tensor = block.norm(self.ahead[k - 1](x, self._angles(step), step.of_layer(0)))
             return states
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class FoldedBlock:
         dense = mlp.shared_experts if isinstance(mlp, MoE) else mlp
         self.dense = None if dense is None else FoldedSwiGLU(dense, dtype)
 
-    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: LayerCache) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.attention(self.input_norm(x), angles, memory)
+        x = x + self.attention(self.input_norm(x), angles, cache)
         normed = self.post_norm(x).flatten(0, 1)
         if self.dense is not None:
             x = x + self.dense(normed).view_as(x)
@@ -161,7 +161,7 @@ class FoldedAttention:
         self.output = _laid(torch.einsum("dhv,hvc->dhc", value, up[:, nope:]).flatten(1), dtype)  # (D, H C)
         self.output_bias = None if a.o_proj.bias is None else a.o_proj.bias.to(dtype)
 
-    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory) -> Tensor:
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: LayerCache) -> Tensor:
         """Normalised (B, T, D) -> (B, T, D); the new tokens are remembered."""
         batch, length, _ = x.shape
         made = F.linear(x, self.inputs, self.bias)
@@ -171,13 +171,13 @@ class FoldedAttention:
         made = self._rotated(made.view(batch, length, self.heads + 1, -1), angles)  # (B, T, H + 1, C + R)
         q, entry = made[:, :, :-1], made[:, :, -1]
         entry[..., : self.rank] = self.latent_norm(entry[..., : self.rank])
-        memory.entries.index_copy_(1, memory.slots, entry.to(memory.entries.dtype))
+        cache.entries.index_copy_(1, cache.slots, entry.to(cache.entries.dtype))
 
-        entries = memory.entries.to(q.dtype)  # (B, S, C + R)
+        entries = cache.entries.to(q.dtype)  # (B, S, C + R)
         scores = q.reshape(batch, length * self.heads, -1) @ entries.transpose(1, 2)  # (B, T * H, S)
-        if memory.mask is not None:
+        if cache.mask is not None:
             by_token = scores.view(batch, length, self.heads, -1)
-            scores = by_token.masked_fill(~memory.mask.transpose(1, 2), float("-inf")).view_as(scores)
+            scores = by_token.masked_fill(~cache.mask.transpose(1, 2), float("-inf")).view_as(scores)
         wide = torch.promote_types(scores.dtype, torch.float32)
         context = scores.softmax(dim=-1, dtype=wide).to(q.dtype) @ entries[..., : self.rank]
         return F.linear(context.view(batch, length, -1), self.output, self.output_bias)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from s15erav3.model.cache import LatentCache
 from s15erav3.model.decode import Decoder
+from s15erav3.model.kv_cache import LatentCache
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.transformer import Transformer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from s15erav3.model.attention import Memory
+from s15erav3.model.attention import LayerCache
 from s15erav3.model.block import Block
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.norm import RMSNorm
@@ -35,18 +35,18 @@ class PredictionBlock(nn.Module):
         self.norm = RMSNorm(hidden, eps=eps)
 
     def forward(
-        self, embedded: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None
+        self, embedded: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
     ) -> tuple[Tensor, Routing | None]:
         """One step down the chain.
 
         Args:
             embedded: embeddings of the tokens k further on, (B, T, D).
             hidden: normalised states of module k - 1, (B, T, D).
-            cos, sin, memory: as in :class:`~s15erav3.model.attention.LatentAttention`.
+            cos, sin, cache: as in :class:`~s15erav3.model.attention.LatentAttention`.
 
         Returns:
             normalised states of module k, (B, T, D), and the routing of an MoE layer.
         """
         joined = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
-        out, routing = self.block(joined, cos, sin, memory)
+        out, routing = self.block(joined, cos, sin, cache)
         return self.norm(out), routing

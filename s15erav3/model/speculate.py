@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from s15erav3.model.cache import LatentCache
 from s15erav3.model.decode import Decoder
 from s15erav3.model.generate import Emit, Generated, at_rest, compute_dtype
+from s15erav3.model.kv_cache import LatentCache
 from s15erav3.model.transformer import Transformer
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s15erav3.model.block import Block
-from s15erav3.model.cache import Step
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.experts import RoutedExperts
+from s15erav3.model.kv_cache import Step
 from s15erav3.model.mtp import PredictionBlock
 from s15erav3.model.norm import RMSNorm
 from s15erav3.model.rope import rope_angles
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
         Args:
             ids: (B, T).
-            step: continues what a cache remembers; ``None`` reads ids from their beginning, T at most
+            step: continues what a KV cache holds; ``None`` reads ids from their beginning, T at most
                 ``max_position_embeddings``.
             look_ahead: also run the multi-token-prediction blocks, for training.
         """
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
         x = self.embed_tokens(ids)
         routings = []
         for i, layer in enumerate(self.layers):
-            x, routing = layer(x, cos, sin, step and step.memory(i))
+            x, routing = layer(x, cos, sin, step and step.of_layer(i))
             if routing is not None:
                 routings.append(routing)
         hidden, ahead = self.norm(x), []
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
         """
         cos, sin = self._angles(ids, step)
         out: tuple[Tensor, Routing | None] = self.mtp[k - 1](
-            self.embed_tokens(ids), hidden, cos, sin, step and step.memory(0)
+            self.embed_tokens(ids), hidden, cos, sin, step and step.of_layer(0)
         )
         return out
 

@@ -9,13 +9,13 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from s15erav3.analysis.run_folder import Balance
 from s15erav3.figures.balance import experts_over_time, floor_line, maxvio_by_layer
 from s15erav3.figures.heatmap import bias_over_steps, fair_shares, load_over_steps
 from s15erav3.figures.style import layer_names
 from s15erav3.figures.training import Series, curves
 from s15erav3.pages.learning import Metrics, series_of
 from s15erav3.pages.page import Chart, Choice, Section
+from s15erav3.runs.reader import Balance
 
 FRAMES = 100
 """Steps of a slider, at most."""

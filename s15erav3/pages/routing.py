@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from s15erav3.analysis.collect import Counts, Routed
 from s15erav3.analysis.specialisation import mutual_information, specialists
-from s15erav3.balancing.choices import coactivation_share
+from s15erav3.balancing.routing_diagnostics import coactivation_share
 from s15erav3.data.labels import NO_TEXT
 from s15erav3.figures.heatmap import Floats, fair_shares
 from s15erav3.figures.specialisation import coactivation_heatmap, information_by_layer, lift, lift_heatmap

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from s15erav3.analysis.run_folder import Run
 from s15erav3.pages.page import Html, Section, details, table
+from s15erav3.runs.reader import Run
 
 WARNINGS = {
     "running": "The run is still at work: this page shows it up to the moment at which it was written.",

@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 
-from s15erav3 import screen
 from s15erav3.sweeps.journal import JOB
 from s15erav3.sweeps.search_space import as_text
+from s15erav3.terminal import say
 
 
 def tell_best(study: optuna.Study, folder: Path) -> None:
@@ -26,7 +26,7 @@ def tell_best(study: optuna.Study, folder: Path) -> None:
     for trial in sorted(best, key=lambda trial: trial.values):
         found = ", ".join(f"{value:.4f}" for value in trial.values)
         settings = " ".join(f"{key}={as_text(value)}" for key, value in trial.params.items())
-        screen.say(f"{'front' if several else 'best'}: run {trial.user_attrs.get(JOB)}  {found}  {settings}")
+        say(f"{'front' if several else 'best'}: run {trial.user_attrs.get(JOB)}  {found}  {settings}")
     results: dict[str, Any] = {"name": "optuna"}
     if several:
         results["solutions"] = [{"params": trial.params, "values": trial.values} for trial in best]

@@ -16,13 +16,14 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from s15erav3 import runs, train  # noqa: F401  what takes seconds to import, so that processes are made with it there
 from s15erav3.callbacks.last_checkpoint import Interrupted
-from s15erav3.cli import Job, typed
+from s15erav3.cli.hydra_setup import Job, typed
 from s15erav3.errors import UserError
+from s15erav3.runs.code import code
+from s15erav3.session import run  # noqa: F401  what takes seconds to import, so that processes are made with it there
 from s15erav3.sweeps.slots import Slot
 
-runs.code()  # of what has just been imported: the files may be edited while the sweep runs
+code()  # of what has just been imported: the files may be edited while the sweep runs
 
 
 def main(

@@ -18,16 +18,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from s15erav3 import runs
-from s15erav3.analysis.run_folder import read_run
 from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.runs.folder import write_config
+from s15erav3.runs.reader import read_run
+from s15erav3.runs.result import provenance, write_result
 from s15erav3.sweeps import child
-from s15erav3.sweeps.oversee import Planned, plan, returned
+from s15erav3.sweeps.job import make_room
+from s15erav3.sweeps.live_table import Board
+from s15erav3.sweeps.plan import Planned, plan, returned
 from s15erav3.sweeps.queue import drain
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import Slot, make_slots
-from s15erav3.sweeps.table import Board
-from s15erav3.sweeps.work import make_room
 
 KIND = "forkserver" if sys.platform == "linux" else "spawn"
 """Processes are forked from a server that has imported this program and touched no GPU: seconds saved for each job."""
@@ -130,9 +131,9 @@ def leave_word(job: Planned, process: Any, seconds: float, stopped: bool) -> Non
     if run.status == "running" and run.result.get("pid") != process.pid:
         return  # somebody resumed this very run meanwhile, and the job has refused to
     if not (job.folder / ".hydra" / "config.yaml").exists():
-        runs.write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
+        write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with status {code}"
     outcome = {"status": "interrupted" if stopped else "failed", "reason": why, "error": "Killed"}
     figures = {key: value for key, value in run.result.items() if "/" in key or key in ("steps", "max_steps")}
     steps = {"steps": run.result.get("step", run.result.get("steps", 0))}
-    runs.write_result(job.folder, outcome | {"wall_seconds": seconds} | runs.provenance() | figures | steps)
+    write_result(job.folder, outcome | {"wall_seconds": seconds} | provenance() | figures | steps)

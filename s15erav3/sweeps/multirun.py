@@ -8,17 +8,18 @@ from pathlib import Path
 
 from hydra.core.plugins import Plugins
 
-from s15erav3 import cli, screen
 from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import split
+from s15erav3.cli.overrides import taken
 from s15erav3.errors import UserError
-from s15erav3.flags import split
-from s15erav3.overrides import taken
-from s15erav3.screen import short
-from s15erav3.sweeps.account import account
-from s15erav3.sweeps.command import Command, repeated, save_command
+from s15erav3.sweeps.job import work
 from s15erav3.sweeps.launcher import GpuQueue
-from s15erav3.sweeps.oversee import overseen
-from s15erav3.sweeps.work import work
+from s15erav3.sweeps.optuna_plugin import OptunaStudy
+from s15erav3.sweeps.plan import overseen
+from s15erav3.sweeps.resume import Command, repeated, save_command
+from s15erav3.sweeps.summary import account
+from s15erav3.terminal import program, say, short
 
 
 def main(arguments: list[str]) -> int:
@@ -37,13 +38,14 @@ def main(arguments: list[str]) -> int:
     command = repeated(wanted, rest) if wanted else Command(rest, Path.cwd())
     if not split(command.arguments).multirun:
         raise UserError("sweep.resume=null resumes nothing; give the folder of a sweep.")
-    Plugins.instance().register(GpuQueue)
+    for plugin in (GpuQueue, OptunaStudy):
+        Plugins.instance().register(plugin)
     stopped: Interrupted | KeyboardInterrupt | None = None
     failures: list[Exception] = []
     with overseen(lambda folder: save_command(folder, command.arguments)) as sweep:
         try:
             with chdir(command.folder):
-                failures = cli.call("train", work, command.arguments).failures
+                failures = hydra_setup.call("train", work, command.arguments).failures
         except (Interrupted, KeyboardInterrupt) as signalled:
             stopped = signalled
     if sweep.folder is None or not sweep.jobs:  # --help, --cfg and the like, or stopped before it began
@@ -51,6 +53,6 @@ def main(arguments: list[str]) -> int:
     status = account(sweep, failures)
     if stopped is None:
         return status
-    go_on = f"{screen.program()} train sweep.resume={shlex.quote(str(short(sweep.folder)))}"
-    screen.say(f"{str(stopped) or 'stopped by SIGINT'}; go on with: {go_on}")
+    go_on = f"{program()} train sweep.resume={shlex.quote(str(short(sweep.folder)))}"
+    say(f"{str(stopped) or 'stopped by SIGINT'}; go on with: {go_on}")
     return stopped.exit_status if isinstance(stopped, Interrupted) else 130

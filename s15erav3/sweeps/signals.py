@@ -10,8 +10,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from s15erav3 import screen
 from s15erav3.callbacks.last_checkpoint import STOPS, TOGETHER
+from s15erav3.terminal import say
 
 
 class Signals:
@@ -51,7 +51,7 @@ class Signals:
         for pid in list(self._processes):
             self._send(pid, kill=again)
         if not again:
-            screen.say("stopping: each job finishes its step and saves; once more kills them")
+            say("stopping: each job finishes its step and saves; once more kills them")
 
     def _send(self, pid: int, kill: bool = False) -> None:
         with suppress(ProcessLookupError):

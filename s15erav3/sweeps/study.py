@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from s15erav3 import screen
 from s15erav3.errors import UserError, check_number
 from s15erav3.sweeps.best import tell_best
 from s15erav3.sweeps.journal import JOB, lock_of
@@ -22,6 +21,7 @@ from s15erav3.sweeps.judge import NO_PRUNER
 from s15erav3.sweeps.search_space import Space, read_space
 from s15erav3.sweeps.study_parts import check_pruner, make_sampler, open_study
 from s15erav3.sweeps.trials import batches, begin, outcome, unfinished
+from s15erav3.terminal import say
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -124,7 +124,7 @@ class Study:
             states = self._run(study, [trial.number for trial in asked], commands, job)
             failed = states.count(TrialState.FAIL) / len(states)
             if failed > self.most_failures:
-                screen.say(
+                say(
                     f"{failed:.0%} of the last {len(states)} runs failed, more than hydra.sweeper.max_failure_rate="
                     f"{self.most_failures}: the search ends."
                 )

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import TrialState
 
-from s15erav3.analysis.run_folder import read_run
+from s15erav3.cli.trust import check_arguments
 from s15erav3.errors import UserError
+from s15erav3.runs.reader import read_run
 from s15erav3.sweeps.journal import ATTEMPT, JOB, SETTINGS, id_of, open_journal
 from s15erav3.sweeps.objective import PRUNED
-from s15erav3.trust import check_arguments
 
 ATTEMPTS = 3
 """A run that takes the whole program down with it (out of memory) is begun so often and no more."""

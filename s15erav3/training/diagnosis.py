@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import alone
-
-if TYPE_CHECKING:
-    from s15erav3.training.module import LanguageModule
+from s15erav3.model import Transformer
 
 
-def first_bad_part(module: LanguageModule, batch: Tensor) -> str | None:
-    """Run a step's batch once more, as the weights still are: which layer, loss or gradient is bad first.
+def first_bad_part(
+    net: Transformer, micro_batches: Iterable[Tensor], loss_of: Callable[[Tensor], Tensor]
+) -> str | None:
+    """Run a step once more, as the weights still are: which layer, loss or gradient is bad first.
 
     ``None`` if none is on this rank. Ranks find that out each for itself: they stop at different places.
 
     Args:
-        batch: windows (B, T + 1).
+        micro_batches: windows (B, T + 1) of each.
+        loss_of: the training loss of a micro-batch, with gradient.
     """
-    net, progress = module.net, module.progress
     bad: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -33,16 +33,13 @@ def first_bad_part(module: LanguageModule, batch: Tensor) -> str | None:
         return look
 
     hooks = [layer.register_forward_hook(watch(f"layer {i:02d}")) for i, layer in enumerate(net.layers)]
-    ahead = module.multi_token_loss
-    count = None if ahead is None else ahead.count(batch, len(net.mtp))
     names, parameters = zip(*((n, p) for n, p in net.named_parameters() if p.requires_grad), strict=True)
     sums: list[Tensor | None] = [None] * len(names)
     net.train()
     try:
         with torch.inference_mode(False), torch.enable_grad(), alone():
-            for windows in batch.chunk(module.micro_batches):
-                with module.trainer.precision_plugin.train_step_context():
-                    loss = module.objective(windows, batch, count, progress).loss
+            for windows in micro_batches:
+                loss = loss_of(windows)
                 if bad or not torch.isfinite(loss):
                     return [*bad, "the loss"][0]
                 # Not backward(): DDP's hooks on the parameters would call for the other ranks.

@@ -251,7 +251,14 @@ class LanguageModule(L.LightningModule):
         found = self.guard.first_bad(counts)
         if found is not None:
             step, loss_bad, batch = found
-            named = [first_bad_part(self, batch) or ("the loss" if loss_bad else None)]
+            count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
+
+            def loss_of(windows: Tensor) -> Tensor:
+                with self.trainer.precision_plugin.train_step_context():
+                    return self.objective(windows, batch, count, self.progress).loss
+
+            part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
+            named = [part or ("the loss" if loss_bad else None)]
             if self.trainer.world_size > 1:  # the others know of it by the sum of gradients alone
                 own, named = named, [None] * self.trainer.world_size
                 dist.all_gather_object(named, own[0])

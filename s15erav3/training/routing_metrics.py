@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from s15erav3.balancing.choices import coactivation, slots
+from s15erav3.balancing.routing_diagnostics import coactivation, slots
 from s15erav3.model import Routing
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.choices import churn, confidence, top_k_margin
 from s15erav3.balancing.diagnostics import dead_experts, evenness, random_floor
+from s15erav3.balancing.routing_diagnostics import churn, confidence, top_k_margin
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.routing_metrics import TokenMean

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from s15erav3.analysis.trace import LONGEST, NOBODY, Passage, Trace, sample_passages, trace
-from s15erav3.data.corpus import parse_events
+from s15erav3.data.commentary import parse_events
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
 from s15erav3.data.tokens import documents_of

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from s15erav3.balancing import AuxiliaryLoss, Combined, Switch
-from s15erav3.build import build_balancer
 from s15erav3.errors import UserError
 from s15erav3.model import Router
 from s15erav3.model.block import Block
 from s15erav3.model.rope import rope_angles
+from s15erav3.session.build import build_balancer
 from tests.balancing.parts import config, inputs, micro_batch, reader, routing_of, softmax_config
 
 CONF = {"_target_": "s15erav3.balancing.Switch", "alpha": 0.01, "capacity_factor": 1.25}

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s15erav3.data.corpus import Corpus, DocumentBoundary, Event, Format, innings, parse_events
+from s15erav3.data.commentary import Event, innings, parse_events
+from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.errors import UserError
 
 LINE = st.one_of(
@@ -175,7 +176,8 @@ def test_events_of_several_lines(tmp_path: Path) -> None:
         ("MI 1st Inns", "0.1", "A to B, FOUR, first line second line third line"),
         ("MI 1st Inns", "0.2", "A to B, SIX"),
     ]
-    (document,) = innings(events)
+    assert list(innings(events)) == [events]
+    (document,) = Corpus(write(tmp_path, text)).documents()
     assert document.text == text
     assert document.contents == ("a to b, four, first line second line third line", "a to b, six")
 
@@ -209,7 +211,7 @@ def test_innings_takes_events_as_a_stream() -> None:
             taken.append(number)
             yield Event(header, "1.1", "said", "text")
 
-    assert next(innings(events())).text == "text"
+    assert next(innings(events())) == [Event("MI 1st Inns", "1.1", "said", "text")]
     assert taken == [0, 1]
 
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s15erav3.data.corpus import Corpus, is_commentary
+from s15erav3.data.commentary import is_commentary
+from s15erav3.data.corpus import Corpus
 from s15erav3.data.sources import read_lines, sources
 from s15erav3.errors import UserError
 

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from s15erav3.loggers.csv import MetricsCSV
-from s15erav3.runs import rewind
+from s15erav3.runs.rewind import rewind
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from s15erav3.model import ModelConfig, Transformer
-from s15erav3.model.attention import LatentAttention, Memory
-from s15erav3.model.cache import LatentCache
+from s15erav3.model.attention import LatentAttention, LayerCache
+from s15erav3.model.kv_cache import LatentCache
 from s15erav3.model.moe import MoE
 from s15erav3.model.rope import rope_angles
 from tests.model.reference import DENSE, close, random_model, small_configs, tiny_config, token_ids
@@ -130,9 +130,9 @@ def test_both_ways_of_attending_are_the_equations(values: dict[str, Any], window
     mask = ((distance >= 0) & (distance < window))[None, None]
     if window > 9:
         close(attention(x, *angles), expected, "expanded", 1e-12)
-    for beginning in (True, False):
-        memory = Memory(torch.zeros(2, 9, 28, dtype=torch.float64), torch.arange(9), mask, beginning)
-        close(attention(x, *angles, memory), expected, f"beginning={beginning}", 1e-12)
+    for prefill in (True, False):
+        cache = LayerCache(torch.zeros(2, 9, 28, dtype=torch.float64), torch.arange(9), mask, prefill)
+        close(attention(x, *angles, cache), expected, f"prefill={prefill}", 1e-12)
 
 
 @settings(max_examples=25, derandomize=True)
@@ -246,7 +246,7 @@ def test_a_draft_is_never_seen_again_even_without_slack(back: int) -> None:
 @pytest.mark.parametrize("padding", [None, [2, 0]])
 @pytest.mark.parametrize("static", [False, True])
 def test_repeated_sequences_go_on_independently(padding: list[int] | None, static: bool) -> None:
-    """Catches copies in another order than their continuations, copies that share memory, and padding left behind."""
+    """Catches copies in another order than their continuations, copies that share cache, and padding left behind."""
     model = random_model(tiny_config(**DOUBLE), 0).double()
     prompts, more = token_ids(model.config, 2, 5), token_ids(model.config, 6, 4, seed=1)
     cache = new_cache(model, 2, 12, padding=None if padding is None else torch.tensor(padding), static=static)
@@ -262,7 +262,7 @@ def test_repeated_sequences_go_on_independently(padding: list[int] | None, stati
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("values", [{}, DENSE, {"num_heads": 4, "num_nextn_predict_layers": 2}])
 def test_a_token_takes_a_latent_and_a_rotary_key_per_layer(dtype: torch.dtype, values: dict[str, int]) -> None:
-    """What MLA is for: heads, or keys and values of theirs, must not show in the memory."""
+    """What MLA is for: heads, or keys and values of theirs, must not show in the cache."""
     config = tiny_config(**values)
     device = torch.device("cpu")
     padding = torch.tensor([1, 0, 0])

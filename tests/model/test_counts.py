@@ -12,11 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from s15erav3.build import model_config
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.interop import hf_config
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, training_flops_per_token
 from s15erav3.model.experts import RoutedExperts
+from s15erav3.session.build import model_config
 from tests.model.reference import DENSE, tiny_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

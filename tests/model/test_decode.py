@@ -12,9 +12,9 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from s15erav3.model import ModelConfig, Transformer
-from s15erav3.model.cache import LatentCache
 from s15erav3.model.decode import Decoder
 from s15erav3.model.experts import apply_experts, apply_to_few
+from s15erav3.model.kv_cache import LatentCache
 from tests.model.reference import (
     DENSE,
     close,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from s15erav3.model.cache import Step
 from s15erav3.model.generate import Generated, compute_dtype, generate
+from s15erav3.model.kv_cache import Step
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.transformer import Transformer
 from tests.model.reference import DENSE, arithmetic, hf_twin, random_model, tiny_config, token_ids

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from s15erav3.model import ModelConfig, Transformer, routers
-from s15erav3.model.cache import LatentCache
+from s15erav3.model.kv_cache import LatentCache
 from s15erav3.model.norm import RMSNorm
 from tests.model.reference import (
     DENSE,

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from s15erav3.model.cache import Step
 from s15erav3.model.experts import RoutedExperts
 from s15erav3.model.generate import Generated, generate
+from s15erav3.model.kv_cache import Step
 from s15erav3.model.norm import RMSNorm
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import Drafter, generate_speculatively

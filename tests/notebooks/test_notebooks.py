@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from omegaconf import OmegaConf
 
 from s15erav3.__main__ import main
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

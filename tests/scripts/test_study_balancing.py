@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from s15erav3.build import model_config
-from s15erav3.cli import conf_dir
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.model import count_parameters
+from s15erav3.session.build import model_config
 from tests.scripts.fake_study import write_run
 from tests.tiny import MODEL, result
 

@@ -14,10 +14,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from s15erav3.callbacks.pruning import Pruned, Pruning
+from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError
 from s15erav3.sweeps.judge import NO_PRUNER, TrialJudge
 from s15erav3.sweeps.study import Study
-from s15erav3.trust import conf_dir
 
 STEPS = (10, 20, 30)
 SPACE = "optimizer.lr=tag(log,interval(1e-4,1.0))"

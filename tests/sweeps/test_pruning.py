@@ -12,10 +12,12 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from s15erav3 import runs as folders
 from s15erav3.callbacks.pruning import Pruned, Pruning
 from s15erav3.errors import UserError
-from s15erav3.sweeps import work
+from s15erav3.runs.code import code
+from s15erav3.runs.folder import write_config
+from s15erav3.runs.result import write_result
+from s15erav3.sweeps import job
 from s15erav3.sweeps.judge import SWEEPER, TrialJudge, pruning
 from tests.sweeps.fake_run import STEPS, Runs, bpb, part, search, trials
 from tests.tiny import result
@@ -58,40 +60,42 @@ def test_a_warm_up_lets_every_run_come_so_far(tmp_path: Path) -> None:
     assert ended and all(steps == [10, 20] for steps in ended)
 
 
-def job(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int, pruner: Any, target: str = SWEEPER) -> DictConfig:
+def config(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, number: int, pruner: Any, target: str = SWEEPER
+) -> DictConfig:
     """The config of a job of a sweep in ``folder``, and Hydra's of this process."""
     sweeper = {"_target_": target, "pruner": pruner, "study_name": "study", "storage": str(folder / "study.journal")}
     hydra = OmegaConf.create({"sweeper": sweeper, "job": {"num": number}, "sweep": {"dir": str(folder)}})
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    return OmegaConf.create({"sweep": {"objective": "val/bpb"}, "run_dir": str(folder / str(number))})
+    return OmegaConf.create({"sweep": {"objective": "val/bpb", "code": "keep"}, "run_dir": str(folder / str(number))})
 
 
 def test_only_jobs_of_a_search_with_a_pruner_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others do not even look for the study, which is not there."""
     basic = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
     for pruner, target in ((part("pruner/none"), SWEEPER), (None, SWEEPER), (MEDIAN, basic)):
-        assert pruning(job(monkeypatch, tmp_path, 0, pruner, target)) == []
+        assert pruning(config(monkeypatch, tmp_path, 0, pruner, target)) == []
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="holds no study"):
-        pruning(job(monkeypatch, tmp_path, 0, MEDIAN))
+        pruning(config(monkeypatch, tmp_path, 0, MEDIAN))
     search(Runs(tmp_path), n_trials=1)
     with pytest.raises(UserError, match="no unfinished trial of job 0"):
-        pruning(job(monkeypatch, tmp_path, 0, MEDIAN))
+        pruning(config(monkeypatch, tmp_path, 0, MEDIAN))
 
 
 def test_a_job_that_was_pruned_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program may be killed between the end of a run and the study's being told: it must not run again."""
 
     def train(cfg: DictConfig, resumed: Any = None, callbacks: Any = ()) -> Any:
-        folders.write_config(Path(cfg.run_dir), cfg, OmegaConf.create({"hydra": {"overrides": {"task": []}}}))
-        folders.write_result(Path(cfg.run_dir), {"status": "pruned", "reason": "bad", "code": folders.code()})
+        write_config(Path(cfg.run_dir), cfg, OmegaConf.create({"hydra": {"overrides": {"task": []}}}))
+        write_result(Path(cfg.run_dir), {"status": "pruned", "reason": "bad", "code": code()})
         calls.append(1)
         raise Pruned("bad")
 
     calls: list[int] = []
-    monkeypatch.setattr(work, "train", train)
-    cfg = job(monkeypatch, tmp_path, 0, None)
-    assert [work.work(cfg), work.work(cfg)] == ["pruned", "pruned"] and calls == [1]
+    monkeypatch.setattr(job, "train", train)
+    cfg = config(monkeypatch, tmp_path, 0, None)
+    assert [job.work(cfg), job.work(cfg)] == ["pruned", "pruned"] and calls == [1]
 
 
 def test_several_jobs_write_into_one_study(tmp_path: Path) -> None:

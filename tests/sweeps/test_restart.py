@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from s15erav3 import runs
 from s15erav3.__main__ import main
 from tests.sweeps.parts import accidents, contents, record, sweep
 from tests.tiny import result
@@ -49,17 +48,26 @@ def test_only_what_is_missing_is_run(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_a_run_of_other_code_is_set_aside_and_repeated(
+def test_a_run_of_other_code_is_kept_until_it_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Results of two versions of the program in one table are compared with each other."""
+    """Hours of work are never thrown away unasked; nor are results of two versions put together in silence."""
     monkeypatch.chdir(tmp_path)
     command = ["sweep.name=mine", "trainer.max_steps=1", "seed=1"]
     folder = tmp_path / "multirun" / "mine"
     assert sweep(folder, *command) == 0
-    monkeypatch.setattr(runs, "code", lambda: "other")
+    before = contents(folder / "0")
+    for place in ("runs.result", "sweeps.resume"):
+        monkeypatch.setattr(f"s15erav3.{place}.code", lambda: "other")
+    capsys.readouterr()
     assert sweep(folder, *command) == 0
-    assert "begins anew, as it was made by other code" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 skipped" in said and "job 0: kept, although trained by other code; add sweep.code=retrain" in said
+    assert contents(folder / "0") == before
+    assert sweep(folder, *command, "sweep.code=again") == 2
+    assert "sweep.code=again must be keep or retrain" in capsys.readouterr().err
+    assert sweep(folder, *command, "sweep.code=retrain") == 0
+    assert "begins anew, as it was trained by other code" in capsys.readouterr().err
     assert result(folder / "0")["code"] == "other" != result(folder / ".superseded" / "0-1")["code"]
 
 

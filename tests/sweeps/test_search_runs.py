@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from s15erav3.__main__ import main
-from s15erav3.analysis.run_folder import is_alive
-from s15erav3.checkpoint import load_checkpoint
+from s15erav3.runs.checkpoint import load_checkpoint
+from s15erav3.runs.progress import is_alive
 from tests.sweeps.fake_run import trials
 from tests.sweeps.parts import QUICK, accidents, record
 from tests.tiny import TINY, result

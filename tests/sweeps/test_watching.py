@@ -19,15 +19,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from s15erav3 import screen
-from s15erav3.cli import conf_dir
-from s15erav3.sweeps.account import account
+from s15erav3.cli.hydra_setup import conf_dir
 from s15erav3.sweeps.launcher import leave_word
-from s15erav3.sweeps.oversee import Planned, Sweep
+from s15erav3.sweeps.live_table import Board
+from s15erav3.sweeps.plan import Planned, Sweep
+from s15erav3.sweeps.resume import Found
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import make_slots
-from s15erav3.sweeps.state import Found
-from s15erav3.sweeps.table import Board
+from s15erav3.sweeps.summary import account
 from tests.tiny import result
 
 
@@ -59,7 +58,8 @@ def write(job: Planned, result: dict[str, Any] | None = None, progress: dict[str
 def said(monkeypatch: pytest.MonkeyPatch) -> Console:
     """The program's console, which remembers what it was told."""
     console = Console(record=True, width=100, file=open(os.devnull, "w"), force_terminal=False)  # noqa: SIM115
-    monkeypatch.setattr(screen, "console", console)
+    monkeypatch.setattr("s15erav3.terminal.console", console)
+    monkeypatch.setattr("s15erav3.sweeps.live_table.console", console)
     return console
 
 

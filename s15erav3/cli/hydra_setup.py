@@ -1,0 +1,230 @@
+"""Hydra around a verb: flags and free text on the command line, mistakes in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from s15erav3.cli.flags import Line, split
+from s15erav3.cli.overrides import as_typed, key_of, literal, quote
+from s15erav3.cli.plugins import own_plugins
+from s15erav3.cli.settings import check_settings, defaults, read_interpolated
+from s15erav3.cli.trust import conf_dir
+from s15erav3.errors import UserError, nearest
+
+# Also for the worker processes of a sweep, which import this module with the job that they are handed.
+OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Hydra's own paths, in which ``${...}`` is an interpolation."""
+
+
+def run(
+    verb: str,
+    job: Callable[[DictConfig], Any],
+    arguments: list[str],
+    *,
+    conf: Path | None = None,
+    name: str | None = None,
+) -> Any:
+    """Compose the config and run ``job`` on it, once or, with ``-m``, many times.
+
+    Args:
+        verb: names the config and, in messages, the program.
+        arguments: what followed the verb.
+        conf, name: another config folder and the config's name in it.
+
+    Returns:
+        what the job returned, of a single run.
+
+    Raises:
+        UserError: the command line or the config is wrong, or the job said so.
+    """
+    kept = call(verb, job, arguments, conf=conf, name=name)
+    if kept.failures and not kept.multirun:
+        raise kept.failures[0]
+    if kept.failures:
+        summary = (
+            f"{len(kept.failures)} of {len(kept.failures) + len(kept.returned)} jobs failed; their errors stand above."
+        )
+        if all(isinstance(error, UserError) for error in kept.failures):
+            raise UserError(summary)
+        raise SystemExit(f"error: {summary}")
+    return kept.returned[-1] if kept.returned else None
+
+
+class Job:
+    """The function that Hydra calls for each job: what it returned, and how it failed, stays with it.
+
+    A failure is told here, for Hydra would go on to print its own account of it, and the other jobs of a sweep go on.
+    Other processes can be handed it by pickle, and so find what Hydra needs in them; what they keep is their own.
+
+    Args:
+        verb: whose config it is.
+        work: what to do with a config.
+        argv: the command line as it was typed, by which Lightning starts the other ranks.
+        multirun: whether there are other jobs.
+        conf, name: the config, to name settings in messages.
+    """
+
+    def __init__(
+        self, verb: str, work: Callable[[DictConfig], Any], argv: list[str], multirun: bool, conf: Path, name: str
+    ) -> None:
+        self.verb, self.work, self.argv, self.multirun, self.conf, self.name = verb, work, argv, multirun, conf, name
+        self.returned: list[Any] = []
+        self.failures: list[Exception] = []
+        self.__module__ = "s15erav3"  # by which Hydra names the job
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        sys.argv = self.argv
+        try:
+            keep_folder()
+            read_interpolated(cfg, self.verb)
+            if self.verb != "train":  # which does so itself, once the run has its folder
+                check_settings(cfg, self.verb)
+            self.returned.append(self.work(cfg))
+            return self.returned[-1]
+        except Exception as failure:
+            error: Exception = failure
+            if isinstance(error, HydraException | OmegaConfBaseException):
+                error = UserError(explain(error, self.conf, self.name))
+            self.failures.append(error)
+            if self.multirun:
+                _tell_failure(error)
+            return None
+
+
+def call(
+    verb: str,
+    job: Callable[[DictConfig], Any],
+    arguments: list[str],
+    *,
+    conf: Path | None = None,
+    name: str | None = None,
+) -> Job:
+    """What :func:`run` does, without judging how the jobs ended.
+
+    Raises:
+        UserError: the command line or the config is wrong.
+    """
+    line = split(arguments)
+    if verb != "train" and "hydra/launcher=gpu_queue" in line.words:
+        raise UserError("hydra/launcher=gpu_queue is for train -m alone; leave it out.")
+    folder = conf or conf_dir()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    own_plugins(conf_dir())
+    before, sys.argv = sys.argv, [program(line, verb), *line.flags, *(_override(w, line.multirun) for w in line.words)]
+    kept = Job(verb, job, before, line.multirun, folder, name or verb)
+    try:
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(kept)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, folder, name or verb)) from error
+    except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
+        raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {_flat(error)}.") from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}: {error.filename}; choose a writable place with "
+            "hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER for a sweep)."
+        ) from error
+    finally:
+        sys.argv = before
+    return kept
+
+
+def _tell_failure(error: Exception) -> None:
+    """Name the job of a sweep that failed; the others go on. Tracebacks are for bugs."""
+    job = HydraConfig.get()
+    told = f"error: job {job.job.num} ({' '.join(typed(job))})"
+    if isinstance(error, UserError):
+        print(f"{told}: {error}", file=sys.stderr)
+    else:
+        print(f"{told}:", file=sys.stderr)
+        traceback.print_exception(error)
+
+
+def program(line: Line, verb: str) -> str:
+    """What Hydra takes for this program's name: a shell completes the words after it."""
+    return "s15erav3" if line.has("--shell-completion") else f"s15erav3 {verb}"
+
+
+def _override(word: str, multirun: bool) -> str:
+    """What Hydra is given for a word: free text as it was typed; a folder that its grammar cannot read, in quotes."""
+    if key_of(word) not in FOLDERS:
+        return as_typed(word, multirun)
+    key, _, value = word.partition("=")
+    try:
+        if isinstance(OverridesParser.create().parse_override(word).value(), str | int | float | None):
+            return word
+    except HydraException:
+        pass
+    return f"{key}={quote(value, interpolate=True)}"
+
+
+def typed(hydra: Any) -> list[str]:
+    """The overrides of a job, without Hydra's own, as they were given: interpolations are not resolved."""
+    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task) or ()]
+
+
+def keep_folder() -> None:
+    """Let ``${hydra:runtime.output_dir}`` be the job's folder, whatever its name: Hydra stores the name as it is."""
+    runtime: DictConfig = HydraConfig.instance().cfg.hydra.runtime  # type: ignore[union-attr]
+    folder: Any = OmegaConf.to_container(runtime)["output_dir"]  # type: ignore[call-overload,index]
+    with read_write(runtime), open_dict(runtime):
+        runtime.output_dir = literal(str(folder))
+
+
+def explain(error: BaseException, folder: Path, name: str) -> str:
+    """One sentence for what Hydra found wrong."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, error.options or [])}"
+    cause = error.__cause__
+    if isinstance(error, InstantiationException):
+        if isinstance(cause, UserError):
+            return str(cause)
+        return f"a setting does not fit what it configures: {_flat(cause or error)}"
+    if isinstance(error, OverrideParseException):
+        return f"the setting {str(error.override)!r} cannot be read: {_flat(error).split('See https')[0].strip()}"
+    if isinstance(error, ConfigCompositionException):
+        override = _failing_override(str(error))
+        if override:
+            key = key_of(override)
+            return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, name))}"
+    return _flat(cause if isinstance(cause, OmegaConfBaseException) else error)
+
+
+def _flat(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _failing_override(message: str) -> str | None:
+    for before, after in (("Could not override '", "'"), ("Could not append to config. An item is already at '", "'")):
+        if before in message:
+            return message.split(before, 1)[1].split(after, 1)[0]
+    return None
+
+
+def _settings(folder: Path, name: str) -> set[str]:
+    """Every group and every dotted key that the config folder knows."""
+    return {p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")} - {"."} | set(
+        defaults(folder, name)
+    )

@@ -1,0 +1,226 @@
+"""A run's files are data: what they may have instantiated, and how the user allows more.
+
+Run folders, checkpoints and sweeps' commands are downloaded and handed on. A ``_target_`` in them is a name that Hydra
+would import and call, so it must stand in a place where this program expects one and be a choice of the packaged
+config, or one of the few classes of Lightning and torch below. Anything else needs ``trust=module.prefix``, which is
+taken from the command line alone. What the user types, or keeps in a folder of ``hydra.searchpath``, is not checked
+when a training begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3.cli.overrides import PATHS, literal
+from s15erav3.errors import UserError
+from s15erav3.files import load_yaml
+
+MORE = {
+    "optimizer": {
+        f"torch.optim.{name}"
+        for name, found in vars(torch.optim).items()
+        if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and name != "Optimizer"
+    },
+    "callbacks": {
+        f"lightning.pytorch.callbacks.{name}"
+        for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "RichProgressBar")
+    },
+    "logger": {"lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"},
+    "trainer": {f"lightning.pytorch.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")},
+}
+"""Classes beside the packaged choices. None of them executes what it is given, or writes but below the run's folder."""
+
+PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|trainer\.strategy")
+"""Where a run's config has something to instantiate."""
+
+RESOLVERS = ("hydra", "now", "either")
+"""What an interpolation of a saved config may call; ``oc.env`` would read the environment."""
+
+CALLED = re.compile(r"\$\{\s*([^${}:]+?)\s*:")
+"""Names of resolvers. A ``\\${`` counts as well: Hydra resolves twice what it instantiates."""
+
+FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "version", "sub_dir", "filename")
+"""Settings of callbacks and loggers that say where they write, and how they call what lies there."""
+
+LAUNCHER = {"partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
+LAUNCHER |= {"array_parallelism", "n_jobs", "gpus", "jobs_per_gpu", "cpu_slots", "threads_per_job", "name", "exclude"}
+SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params", "sampler", "pruner"}
+MOST_BYTES = 1_000_000
+
+_trusted: list[str] = []
+
+
+def take(arguments: Sequence[str]) -> list[str]:
+    """The arguments without ``trust=PREFIX[,PREFIX...]``, whose prefixes hold for the rest of this program."""
+    given = [a for a in arguments if re.match(r"\+{0,2}trust=", a)]
+    _trusted[:] = [prefix for a in given for prefix in a.partition("=")[2].strip("[]'\"").split(",") if prefix]
+    return [a for a in arguments if a not in given]
+
+
+def is_trusted(name: str) -> bool:
+    """Whether the command line trusts ``name`` or something that it lies in."""
+    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in _trusted)
+
+
+@cache
+def conf_dir() -> Path:
+    """The packaged config folder: inside an installed package, beside it in a source tree."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+@cache
+def choices(group: str) -> frozenset[str]:
+    """Every ``_target_`` that may stand in ``group`` of a saved config."""
+    found = {name for file in (conf_dir() / group).glob("*.yaml") for name in _names(yaml.safe_load(file.read_text()))}
+    return frozenset(found | MORE.get(group, set()))
+
+
+def _names(node: Any) -> Iterator[str]:
+    return (str(name) for _, name in targets(node))
+
+
+def targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every ``_target_`` in plain containers, with the dotted place of the node that holds it."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_":
+                yield place, value
+            yield from targets(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{place}[{i}]")
+
+
+def check_targets(config: Mapping[Any, Any], where: object) -> None:
+    """Refuse a config from a file that names what it has no business to name.
+
+    Args:
+        config: plain containers, interpolations resolved.
+        where: names the file in the message.
+
+    Raises:
+        UserError: with the first such name; nothing has been imported or called.
+    """
+    for place, name in targets(config):
+        group = place.partition(".")[0]
+        known = isinstance(name, str) and PLACES.fullmatch(place) and name in choices(group)
+        if not known and not is_trusted(str(name)):
+            raise UserError(
+                f"{where} wants {str(name)[:200]!r} to be called as {place or 'the config'}, which is no choice of "
+                f"this program; nothing was executed. If you know that code, add trust={_prefix(name)} to the command."
+            )
+
+
+def _prefix(name: Any) -> str:
+    text = str(name)
+    return text.partition(".")[0] if re.fullmatch(r"[\w.]+", text) else "MODULE"
+
+
+def read_config(file: Path) -> DictConfig:
+    """A run's saved config: plain YAML that calls no resolver but this program's own, and does not configure Hydra.
+
+    Raises:
+        UserError: it is not that.
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
+        found = load_yaml(raw.decode())
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds no settings")
+        config = OmegaConf.create(found)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+    except Exception as error:  # OmegaConf's own, of keys or interpolations that it cannot read
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+    for key in ("hydra", "defaults"):
+        if key in found:
+            raise UserError(f"{file} has the key '{key}', which no run of this program saves; nothing was executed.")
+    for resolver in calls(found):
+        if resolver not in RESOLVERS and not is_trusted(resolver):
+            raise UserError(
+                f"{file} asks for the resolver ${{{resolver}:...}}; if you know why, add trust={resolver} to the "
+                "command."
+            )
+    return config
+
+
+def calls(node: Any, place: str = "") -> Iterator[str]:
+    """The resolvers that a saved config asks for. Paths are resolved once, so what is literal in them is not one."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from calls(value, f"{place}.{key}" if place else str(key))
+            yield from calls(key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from calls(value)
+    elif isinstance(node, str):
+        yield from CALLED.findall(re.sub(r"(?<!\\)(?:\\\\)*\\\$", "", node) if place in PATHS else node)
+
+
+def keep_inside(cfg: DictConfig, run_dir: Path) -> None:
+    """Let a resumed run write where its folder is now, whatever its files say.
+
+    Raises:
+        UserError: a logger or callback would write elsewhere by its name.
+    """
+    cfg.run_dir = literal(str(run_dir))
+    for group in ("callbacks", "logger"):
+        nodes: Any = cfg.get(group)
+        for name, settings in nodes.items() if OmegaConf.is_dict(nodes) else ():
+            for key in list(settings) if OmegaConf.is_dict(settings) else ():
+                if key in FOLDERS:
+                    settings[key] = "${run_dir}"
+                elif key in NAMES and set(str(settings.get(key)).split("/")) & {"..", ""} - {settings.get(key)}:
+                    raise UserError(
+                        f"{group}.{name}.{key}={settings.get(key)} leads out of the run's folder; give a plain name."
+                    )
+
+
+def check_arguments(arguments: Sequence[str], where: object) -> None:
+    """Refuse a command from a file that would do more than choose this program's settings.
+
+    Raises:
+        UserError: with the first such argument.
+    """
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        hydra = key.partition("@")[0]
+        allowed = argument in ("-m", "--multirun") or not argument.startswith("-")
+        if hydra.startswith("hydra"):
+            group, _, name = hydra.removeprefix("hydra").lstrip("./").replace("/", ".").partition(".")
+            if "/" in hydra:
+                there = {f.stem for f in (conf_dir() / hydra).glob("*.yaml")} | {"basic", "null"}
+                allowed = hydra.split("/")[1] in ("launcher", "sweeper") and set(value.split(",")) <= there
+            else:
+                first = name.partition(".")[0]
+                allowed = (group == "launcher" and first in LAUNCHER) or (group == "sweeper" and first in SWEEPER)
+                allowed = allowed or hydra == "hydra.sweep.dir"
+            allowed = allowed or is_trusted(hydra)
+        named = re.findall(r"_target_['\"]?\s*[:=]\s*['\"]?([\w.]*)", argument)
+        if argument.count("_target_") != len(named):
+            allowed = False
+        for name in named:
+            allowed = allowed and (
+                is_trusted(name)
+                or any(name in choices(group) for group in MORE | dict.fromkeys(("balancing", "schedule")))
+            )
+        called = CALLED.findall(argument)
+        allowed = allowed and all(name in RESOLVERS or is_trusted(name) for name in called)
+        if not allowed:
+            raise UserError(
+                f"{where} holds {argument[:200]!r}, which does more than choose settings, and nothing was executed; "
+                "type the sweep's command yourself if you know it."
+            )

@@ -1,0 +1,1 @@
+"""Runs of sweeps side by side: groups over seeds, tables, figures, the page."""

@@ -1,0 +1,80 @@
+"""Curves of a sweep's runs over their training, and the median curve of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from s15erav3.comparison.groups import Group
+from s15erav3.runs.reader import Floats, Run, read_metrics
+
+
+class Curve(NamedTuple):
+    """What ``metrics.csv`` tells of a run or, as medians, of a group. Shapes: S logged steps."""
+
+    group: int
+    """Number of the group."""
+    run: Run | None
+    """``None``: medians of the group."""
+    counted: bool
+    """Whether the run's metrics count for its group."""
+    steps: Floats
+    """(S,)."""
+    tokens: Floats
+    """Seen up to each step, (S,); NaN where the run does not tell."""
+    values: dict[str, Floats]
+    """By metric, (S,), NaN where a step does not have it."""
+
+
+def curves(groups: Sequence[Group], metrics: Sequence[str], at_most: int = 200) -> list[Curve]:
+    """Curves of the groups' runs, of no more than ``at_most``, in the order of the groups and each group whole, as long
+    as there is place; after the runs of a group its medians, where two or more count."""
+    found: list[Curve] = []
+    left = at_most
+    for number, group in enumerate(groups):
+        if found and len(group.runs) > left:
+            break
+        its = [curve for run in group.runs[:left] if (curve := _read(number, run, run in group.counted, metrics))]
+        left -= len(its)
+        found += its
+        counted = [curve for curve in its if curve.counted]
+        if len(counted) > 1:
+            found.append(middle(counted))
+        if left <= 0:
+            break
+    return found
+
+
+def middle(found: Sequence[Curve]) -> Curve:
+    """Medians at the steps that all the curves have; of each metric over those where all have a value."""
+    shared = found[0].steps
+    for curve in found[1:]:
+        shared = np.intersect1d(shared, curve.steps)
+    rows = [np.searchsorted(curve.steps, shared) for curve in found]
+    # np.median gives NaN where one is missing, as it should here
+    medians = {
+        name: np.median([c.values[name][at] for c, at in zip(found, rows, strict=True)], axis=0)
+        for name in found[0].values
+        if all(name in curve.values for curve in found)
+    }
+    tokens = np.median([c.tokens[at] for c, at in zip(found, rows, strict=True)], axis=0)
+    return Curve(found[0].group, None, True, shared, tokens, medians)
+
+
+def _read(group: int, run: Run, counted: bool, metrics: Sequence[str]) -> Curve | None:
+    table = read_metrics(run.folder, ["step", "tokens", *metrics])
+    if "step" not in table or not np.isfinite(table["step"]).any():
+        return None
+    known = np.isfinite(table["step"])
+    steps, rows = np.unique(table["step"][known], return_inverse=True)
+    merged = {}
+    for name, column in table.items():  # a step has a row for each time that something was logged
+        told = np.isfinite(column[known])
+        merged[name] = np.full(len(steps), np.nan)
+        merged[name][rows[told]] = column[known][told]
+    tokens = merged.get("tokens", np.full(len(steps), np.nan))
+    if (told := np.isfinite(tokens)).any():
+        tokens = np.interp(steps, steps[told], tokens[told])
+    return Curve(group, run, counted, steps, tokens, {name: merged[name] for name in metrics if name in merged})

@@ -1,0 +1,176 @@
+"""The runs of a sweep, grouped over seeds: medians and ranges, the order of the groups, the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from s15erav3.comparison.settings import ABSENT, identity, natural, settings
+from s15erav3.runs.reader import Run
+
+BPB, MAXVIO = "val/bpb", "balance/maxvio_global"
+TEXT = ("name", "path", "document", "val_fraction", "test_fraction", "split_seed")
+"""Of ``data``: what decides which text is measured."""
+NOT_METRICS = ("seed", "pid", "time", "first_step", "causal")
+
+
+class Spread(NamedTuple):
+    """A metric over the counted runs of a group that have a finite value of it; NaN where none has."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seed."""
+
+    settings: dict[str, str]
+    """Those in which the groups differ."""
+    runs: list[Run]
+    """All of them, in whatever state."""
+    counted: list[Run]
+    """Those whose metrics count."""
+
+    def values(self, metric: str) -> list[float]:
+        """Of the counted runs, NaN where one lacks it."""
+        return [value(run, metric) for run in self.counted]
+
+    def spread(self, metric: str) -> Spread:
+        """Median and range."""
+        finite = sorted(v for v in self.values(metric) if math.isfinite(v))
+        if not finite:
+            return Spread(math.nan, math.nan, math.nan, 0)
+        half = len(finite) // 2
+        median = finite[half] if len(finite) % 2 else (finite[half - 1] + finite[half]) / 2
+        return Spread(median, finite[0], finite[-1], len(finite))
+
+    @property
+    def causal(self) -> bool:
+        """Whether no run sees tokens that it has to predict; else its bits per byte are too few."""
+        return all(run.result.get("causal", True) for run in self.counted)
+
+    @property
+    def name(self) -> str:
+        """The settings that it has, in one line."""
+        return " ".join(f"{key}={text}" for key, text in self.settings.items() if text != ABSENT) or "all runs"
+
+
+def groups(runs: Sequence[Run], *, unfinished: bool = False) -> list[Group]:
+    """Groups in the natural order of their settings; broken runs, whose config is not known, belong to none.
+
+    Args:
+        unfinished: the last metrics of runs that are still at work count as well as those of completed ones.
+    """
+    known = [run for run in runs if run.status != "broken"]
+    found: dict[str, list[Run]] = defaultdict(list)
+    differing: dict[str, dict[str, str]] = {}
+    for run, these in zip(known, settings(known), strict=True):
+        key = identity(run.config) + repr(these)
+        found[key].append(run)
+        differing[key] = these
+    states = ("completed", "running") if unfinished else ("completed",)
+    made = [Group(differing[key], its, [r for r in its if r.status in states]) for key, its in found.items()]
+    return sorted(made, key=lambda group: [natural(text) for text in group.settings.values()])
+
+
+def value(run: Run, metric: str) -> float:
+    """A metric of ``Run.result``; NaN where it is not there or no number."""
+    found = run.result.get(metric)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+
+
+def metrics(runs: Sequence[Run]) -> list[str]:
+    """Every number that any of the runs tells."""
+    return list(
+        dict.fromkeys(
+            key
+            for run in runs
+            for key, found in run.result.items()
+            if isinstance(found, int | float) and not isinstance(found, bool) and key not in NOT_METRICS
+        )
+    )
+
+
+def ordered(found: Sequence[Group], metric: str, *, descending: bool = False) -> list[Group]:
+    """By a metric's median, those without it last."""
+
+    def place(group: Group) -> tuple[bool, float]:
+        median = group.spread(metric).median
+        return (math.isnan(median), -median if descending else median)
+
+    return sorted(found, key=place)
+
+
+def pareto(points: ArrayLike) -> NDArray[np.bool_]:
+    """Which of points (N, 2) no other point equals or undercuts in both and undercuts in one: (N,). Points with a NaN
+    are never among them."""
+    table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    front, last = np.zeros(len(table), dtype=bool), None
+    for i in np.lexsort((table[:, 1], table[:, 0])):
+        if np.isnan(table[i]).any():
+            continue
+        front[i] = last is None or table[i, 1] < last[1] or (table[i] == last).all()  # the last: or its twin
+        if front[i]:
+            last = table[i]
+    return front
+
+
+def states(runs: Sequence[Run]) -> dict[str, int]:
+    """How many runs are in each state, the good ones first."""
+    count = Counter(run.status for run in runs)
+    known = ("completed", "pruned", "running", "interrupted", "failed", "broken")
+    return {state: count[state] for state in (*known, *sorted(count.keys() - set(known))) if count[state]}
+
+
+def account(run: Run) -> str:
+    """Why a run does not count, or how far it is."""
+    step, of = run.result.get("step", run.result.get("steps")), run.result.get("max_steps")
+    reached = f"step {step:,} of {of:,}" if isinstance(step, int) and isinstance(of, int) and of > 0 else ""
+    return "; ".join(part for part in (" ".join(run.reason.split()), reached) if part)
+
+
+def cautions(found: Sequence[Group]) -> list[str]:
+    """What to know before the groups are compared, a sentence each."""
+    notes = []
+    uneven = [
+        (group, lengths)
+        for group in found
+        if len(lengths := {r.result.get("steps", r.result.get("step")) for r in group.counted}) > 1
+    ]
+    if uneven:
+        steps = ", ".join(f"{n:,}" if isinstance(n, int) else "unknown" for n in sorted(uneven[0][1], key=str))
+        notes.append(f"Runs of one group differ in steps ({_first(uneven, [g.name for g, _ in uneven])}: {steps}).")
+    texts = {json_text(run.config.get("data")) for group in found for run in group.counted}
+    if len(texts) > 1:
+        notes.append(f"The runs were measured on {len(texts)} different texts or divisions; val/bpb is not comparable.")
+    leaking = [group for group in found if not group.causal]
+    if leaking:
+        notes.append(
+            f"Not causal, so that bits per byte are too few: {_first(leaking, [g.name for g in leaking])}; left out of "
+            "the Pareto front and of the effects."
+        )
+    endless = [run for group in found for run in group.counted if not math.isfinite(value(run, BPB))]
+    if endless:
+        notes.append(f"Counted but without a finite val/bpb: {_first(endless, [str(r.folder) for r in endless])}.")
+    commits = [g for g in found if len({r.result.get("git_commit") for r in g.counted if r.status == "completed"}) > 1]
+    if commits:
+        notes.append(
+            f"Runs of one group come from different commits of the code: {_first(commits, [g.name for g in commits])}."
+        )
+    return notes
+
+
+def json_text(data: Any) -> tuple[Any, ...]:
+    """Which text is measured, as far as the config's ``data`` tells."""
+    return tuple(str(data.get(key)) for key in TEXT) if isinstance(data, dict) else ()
+
+
+def _first(found: Sequence[object], names: list[str]) -> str:
+    return names[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")

@@ -1,0 +1,41 @@
+"""``progress.json``: how far a run is, and which process is at work on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from s15erav3.files import replace_text
+
+
+def beat(run_dir: Path, progress: dict[str, Any]) -> None:
+    """Write ``progress.json`` whole, with the process that is at work on the run and the time."""
+    signed = progress | {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    replace_text(run_dir / "progress.json", json.dumps(signed) + "\n")
+
+
+def is_alive(progress: dict[str, Any]) -> bool:
+    """Whether the process that writes ``progress.json`` is at work: by its number on this machine, else by its
+    having written within ten minutes.
+
+    Raises:
+        ValueError, TypeError: a number in it is none.
+    """
+    if not progress:
+        return False
+    wrote = float(progress.get("time", 0))
+    if progress.get("host") != socket.gethostname():
+        return time.time() - wrote < 600
+    number = int(progress.get("pid", 0))
+    try:
+        return number > 0 and psutil.Process(number).create_time() <= wrote + 1  # numbers are given again
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, OverflowError):
+        return False

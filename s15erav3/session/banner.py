@@ -1,0 +1,155 @@
+"""What a run says at its beginning and its end."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from rich import box
+from rich.table import Table
+
+from s15erav3.balancing import AddOns
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.sources import listed, shown
+from s15erav3.model import ModelConfig, count_parameters
+from s15erav3.runs.identity import Change
+from s15erav3.terminal import console, program, say, short
+from s15erav3.training.module import LanguageModule
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def shape(config: ModelConfig) -> str:
+    """Layers and experts in words."""
+    if not config.num_moe_layers:
+        return f"dense, {config.num_layers} layers"
+    return (
+        f"{config.n_routed_experts} experts, {config.num_experts_per_tok} per token and "
+        f"{config.n_shared_experts} shared, in {config.num_moe_layers} of {config.num_layers} layers"
+    )
+
+
+def balancing(cfg: DictConfig, module: LanguageModule) -> str:
+    """The strategy, what is added to it, and a warning where tokens see the future."""
+    name = str(cfg.balancing._target_).rpartition(".")[2]
+    rest = [f"{key}={value:g}" for key in signature(AddOns).parameters if (value := cfg.balancing.get(key))]
+    if not module.net.config.causal:
+        rest.append("NOT CAUSAL: losses are too low, generation is refused")
+    elif not module.balancer.causal:
+        rest.append("not causal in training")
+    return ", ".join([name, *rest])
+
+
+@rank_zero_only
+def banner(
+    cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
+) -> None:
+    """Model, data, device, length and place of the run that begins."""
+    config, counts = module.net.config, count_parameters(module.net.config)
+    parts, corpus = data.token_files.parts, data.corpus()
+    name, passed_over = shown(Path(corpus.path.name)), corpus.passed_over()
+    per_step = data.batch_size * trainer.world_size
+    most = cfg.trainer.max_time
+    limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
+    device = trainer.strategy.root_device
+    rows = [
+        ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {shape(config)}"),
+        ("balancing", balancing(cfg, module)),
+        (
+            "data",
+            f"{name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "
+            f"{parts['val']['tokens']:,} to validate",
+        ),
+        *([("passed over", listed(passed_over))] if passed_over else []),
+        ("device", f"{trainer.world_size} x {device_name(device)}, {trainer.precision}"),
+        (
+            "length",
+            f"{trainer.max_steps:,} steps of {per_step} x {data.length} tokens = "
+            f"{trainer.max_steps * per_step / data.samples_per_epoch:.1f} epochs{limit}",
+        ),
+        ("folder", str(run_dir)),
+    ]
+    console.print(_grid("s15erav3 " + ("resumes" if resumed else "trains"), rows))
+
+
+def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
+    """A table of the settings that a resumed run changes, by what that means."""
+    table = Table("setting", "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
+    for kind, found in kinds.items():
+        for change in found:
+            table.add_row(*(str(part) for part in (change.key, change.before, change.now, kind)))
+    if table.row_count:
+        console.print(table)
+
+
+@rank_zero_only
+def summary(cfg: DictConfig, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
+    """How the run ended, where its files are, what to type next."""
+    rows = [
+        (
+            "time",
+            f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}, {result['steps']:,} steps, "
+            f"{result.get('perf/tokens_per_second', 0):,.0f} tokens/s",
+        )
+    ]
+    if "val/bpb" in result:
+        best = f" (best {result['best/val/bpb']:.4f})" if "best/val/bpb" in result else ""
+        rows.append(
+            ("val/bpb", f"{result['val/bpb']:.4f} bits per byte{best}, val/loss {result['val/loss']:.4f}"),
+        )
+    if "balance/maxvio_global" in result:
+        rows.append(
+            (
+                "balance",
+                f"MaxVio global {result['balance/maxvio_global']:.3f}, "
+                f"{result['balance/dead_experts_global']:.0f} dead experts",
+            )
+        )
+    place, again = (
+        shlex.quote(str(short(run_dir))),
+        max(1, round(2 * result["max_steps"] / result["steps"] * result["epochs"])),
+    )
+    rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
+    looked_at = "report.html, " if (run_dir / "report.html").exists() else ""
+    rows.append(("files", f"{place}: {looked_at}result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
+    console.print(_grid(f"s15erav3 {result['status']}", rows))
+    for command in (
+        f"sample {place}",
+        f"evaluate {place} split=test",
+        f"train resume={place} trainer.max_epochs={again}",
+    ):
+        say(f"  {program()} {command}")

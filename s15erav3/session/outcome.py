@@ -1,0 +1,131 @@
+"""How a run ended, and what it came to: ``result.json``, and what the user is told."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.pruning import Pruned
+from s15erav3.callbacks.run_state import RunState
+from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.cli import hydra_setup
+from s15erav3.cli.trust import conf_dir
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.errors import Accident, UserError
+from s15erav3.model import count_parameters
+from s15erav3.ranks.watch import RankEnded
+from s15erav3.runs.checkpoint import candidates, load_checkpoint
+from s15erav3.runs.result import write_result
+from s15erav3.session.banner import device_name
+from s15erav3.terminal import program, say
+from s15erav3.training.module import LanguageModule
+from s15erav3.training.nonfinite import Diverged
+
+
+def ending(error: BaseException) -> tuple[dict[str, Any], int]:
+    """How ``result.json`` tells of a run that ``error`` ended, and its exit status.
+
+    ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
+    """
+    if isinstance(error, Pruned):
+        return {"status": "pruned", "reason": str(error)}, 0
+    if isinstance(error, Interrupted):
+        return {"status": "interrupted", "reason": str(error)}, error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "reason": "stopped by SIGINT"}, 128 + signal.SIGINT
+    if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
+        return {"status": "interrupted", "reason": "its process was told to exit"}, 1
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        error = UserError(hydra_setup.explain(error, conf_dir(), "train"))
+    told = isinstance(error, UserError | Diverged | MisconfigurationException)
+    name = type(error).__name__
+    reason = str(error) if told else f"{name}: {error}"
+    return {
+        "status": "failed",
+        "reason": reason,
+        "error": "UserError" if isinstance(error, UserError) and not isinstance(error, Accident) else name,
+    }, 1
+
+
+def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L.Trainer) -> dict[str, Any]:
+    """The figures of ``result.json``: the last value of every metric, under the metric's own name."""
+    counts = count_parameters(module.net.config)
+    figures: dict[str, Any] = {
+        "seed": seed,
+        "steps": trainer.global_step,
+        "max_steps": trainer.max_steps,
+        "tokens": module.tokens_seen,
+        "epochs": module.samples_seen / data.samples_per_epoch,
+        "params/total": counts.total,
+        "params/active": counts.active,
+        "tokenizer": data.tokenizer.name,
+        "device": device_name(module.device),
+        "precision": trainer.precision,
+        "causal": module.net.config.causal,
+    }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Telemetry):
+            whole = {k: v for k, v in callback.latest.items() if k.partition("/")[0] in ("train", "balance", "perf")}
+            figures |= whole | (callback.throughput.overall() if hasattr(callback, "throughput") else {})
+        if isinstance(callback, RunState):
+            figures |= callback.metrics
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:
+            figures["best/" + callback.monitor] = float(callback.best_model_score)
+    return figures | {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def say_interrupted(error: Interrupted) -> int:
+    """Tell that a signal ended a run, and how to go on; returns the exit status."""
+    say(f"{error}; {way_on(error.run_dir)}")
+    return error.exit_status
+
+
+def way_on(run_dir: Path) -> str:
+    """The command that resumes a run, as a clause."""
+    if not any(candidates(run_dir)):
+        return "it had no checkpoint yet"
+    return f"go on with: {program()} train resume={shlex.quote(str(run_dir))}"
+
+
+def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
+    """The error of a run that another rank has ended."""
+    if ended.kind == "signal":
+        return Interrupted(ended.status, run_dir)
+    if ended.status == UserError.exit_status:
+        return UserError(ended.reason)
+    if ended.kind == "bug":
+        print(ended.trace, file=sys.stderr)
+    whole = ended.kind == "Accident"
+    return Accident(ended.reason if whole else f"{ended}, which ends the run; {way_on(run_dir)}.")
+
+
+def record(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
+    try:
+        write_result(run_dir, result)
+    except OSError as error:
+        ended = ": ".join(part for part in (result.get("status"), result.get("reason")) if part)
+        say(f"{run_dir / 'result.json'} cannot be written ({error.strerror}); the run ended as {ended}")
+
+
+def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
+    """What happened, what is left of it, and how to go on."""
+    said = f"training diverged: {error}; weights, biases and files are as before it. "
+    skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
+    file = run_dir / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
+    step = load_checkpoint(file)["global_step"]
+    resume = f"{program()} train resume={shlex.quote(str(run_dir))}"
+    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."

@@ -1,0 +1,91 @@
+"""All parts of a run, built and ready to begin."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from s15erav3.cli.settings import check_settings
+from s15erav3.data.datamodule import CommentaryData
+from s15erav3.device import choose_accelerator
+from s15erav3.errors import UserError, check_number
+from s15erav3.files import replace_text
+from s15erav3.loading import adopt
+from s15erav3.ranks import is_first_rank
+from s15erav3.runs.checkpoint import load_tokenizer, load_weights
+from s15erav3.session.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
+from s15erav3.session.resume import GROUPS, Resumed, take_over
+from s15erav3.training.module import LanguageModule
+
+
+class Session(NamedTuple):
+    """Everything of a run that is ready to begin."""
+
+    data: CommentaryData
+    module: LanguageModule
+    trainer: L.Trainer
+
+
+def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[L.Callback] = ()) -> Session:
+    """Build all parts of a run; nothing is trained or logged yet.
+
+    Args:
+        more: callbacks beside the config's.
+
+    Raises:
+        UserError: a part cannot be built, or the checkpoint does not fit.
+    """
+    for group in GROUPS:
+        if not isinstance(cfg[group], DictConfig):
+            raise UserError(
+                f"{group}={cfg[group]} is no group of settings; change single settings ({group}.key=value)."
+            )
+    check_settings(cfg, "train")
+    for name in ("resume", "sweep.resume"):
+        if resumed is None and (place := OmegaConf.select(cfg, name)):
+            raise UserError(
+                f"{name}={place} stands in a config file, where it resumes nothing; take it out there, and type "
+                f"train {name}={shlex.quote(str(place))}."
+            )
+    check_number("seed", cfg.seed, at_least=0, at_most=2**32 - 1, whole=True)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    origin, tokenizer = None, None
+    if cfg.init_from and resumed is None:
+        origin = adopt(cfg)
+        tokenizer = origin.tokenizer
+        if is_first_rank() and (run_dir / ".hydra").is_dir():
+            # With what was adopted, for resuming.
+            replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    elif resumed is not None and cfg.init_from:
+        tokenizer = load_tokenizer(resumed.payload, resumed.file)
+    data = build_data(cfg, tokenizer)
+    module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
+    if resumed is not None:
+        load_weights(module.net, resumed.payload, resumed.file)
+    elif origin is not None:
+        module.net.load_state_dict(origin.net.state_dict())
+    description = {
+        "config": plain(cfg),
+        "model": module.net.config.to_dict(),
+        "tokenizer": data.tokenizer.state(),
+        "sequence_length": data.length,
+    }
+    callbacks = [*more, *build_callbacks(cfg, run_dir, description)]
+    trainer = build_trainer(cfg, run_dir, data, callbacks)
+    description["ranks"] = trainer.world_size
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"-m with {trainer.world_size} devices a run is not possible: each rank would begin a sweep of its own; "
+            "take trainer.devices=1, or start the runs one by one."
+        )
+    if resumed is not None:
+        take_over(cfg, run_dir, resumed, data, module, trainer)
+    trainer.loggers = build_loggers(cfg, module.net.config)
+    return Session(data, module, trainer)

@@ -1,0 +1,187 @@
+"""One training from its config to its result."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from s15erav3.callbacks.last_checkpoint import STOPS, Interrupted
+from s15erav3.callbacks.samples import Samples
+from s15erav3.cli.overrides import quote
+from s15erav3.errors import Accident, UserError, disk_full, tell
+from s15erav3.loggers.wandb import finish_wandb
+from s15erav3.ranks import is_first_rank
+from s15erav3.ranks.together import together
+from s15erav3.ranks.watch import RankEnded, at_most
+from s15erav3.runs.checkpoint import candidates
+from s15erav3.runs.code import code
+from s15erav3.runs.folder import claim, discard, write_config
+from s15erav3.runs.lock import only_trainer, refuse_if_at_work
+from s15erav3.runs.progress import beat
+from s15erav3.runs.records import read_resumes
+from s15erav3.runs.result import provenance
+from s15erav3.session.banner import banner, summary
+from s15erav3.session.outcome import because, diverged, ending, measured, record, say_interrupted
+from s15erav3.session.prepare import Session, prepare
+from s15erav3.session.resume import SINCE, Resumed
+from s15erav3.terminal import program, say, short
+from s15erav3.training.nonfinite import Diverged
+
+
+def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
+
+    Args:
+        callbacks: beside those of the group of that name.
+
+    Returns:
+        what ``result.json`` there now holds.
+
+    Raises:
+        UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
+            that never began leaves no folder behind.
+        Interrupted: a signal ended it; it can be resumed.
+        Pruned: one of ``callbacks`` ended it.
+    """
+    be_quiet()
+    code()  # now, as its files may be edited while this runs
+    run_dir = Path(cfg.run_dir)
+    if resumed is None and is_first_rank():
+        refuse_if_at_work(run_dir)
+        claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
+    with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir):
+        return _train(cfg, run_dir, resumed, callbacks)
+
+
+def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[Callback]) -> dict[str, Any]:
+    began_at = time.time()
+    one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
+    session: Session | None = None
+    ended: BaseException | None = None
+    claimed = False
+
+    def conclude(ended: BaseException | None) -> dict[str, Any]:
+        """Write down how the run ended, or remove what is there of one that never began."""
+        outcome, exit_code = ({"status": "completed", "reason": ""}, 0) if ended is None else ending(ended)
+        result = outcome | {"wall_seconds": time.time() - began_at}
+        refused = isinstance(ended, UserError) and not isinstance(ended, Accident)
+        began = session is not None and (session.trainer.global_step > 0 or not refused)
+        if not is_first_rank():
+            return result
+        if claimed and not began and not one_of_many:
+            discard(run_dir)
+        try:
+            if (session is not None and run_dir.exists()) or (one_of_many and (claimed or resumed is not None)):
+                result |= provenance()
+                result |= {"resumed": history} if (history := read_resumes(run_dir)) else {}
+                if session is not None:
+                    several = ended is not None and session.trainer.world_size > 1
+                    if several:
+                        record(run_dir, result)
+                    with at_most(30) if several else nullcontext():  # a device may wait for a rank that is gone
+                        result |= measured(cfg.seed, *session)
+                record(run_dir, result)
+        finally:
+            finish_wandb(exit_code, result)
+        return result
+
+    def last_words(ended: RankEnded) -> int:
+        error = because(ended, run_dir)
+        status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
+        conclude(error)
+        return status
+
+    try:
+        if resumed is None and is_first_rank():
+            claim(run_dir)
+            claimed = True
+            write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
+            beat(run_dir, {"step": 0, "first_step": 0})
+        session = prepare(cfg, run_dir, resumed, more)
+        file = resumed and resumed.file
+        if resumed is not None:
+            resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
+            if is_first_rank():
+                (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
+        banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
+        again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
+        timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])
+        with together(session.trainer, again, timeout, last_words):
+            session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
+    except BaseException as caught:
+        error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            error = error.__context__  # Lightning makes the one of the other
+        ended = error
+        if isinstance(error, Diverged):
+            raise UserError(diverged(error, cfg, run_dir)) from error
+        if isinstance(error, MisconfigurationException):
+            raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+        if not isinstance(error, UserError) and (why := disk_full(error)):
+            told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
+            ended = Accident(f"the disk is full ({why}); {told}: make room, then resume the run.")
+            raise ended from error
+        if error is caught:
+            raise
+        raise error from caught
+    finally:
+        result = conclude(ended)
+    callbacks = session.trainer.callbacks  # type: ignore[attr-defined]
+    samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
+    if cfg.get("report") and is_first_rank():
+        add_report(run_dir, cfg.trainer.accelerator)
+    summary(cfg, result, samples, run_dir)
+    return result
+
+
+def add_report(run_dir: Path, accelerator: str) -> None:
+    """Write ``report.html``. The run is complete, and its result written: what goes wrong here is told, and no more."""
+    from s15erav3.session.report import write_report  # a second, for the figures
+
+    try:
+        write_report(run_dir, accelerator=accelerator)
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        say(f"no report.html: {told}; try {program()} report {shlex.quote(str(short(run_dir)))}")
+
+
+@contextmanager
+def stops_early(run_dir: Path) -> Iterator[None]:
+    """Until training handles signals itself, and after it: Ctrl-C, SIGTERM and the like end this process in good
+    order. Lightning would make exit status 1 of a KeyboardInterrupt while it sets up."""
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, run_dir)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *STOPS):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def be_quiet() -> None:
+    """Lightning's remarks are about its defaults, which this program replaces on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")

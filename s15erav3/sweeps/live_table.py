@@ -1,0 +1,201 @@
+"""The live table of a sweep on a terminal; elsewhere a line when a job begins and one when it ends."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from s15erav3.runs.reader import Run, read_run
+from s15erav3.sweeps.plan import Planned
+from s15erav3.sweeps.slots import Slot
+from s15erav3.sweeps.summary import varying
+from s15erav3.terminal import console, say, short
+
+SHOWN = 8
+"""Rows of jobs that have ended or wait, beside all that run."""
+STYLES = {"running": "bold", "done": "green", "pruned": "cyan", "failed": "red", "stopped": "yellow"}
+STYLES |= dict.fromkeys(("skipped", "waiting"), "dim")
+
+
+class Row:
+    """A job in the table."""
+
+    def __init__(self, job: Planned) -> None:
+        self.job, self.slot = job, ""
+        self.run: Run | None = None
+        self.state = "skipped" if job.found.state == "done" else "waiting"
+        self.began, self.seconds = 0.0, 0.0
+        self.look()
+
+    def look(self) -> None:
+        """Read how far the run is."""
+        if self.state != "waiting":
+            self.run = read_run(self.job.folder)
+
+    def figure(self, name: str) -> float | None:
+        """A metric of the run, if it is known by now."""
+        value = self.run.result.get(name) if self.run else None
+        return float(value) if isinstance(value, int | float) else None
+
+    def left(self) -> float | None:
+        """Seconds that a running job still needs, by its own speed; ``None`` before it is known."""
+        step, last, first, seconds = (self.figure(k) for k in ("step", "max_steps", "first_step", "seconds"))
+        if step is None or last is None or first is None or seconds is None or step <= first or last < 0:
+            return None
+        return (last - step) / (step - first) * seconds
+
+
+class Board:
+    """All jobs of a sweep, also of several calls of the launcher.
+
+    Args:
+        slots: places at which jobs run.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = slots
+        self.rows: dict[int, Row] = {}
+        self._live: Live | None = None
+        self._looked = 0.0
+
+    def add(self, jobs: Sequence[Planned]) -> None:
+        """Jobs that are to run, or were skipped."""
+        self.rows |= {job.number: Row(job) for job in jobs}
+        self._varying = varying([row.job.overrides for row in self.rows.values()])
+
+    def __enter__(self) -> Board:
+        if console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def begun(self, job: Planned, slot: Slot) -> None:
+        """The job has a process now."""
+        row = self.rows[job.number]
+        row.state, row.slot, row.began = "running", slot.name, time.time()
+        if self._live is None:
+            log = shlex.quote(str(short(job.folder / "train.log")))
+            say(f"job {job.number} ({self.sets(row)}) begins at {slot.name}; {log}")
+
+    def began(self, job: Planned) -> float:
+        """When it got its process."""
+        return self.rows[job.number].began
+
+    def ended(self, job: Planned) -> None:
+        """Its process is gone, and its result written."""
+        row = self.rows[job.number]
+        run = read_run(job.folder)
+        row.state = {"completed": "done", "failed": "failed", "pruned": "pruned"}.get(run.status, "stopped")
+        row.seconds = time.time() - row.began
+        row.look()
+        told = f"{row.state} in {clock(row.seconds)}" + (
+            f": {run.reason.rstrip('.')}" if run.reason else self._figures(row)
+        )
+        say(f"job {job.number} ({self.sets(row)}) {told}; {self.progress()}")
+
+    def _figures(self, row: Row) -> str:
+        bpb, violation = row.figure("val/bpb"), row.figure("balance/maxvio_global")
+        return (f": val/bpb {bpb:.4f}" if bpb is not None else "") + (
+            f", MaxVio {violation:.3f}" if violation is not None else ""
+        )
+
+    def sets(self, row: Row) -> str:
+        """What the job sets and others do not."""
+        return " ".join(override for override in row.job.overrides if override in self._varying)
+
+    def progress(self) -> str:
+        """How many jobs have ended, and when the last will have."""
+        counts = Counter(row.state for row in self.rows.values())
+        ended = len(self.rows) - counts["waiting"] - counts["running"]
+        left = self.left()
+        said = [f"{ended} of {len(self.rows)} ended"] + [
+            f"{counts[state]} {state}"
+            for state in ("running", "pruned", "failed", "stopped", "skipped")
+            if counts[state]
+        ]
+        return ", ".join(said) + (f", {clock(left)} left" if left else "")
+
+    def left(self) -> float | None:
+        """Seconds until the last job ends, if the others take as long as those so far."""
+        running = [row for row in self.rows.values() if row.state == "running"]
+        waiting = sum(row.state == "waiting" for row in self.rows.values())
+        lefts = {row.job.number: row.left() for row in running}
+        whole = [row.seconds for row in self.rows.values() if row.state == "done" and row.seconds]
+        whole += [time.time() - row.began + (lefts[row.job.number] or 0) for row in running if lefts[row.job.number]]
+        if not whole:
+            return None
+        mean = sum(whole) / len(whole)
+        rest = [known if known is not None else mean for known in lefts.values()]
+        return max((sum(rest) + mean * waiting) / len(self.slots), max(rest, default=0.0))
+
+    def refresh(self) -> None:
+        """Look at the jobs that run, once a second, and draw."""
+        if self._live is None or time.monotonic() - self._looked < 1:
+            return
+        self._looked = time.monotonic()
+        for row in self.rows.values():
+            if row.state == "running":
+                row.look()
+        self._live.update(self.table(), refresh=True)
+
+    def table(self) -> Any:
+        """Jobs that run, the last that ended and the next that wait; the counts of all below."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("job", "sets", "state", "at", "step", "val/bpb", "MaxVio", "left"):
+            table.add_column(name, justify="right" if name in ("job", "step", "val/bpb", "MaxVio", "left") else "left",
+                             overflow="ellipsis", no_wrap=True)  # fmt: skip
+        for row in self._chosen():
+            step, last = row.figure("step") or row.figure("steps"), row.figure("max_steps")
+            violation = row.figure("balance/maxvio_global") or row.figure("balance/maxvio_batch")
+            left = row.left() if row.state == "running" else None
+            cells = [
+                str(row.job.number),
+                self.sets(row),
+                row.state,
+                row.slot,
+                "" if step is None or last is None else f"{step:.0f}/{last:.0f}",
+                number(row.figure("val/bpb"), 4),
+                number(violation, 3),
+                clock(left) if left is not None else "",
+            ]
+            table.add_row(*(Text(cell) for cell in cells), style=STYLES[row.state])
+        return Group(table, Text(self.progress(), style="dim"))
+
+    def _chosen(self) -> list[Row]:
+        rows = list(self.rows.values())
+        ended = sorted((row for row in rows if row.state in ("done", "pruned", "failed", "stopped")), key=_ended_at)[
+            -SHOWN:
+        ]
+        running = [row for row in rows if row.state == "running"]
+        return ended + running + [row for row in rows if row.state == "waiting"][: SHOWN // 2]
+
+
+def _ended_at(row: Row) -> float:
+    return row.began + row.seconds
+
+
+def number(value: float | None, digits: int) -> str:
+    """A figure, or nothing."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,209 @@
+"""Between Hydra's sweeper and its launcher, whichever they are: every job is looked at before any begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from s15erav3.cli.settings import read_interpolated
+from s15erav3.errors import UserError
+from s15erav3.runs.reader import read_run
+from s15erav3.sweeps.objective import PRUNED, check_objective, objective
+from s15erav3.sweeps.resume import Found, examine
+from s15erav3.terminal import say
+
+MANY = 50
+"""Jobs that it takes seconds to compose."""
+
+
+class Planned(NamedTuple):
+    """A job that a sweeper has asked for."""
+
+    number: int
+    overrides: list[str]
+    """Its command line, without Hydra's own settings."""
+    config: DictConfig
+    """Composed, with Hydra's part."""
+    folder: Path
+    found: Found
+    """What was in the folder before anything began."""
+
+    @property
+    def settings(self) -> DictConfig:
+        """The config without Hydra's part."""
+        return without_hydra(self.config)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of a composed config with the program's own settings alone."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+class Sweep:
+    """What is known of the sweep that this program runs.
+
+    Args:
+        started: called with the sweep's folder once its first jobs have passed, before they begin.
+    """
+
+    def __init__(self, started: Callable[[Path], None]) -> None:
+        self.started = started
+        self.folder: Path | None = None
+        self.jobs: dict[int, Planned] = {}
+        self._lock: FileLock | None = None
+
+    def plan(
+        self, config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int
+    ) -> list[Planned]:
+        """Look at the jobs that are to be launched.
+
+        Raises:
+            UserError: one of them has a folder with a run of other settings, or another program runs this sweep.
+        """
+        self.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        if self._lock is None:
+            lock = FileLock(self.folder / ".sweep" / "lock")
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise UserError(f"another program runs the sweep {self.folder}; wait for it, or stop it.") from error
+            self._lock = lock
+        if len(commands) > MANY:
+            say(f"looking at {len(commands):,} jobs")
+        planned = list(plan(config, context, commands, first))
+        if not self.jobs:
+            self.started(self.folder)
+        self.jobs |= {job.number: job for job in planned}
+        return planned
+
+    def close(self) -> None:
+        """Let other programs run it."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int) -> Iterator[Planned]:
+    """Compose each job as Hydra's launchers do, and look at its folder.
+
+    Raises:
+        UserError: a folder holds a run of other settings.
+    """
+    setup_globals()
+    before = HydraConfig.instance().cfg
+    try:
+        for number, command in enumerate(commands, first):
+            composed = context.config_loader.load_sweep_config(config, list(command))
+            with open_dict(composed):
+                composed.hydra.job.id = composed.hydra.job.num = number
+            HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+            folder = Path(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)).absolute()
+            read_interpolated(composed, "train")
+            check_objective(composed.sweep.objective)
+            found = examine(without_hydra(composed), folder)
+            yield Planned(number, list(filter_overrides(command)), composed, folder, found)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+class Overseen(Launcher):
+    """A launcher whose jobs are planned first."""
+
+    def __init__(self, launcher: Launcher, sweep: Sweep) -> None:
+        self.launcher, self.sweep = launcher, sweep
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's own, called before :meth:`launch`."""
+        self.context, self.config = hydra_context, config
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Plan the jobs, and have them launched."""
+        jobs = self.sweep.plan(self.config, self.context, job_overrides, initial_job_idx)
+        take: Callable[[list[Planned]], Sequence[JobReturn]] | None = getattr(self.launcher, "launch_planned", None)
+        if take:
+            return take(jobs)
+        try:
+            return self.launcher.launch(job_overrides, initial_job_idx)
+        except RuntimeError as error:  # joblib's and submitit's, of a job that was killed: the account tells of each
+            say(f"error: {type(self.launcher).__name__}: {str(error).partition(chr(10))[0]}")
+            return [returned(job) for job in jobs]
+
+
+def returned(job: Planned) -> JobReturn:
+    """What Hydra's sweepers are told of a job that has ended; never a failure, which would end an Optuna study."""
+    run = read_run(job.folder)
+    value: Any = None
+    if run.status == "completed":
+        try:
+            value = objective(job.config.sweep.objective, run.result)
+        except UserError:  # told in the account at the end
+            value = None
+    elif run.status == PRUNED:
+        value = PRUNED
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
+
+
+@contextmanager
+def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
+    """Oversee the sweep that Hydra runs within the block. If no job passed, ``multirun.yaml`` is what it was before:
+    sweepers write it first."""
+    sweep, plugins = Sweep(started), Plugins.instance()
+    records: dict[Path, bytes | None] = {}
+
+    def instantiate_launcher(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
+        del plugins.instantiate_launcher  # the class's own again: launchers hand this object on by pickle
+        check_name(config.sweep.name)
+        launcher = plugins.instantiate_launcher(hydra_context, task_function, config)
+        record = Path(str(config.hydra.sweep.dir)).absolute() / "multirun.yaml"
+        records[record] = record.read_bytes() if record.is_file() else None
+        again = Overseen(launcher, sweep)
+        again.context, again.config = hydra_context, config
+        return again
+
+    plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
+    validate = BasicSweeper.validate_batch_is_legal
+    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, as planning them does
+    try:
+        yield sweep
+    finally:
+        plugins.__dict__.pop("instantiate_launcher", None)
+        BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
+        sweep.close()
+        if not sweep.jobs:
+            for record, content in records.items():
+                _put_back(record, content)
+
+
+def check_name(name: object) -> None:
+    """Refuse a name by which a sweep would leave ``multirun/``.
+
+    Raises:
+        UserError: with the name.
+    """
+    text = "" if name is None else str(name)
+    if text and (Path(text).is_absolute() or {"..", "."} & set(text.split("/")) or not text.isprintable()):
+        raise UserError(f"sweep.name={text!r} would leave multirun/; give a plain name, or hydra.sweep.dir=FOLDER.")
+
+
+def _put_back(record: Path, content: bytes | None) -> None:
+    if content is not None:
+        record.write_bytes(content)
+        return
+    for file in (record, record.parent / ".sweep" / "lock"):
+        file.unlink(missing_ok=True)
+    for folder in (record.parent / ".sweep", record.parent):
+        if folder.is_dir() and not os.listdir(folder):
+            folder.rmdir()
