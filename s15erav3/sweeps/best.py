@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
+import yaml
 
+from s15erav3.files import replace_text
 from s15erav3.sweeps.journal import JOB
 from s15erav3.sweeps.search_space import as_text
 from s15erav3.terminal import say
@@ -32,4 +33,4 @@ def tell_best(study: optuna.Study, folder: Path) -> None:
         results["solutions"] = [{"params": trial.params, "values": trial.values} for trial in best]
     else:
         results |= {"best_params": study.best_params, "best_value": study.best_value}
-    OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
+    replace_text(folder / "optimization_results.yaml", yaml.safe_dump(results, sort_keys=False, allow_unicode=True))

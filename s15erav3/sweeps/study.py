@@ -33,7 +33,7 @@ class Study:
     runs go on; new ones are numbered after the last folder. Failed runs are trials without a value.
 
     Args:
-        sampler, pruner: settings for Hydra to instantiate.
+        sampler, pruner: settings for Hydra to instantiate; no pruner prunes nothing.
         direction: ``minimize`` or ``maximize``, or a list of them.
         n_trials: that end with a value or are pruned.
         n_jobs: trials launched together.
@@ -47,8 +47,8 @@ class Study:
     """
 
     def __init__(
-        self, *, sampler: Any, pruner: Any, direction: Any, n_trials: Any, n_jobs: Any, study_name: Any, storage: Any,
-        max_failure_rate: Any, custom_search_space: Any, params: Any,
+        self, *, sampler: Any, pruner: Any = None, direction: Any, n_trials: Any, n_jobs: Any, study_name: Any,
+        storage: Any, max_failure_rate: Any, custom_search_space: Any, params: Any,
     ) -> None:  # fmt: skip
         check_number("hydra.sweeper.n_trials", n_trials, at_least=1, whole=True)
         check_number("hydra.sweeper.n_jobs", n_jobs, at_least=1, whole=True)
@@ -106,8 +106,8 @@ class Study:
     def _search(self, study: optuna.Study, space: Space, folder: Path) -> None:
         """New trials, until there are enough."""
         left = self.n_trials - len(study.get_trials(deepcopy=False, states=DONE))
-        known = [trial.user_attrs.get(JOB, -1) for trial in study.get_trials(deepcopy=False)]
-        job = max([-1, *numbers(folder), *known]) + 1
+        known = [trial.user_attrs.get(JOB) for trial in study.get_trials(deepcopy=False)]
+        job = max([-1, *numbers(folder), *(number for number in known if isinstance(number, int))]) + 1
         while left > 0 and not self.exhausted:
             study.sampler = make_sampler(self.sampler, len(study.get_trials(deepcopy=False)))
             asked = [study.ask(space.distributions) for _ in range(min(left, self.n_jobs))]

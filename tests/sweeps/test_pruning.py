@@ -13,9 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.callbacks.pruning import Pruned, Pruning
+from s15erav3.comparison.groups import states
 from s15erav3.errors import UserError
+from s15erav3.pages.summary import summary_section
 from s15erav3.runs.code import code
 from s15erav3.runs.folder import write_config
+from s15erav3.runs.reader import find_runs, read_run
 from s15erav3.runs.result import write_result
 from s15erav3.sweeps import job
 from s15erav3.sweeps.judge import SWEEPER, TrialJudge, pruning
@@ -51,6 +54,20 @@ def test_a_hopeless_run_is_pruned(tmp_path: Path) -> None:
     assert re.fullmatch(r"val/bpb \d\.\d{4} at step 10 is hopeless beside other trials \(MedianPruner\)", reason)
     search(runs, n_trials=8, pruner=MEDIAN)
     assert runs.begun == list(range(8))
+
+
+def test_readers_know_a_pruned_run(tmp_path: Path) -> None:
+    """It is none of the unknown states, and its page says why it ended and how it may go on."""
+    search(Runs(tmp_path), n_trials=8, pruner=MEDIAN)
+    runs = [read_run(folder) for folder in find_runs(tmp_path)]
+    counted = states(runs)
+    assert list(counted) == ["completed", "pruned"] and sum(counted.values()) == 8
+    pruned = next(run for run in runs if run.status == "pruned")
+    (pruned.folder / "checkpoints").mkdir()
+    (pruned.folder / "checkpoints" / "last.ckpt").touch()
+    page = "".join(block.markup for block in summary_section(pruned).blocks)
+    assert "A search ended the run early" in page and "is hopeless beside other trials" in page
+    assert "train resume=" in page
 
 
 def test_a_warm_up_lets_every_run_come_so_far(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ COMMAND = ["train", "-m", *TINY, *QUICK, "trainer.max_steps=8", "hydra/sweeper=o
 S = Path("multirun/s")
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 300) -> None:
     """Look ten times a second."""
     end = time.monotonic() + seconds
     while not true():
