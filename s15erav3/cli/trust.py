@@ -47,7 +47,7 @@ FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "versi
 
 LAUNCHER = {"partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
 LAUNCHER |= {"array_parallelism", "n_jobs", "gpus", "jobs_per_gpu", "cpu_slots", "threads_per_job", "name", "exclude"}
-SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params"}
+SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params", "sampler", "pruner"}
 MOST_BYTES = 1_000_000
 
 _trusted: list[str] = []

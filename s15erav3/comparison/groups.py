@@ -125,7 +125,7 @@ def pareto(points: ArrayLike) -> NDArray[np.bool_]:
 def states(runs: Sequence[Run]) -> dict[str, int]:
     """How many runs are in each state, the good ones first."""
     count = Counter(run.status for run in runs)
-    known = ("completed", "running", "interrupted", "failed", "broken")
+    known = ("completed", "pruned", "running", "interrupted", "failed", "broken")
     return {state: count[state] for state in (*known, *sorted(count.keys() - set(known))) if count[state]}
 
 

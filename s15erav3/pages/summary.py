@@ -16,6 +16,7 @@ from s15erav3.runs.reader import Run
 
 WARNINGS = {
     "running": "The run is still at work: this page shows it up to the moment at which it was written.",
+    "pruned": "A search ended the run early, as it was hopeless beside other trials.",
     "interrupted": "The run was interrupted.",
     "failed": "The run failed.",
     "broken": "A file of the run cannot be read.",
@@ -123,7 +124,7 @@ def _fact(name: str, value: str, remark: str) -> str:
 def to_go_on(run: Run) -> Iterator[str]:
     """Commands for a run that is not complete, as items of a list."""
     place = shlex.quote(str(run.folder.absolute()))
-    if run.status in ("interrupted", "failed") and _saved(run):
+    if run.status in ("pruned", "interrupted", "failed") and _saved(run):
         yield _command(f"train resume={place}", "go on from its last checkpoint")
     yield _command(f"report {place}", "write this page anew")
 

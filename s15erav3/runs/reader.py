@@ -31,10 +31,10 @@ class Run(NamedTuple):
 
     folder: Path
     status: str
-    """``completed``, ``failed``, ``interrupted`` (also: killed) or ``running``; ``broken`` if a file of it cannot be
-    read."""
+    """``completed``, ``pruned`` (a search ended it as hopeless), ``failed``, ``interrupted`` (also: killed) or
+    ``running``; ``broken`` if a file of it cannot be read."""
     reason: str
-    """Why it failed, was interrupted or is broken; empty otherwise."""
+    """Why it was pruned, failed, was interrupted or is broken; empty otherwise."""
     result: dict[str, Any]
     """``result.json``; while there is none, ``progress.json`` (step, max_steps, the last metrics)."""
     overrides: dict[str, str]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.pruning import Pruned
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.cli import hydra_setup
@@ -38,6 +39,8 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
 
     ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
     """
+    if isinstance(error, Pruned):
+        return {"status": "pruned", "reason": str(error)}, 0
     if isinstance(error, Interrupted):
         return {"status": "interrupted", "reason": str(error)}, error.exit_status
     if isinstance(error, KeyboardInterrupt):

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from s15erav3.callbacks.last_checkpoint import REQUEUE, STOPS, Interrupted, LastCheckpoint
@@ -42,8 +43,11 @@ from s15erav3.terminal import program, say, short
 from s15erav3.training.nonfinite import Diverged
 
 
-def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
+def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
+
+    Args:
+        callbacks: beside those of the group of that name.
 
     Returns:
         what ``result.json`` there now holds.
@@ -53,6 +57,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
             that never began leaves no folder behind.
         Interrupted: a signal ended it; it can be resumed. In a sweep also of a complete run, in whose last step or
             validation the signal came.
+        Pruned: one of ``callbacks`` ended it.
     """
     be_quiet()
     code()  # now, as its files may be edited while this runs
@@ -61,10 +66,10 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         refuse_if_at_work(run_dir)
         claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
     with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir):
-        return _train(cfg, run_dir, resumed)
+        return _train(cfg, run_dir, resumed, callbacks)
 
 
-def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[Callback]) -> dict[str, Any]:
     began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
@@ -108,7 +113,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             claimed = True
             write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
             beat(run_dir, {"step": 0, "first_step": 0})
-        session = prepare(cfg, run_dir, resumed)
+        session = prepare(cfg, run_dir, resumed, more)
         file = resumed and resumed.file
         if resumed is not None:
             resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory

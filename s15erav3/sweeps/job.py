@@ -8,22 +8,24 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from s15erav3.callbacks.pruning import Pruned
 from s15erav3.cli.trust import read_config
 from s15erav3.errors import UserError
 from s15erav3.runs.identity import ADOPTED
 from s15erav3.runs.rewind import resume_point
 from s15erav3.session.resume import Resumed
 from s15erav3.session.run import train
-from s15erav3.sweeps.objective import check_objective, objective
+from s15erav3.sweeps.judge import pruning
+from s15erav3.sweeps.objective import PRUNED, check_objective, objective
 from s15erav3.sweeps.resume import Found, examine, set_aside
 from s15erav3.terminal import say, short
 
 
-def work(cfg: DictConfig) -> float | list[float]:
+def work(cfg: DictConfig) -> float | list[float] | str:
     """Bring the run in ``cfg.run_dir`` to its end.
 
     Returns:
-        its ``sweep.objective``.
+        its ``sweep.objective``, or ``pruned``.
 
     Raises:
         UserError: the folder holds a run of other settings, or as :func:`s15erav3.train.train`.
@@ -32,13 +34,19 @@ def work(cfg: DictConfig) -> float | list[float]:
     folder, sweep = Path(cfg.run_dir), Path(HydraConfig.get().sweep.dir).absolute()
     check_objective(cfg.sweep.objective)
     found = examine(cfg, folder)
-    if found.state == "done":
-        result = found.result
-    elif found.state == "resume":
-        result = go_on(cfg, folder, sweep)
-    else:
-        make_room(found, folder, sweep)
-        result = train(cfg)
+    if found.state == "done" and found.result["status"] == PRUNED:
+        return PRUNED
+    try:
+        if found.state == "done":
+            result = found.result
+        elif found.state == "resume":
+            result = go_on(cfg, folder, sweep)
+        else:
+            make_room(found, folder, sweep)
+            result = train(cfg, callbacks=pruning(cfg))
+    except Pruned as verdict:
+        say(f"{short(folder)} is pruned: {verdict}")
+        return PRUNED
     return objective(cfg.sweep.objective, result)
 
 
@@ -53,8 +61,8 @@ def go_on(cfg: DictConfig, folder: Path, sweep: Path) -> dict[str, Any]:
         _, file, payload = resume_point(str(folder))
     except UserError as error:
         make_room(Found("again", str(error).rstrip("."), {}), folder, sweep)
-        return train(cfg)
-    return train(settings, Resumed(file, payload))
+        return train(cfg, callbacks=pruning(cfg))
+    return train(settings, Resumed(file, payload), pruning(cfg))
 
 
 def make_room(found: Found, folder: Path, sweep: Path) -> None:

@@ -23,7 +23,8 @@ from s15erav3.terminal import console, say, short
 
 SHOWN = 8
 """Rows of jobs that have ended or wait, beside all that run."""
-STYLES = {"running": "bold", "done": "green", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": "dim"}
+STYLES = {"running": "bold", "done": "green", "pruned": "cyan", "failed": "red", "stopped": "yellow"}
+STYLES |= dict.fromkeys(("skipped", "waiting"), "dim")
 
 
 class Row:
@@ -101,7 +102,7 @@ class Board:
         """Its process is gone, and its result written."""
         row = self.rows[job.number]
         run = read_run(job.folder)
-        row.state = {"completed": "done", "failed": "failed"}.get(run.status, "stopped")
+        row.state = {"completed": "done", "failed": "failed", "pruned": "pruned"}.get(run.status, "stopped")
         row.seconds = time.time() - row.began
         row.look()
         told = f"{row.state} in {clock(row.seconds)}" + (
@@ -129,7 +130,9 @@ class Board:
         ended = len(self.rows) - counts["waiting"] - counts["running"]
         left = self.left()
         said = [f"{ended} of {len(self.rows)} ended"] + [
-            f"{counts[state]} {state}" for state in ("running", "failed", "stopped", "skipped") if counts[state]
+            f"{counts[state]} {state}"
+            for state in ("running", "pruned", "failed", "stopped", "skipped")
+            if counts[state]
         ]
         return ", ".join(said) + (f", {clock(left)} left" if left else "")
 
@@ -179,7 +182,9 @@ class Board:
 
     def _chosen(self) -> list[Row]:
         rows = list(self.rows.values())
-        ended = sorted((row for row in rows if row.state in ("done", "failed", "stopped")), key=_ended_at)[-SHOWN:]
+        ended = sorted((row for row in rows if row.state in ("done", "pruned", "failed", "stopped")), key=_ended_at)[
+            -SHOWN:
+        ]
         running = [row for row in rows if row.state == "running"]
         return ended + running + [row for row in rows if row.state == "waiting"][: SHOWN // 2]
 

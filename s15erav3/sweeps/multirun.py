@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
     """Run the sweep, or what is left of it, and tell how each job ended.
 
     Returns:
-        the exit status: 0 if all jobs are complete, 2 if those that failed are the user's to mend, else 1; 128 + n
-        after signal n.
+        the exit status: 0 if all jobs are complete or pruned, 2 if those that failed are the user's to mend, else 1;
+        128 + n after signal n.
 
     Raises:
         UserError: the command cannot be run; nothing has begun.

@@ -8,6 +8,9 @@ from omegaconf import ListConfig
 
 from s15erav3.errors import UserError, nearest
 
+PRUNED = "pruned"
+"""What a sweeper is told of a run that was ended as hopeless; also the status of that run."""
+
 
 def check_objective(wanted: Any) -> None:
     """Refuse what names no metrics.

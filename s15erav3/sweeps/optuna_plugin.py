@@ -21,9 +21,11 @@ class OptunaStudy(Sweeper):
     def __init__(self, **settings: Any) -> None:
         try:
             from s15erav3.sweeps.study import Study
-        except ModuleNotFoundError as error:
+        except ImportError as error:  # an old Optuna lacks names
+            if not (error.name or "").startswith("optuna"):
+                raise
             raise UserError(
-                f"hydra/sweeper=optuna needs the module {error.name}; pip install 's15erav3[optuna]'."
+                f"hydra/sweeper=optuna needs Optuna 5, which is not there ({error}); pip install 's15erav3[optuna]'."
             ) from error
         self.study = Study(**settings)
 

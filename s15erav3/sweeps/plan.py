@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -21,7 +21,7 @@ from s15erav3.cli.settings import read_interpolated
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import read_run
 from s15erav3.sweeps.in_order import one_by_one
-from s15erav3.sweeps.objective import check_objective, objective
+from s15erav3.sweeps.objective import PRUNED, check_objective, objective
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.terminal import say
 
@@ -151,12 +151,15 @@ class Overseen(Launcher):
 
 def returned(job: Planned) -> JobReturn:
     """What Hydra's sweepers are told of a job that has ended; never a failure, which would end an Optuna study."""
-    run, value = read_run(job.folder), None
+    run = read_run(job.folder)
+    value: Any = None
     if run.status == "completed":
         try:
             value = objective(job.config.sweep.objective, run.result)
         except UserError:  # told in the account at the end
             value = None
+    elif run.status == PRUNED:
+        value = PRUNED
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 

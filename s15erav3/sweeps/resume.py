@@ -23,6 +23,7 @@ from s15erav3.runs.code import code
 from s15erav3.runs.identity import differences
 from s15erav3.runs.progress import is_alive
 from s15erav3.runs.reader import from_yaml, read_run
+from s15erav3.sweeps.objective import PRUNED
 
 FILE = Path(".sweep") / "command.json"
 """A sweep's command, in its folder."""
@@ -33,7 +34,7 @@ class Found(NamedTuple):
     """The state of a job's folder."""
 
     state: Literal["fresh", "done", "resume", "again"]
-    """Nothing is there; complete; has a checkpoint; has to begin anew."""
+    """Nothing is there; complete or pruned; has a checkpoint; has to begin anew."""
     why: str
     """Why it has to begin anew, or what is to be said of a complete one; empty otherwise."""
     result: dict[str, Any]
@@ -72,7 +73,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
             f"{folder} holds a run of other settings ({'; '.join(changed[:3])}{more}); a sweep goes on with the same "
             "command: choose another sweep.name."
         )
-    if run.status == "completed":
+    if run.status in ("completed", PRUNED):
         older = "" if run.result.get("code") == code() else OTHER_CODE
         return Found("again" if older and cfg.sweep.code == "retrain" else "done", older, run.result)
     if run.result.get("error") == "Diverged":

@@ -178,7 +178,10 @@ def test_ones_own_strategy_is_asked_for(
         "hydra.launcher.setup=[touch x]",
         "hydra.launcher._target_=os.mkdir",
         "hydra.searchpath=[file:///tmp]",
-        "hydra.sweeper.storage=sqlite:////tmp/x.db",
+        "hydra.sweeper.storage=/tmp/x.journal",
+        "hydra.sweeper.sampler._target_=optuna.samplers.CmaEsSampler",
+        "hydra.sweeper.pruner={_target_:os.mkdir,path:x}",
+        "hydra.sweeper.custom_search_space=os.mkdir",
         "hydra.sweep.subdir=../../x",
         "--config-dir=/tmp",
         "-cd",
@@ -205,7 +208,12 @@ def test_a_saved_command_chooses_settings_alone(
 def test_a_saved_command_of_this_program_is_repeated() -> None:
     """The launchers and sweepers that come with it, and its own classes."""
     own = ["-m", "seed=1,2", "hydra/launcher=gpu_queue", "hydra.launcher.cpu_slots=2", "hydra/sweeper=optuna"]
-    own += ["hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=tpe", "balancing._target_=s15erav3.balancing.LossFree"]
+    own += ["hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=1"]
+    own += [
+        "hydra/sweeper/pruner=median",
+        "hydra.sweeper.pruner.n_warmup_steps=100",
+        "balancing._target_=s15erav3.balancing.LossFree",
+    ]
     trust.check_arguments([*own, "hydra.sweep.dir=/tmp/x", "run_dir=${hydra:runtime.output_dir}"], "here")
 
 
