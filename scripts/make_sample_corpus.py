@@ -2,8 +2,9 @@
 
 A language-model framework needs something to train on the moment it is cloned, and real commentary belongs to
 other people. So matches of a made-up league are played here ball by ball, and the notable balls are told with
-phrases put together by rule. The text has structure worth learning at every distance: spelling and grammar,
-which stroke suits which ball, who is batting, the over count, and the figures in a dismissal, which add up.
+phrases put together by rule, from `sample_phrases.toml`. The text has structure worth learning at every distance:
+spelling and grammar, which stroke suits which ball, who is batting, the over count, and the figures in a dismissal,
+which add up.
 
     python scripts/make_sample_corpus.py [--seed N] [--kilobytes N] [--out PATH]
 
@@ -17,11 +18,10 @@ import argparse
 import itertools
 import random
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import sample_phrases as words
 
 DEFAULT_SEED = 2024
 DEFAULT_KILOBYTES = 500
@@ -34,6 +34,8 @@ DEATH = 96
 QUOTA = 4
 
 Rules = Mapping[str, Sequence[str]]
+WORDS = tomllib.loads(Path(__file__).with_name("sample_phrases.toml").read_text(encoding="ascii"))
+PHRASES: dict[str, list[str]] = WORDS["phrases"]
 
 
 # --- who plays ------------------------------------------------------------------------------------------
@@ -93,13 +95,8 @@ def make_player(name: str, place: int, club: int, rng: random.Random) -> Player:
 def make_league(rng: random.Random) -> list[Club]:
     """All ten clubs."""
     return [
-        Club(
-            code,
-            town,
-            nick,
-            tuple(make_player(n, i, c, rng) for i, n in enumerate(names.split(", "))),
-        )
-        for c, (code, town, nick, names) in enumerate(words.CLUBS)
+        Club(code, town, nick, tuple(make_player(n, i, c, rng) for i, n in enumerate(f"{top}, {rest}".split(", "))))
+        for c, (code, town, nick, top, rest) in enumerate(WORDS["clubs"])
     ]
 
 
@@ -107,6 +104,41 @@ def pick_eleven(club: Club, rng: random.Random) -> list[Player]:
     """Eleven of thirteen in batting order: one batter and one bowler sit out."""
     rested = (rng.randrange(BATTERS), rng.randrange(ALL_ROUNDERS, len(club.squad)))
     return [p for i, p in enumerate(club.squad) if i not in rested]
+
+
+# --- the ground and the strokes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the ground: how a ball goes along it, over its ring, over its rope, and the posts there."""
+
+    through: list[str]
+    chip: list[str]
+    over: list[str]
+    ring: str
+    deep: str
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A stroke, the balls it can be played to, and where it goes along the ground and in the air."""
+
+    noun: str
+    kinds: str
+    lengths: str
+    lines: str
+    ground: str = ""
+    air: str = ""
+    strokes: Sequence[str] = ()
+    done: Sequence[str] = ()
+    lofts: Sequence[str] = ()
+    lofted: Sequence[str] = ()
+
+
+REGIONS = {name: Region(**region) for name, region in WORDS["regions"].items()}
+NOWHERE = REGIONS["straight"]  # for balls that never reach the field
+SHOTS = [Shot(**shot) for shot in WORDS["shots"]]
 
 
 # --- the match ------------------------------------------------------------------------------------------
@@ -297,7 +329,7 @@ class Innings:
     def set_field(self) -> None:
         """Post the nine who neither bowl nor keep; they hold their posts for the over."""
         nine = [p for p in self.field_side if p is not self.bowler and p is not self.keeper]
-        posts = [post for region in words.REGIONS.values() for post in (region.ring, region.deep)]
+        posts = [post for region in REGIONS.values() for post in (region.ring, region.deep)]
         start = self.number // OVER // 5  # the captain shuffles his field now and then
         self.posts = {post: nine[(i + start) % len(nine)] for i, post in enumerate(posts)}
 
@@ -457,16 +489,16 @@ def draw_delivery(ball: Ball, rng: random.Random) -> Delivery:
     """Any ball this bowler might bowl to this batter at this stage."""
     bowler = ball.bowler
     assert bowler.trade is not None
-    length = rng.choice(words.LENGTHS[bowler.kind].split())
-    line = rng.choice(words.LINES_FOR[length].split())
-    move = rng.choice(words.STOCK_MOVE[bowler.trade].split())
+    length = rng.choice(WORDS["lengths"][bowler.kind].split())
+    line = rng.choice(WORDS["lines_for"][length].split())
+    move = rng.choice(WORDS["stock_move"][bowler.trade].split())
     name = None
-    options = [v for v in words.VARIATIONS[bowler.trade] if length in v.lengths.split()]
+    options = [v for v in WORDS["variations"][bowler.trade.split()[-1]] if length in v["lengths"].split()]
     if ball.number > POWERPLAY:  # the ball has stopped swinging
-        options = [v for v in options if "swinger" not in v.name]
+        options = [v for v in options if "swinger" not in v["name"]]
     if options and rng.random() < 0.3:
         variation = rng.choice(options)
-        name, move = variation.name, variation.move
+        name, move = variation["name"], variation["move"]
     if bowler.kind == "spin" and ball.striker.hand == "left":
         move = {"in": "away", "away": "in"}.get(move, move)
     return Delivery(bowler.kind, length, line, move, name)
@@ -479,44 +511,41 @@ def delivery_rules(delivery: Delivery, loose: bool) -> dict[str, Sequence[str]]:
     """Ways to say what was bowled; `loose` allows the unkind ones, for balls that went for runs."""
     kind, length = delivery.kind, delivery.length
     rules: dict[str, Sequence[str]] = {
-        "line": words.LINES[length][delivery.line],
-        "move": words.MOVES[kind][delivery.move],
+        "line": WORDS["lines"].get(length, WORDS["lines"]["low"])[delivery.line],
+        "move": WORDS["moves"][kind][delivery.move],
     }
     if delivery.variation:
         article = "an" if delivery.variation[0] in "aeiou" else "a"
         return rules | {
-            "np": words.VARIED_NOUNS,
-            "opener": words.VARIED_OPENERS,
-            "act": words.VARIED_ACTS,
+            "np": PHRASES["varied_nouns"],
+            "opener": PHRASES["varied_openers"],
+            "act": PHRASES["varied_acts"],
             "variation": (delivery.variation,),
             "a_variation": (f"{article} {delivery.variation}",),
-            "length_word": (words.LENGTH_WORD[length],),
-            "verdict": words.SHARED["read_it"],
+            "length_word": (WORDS["length_word"][length],),
+            "verdict": WORDS["shared"]["read_it"],
         }
     blame = "slip_up" if length in LOOSE_LENGTHS else "no_slip_up"
-    return rules | {
-        "np": words.NOUNS[kind][length] + (words.LOOSE_NOUNS.get(length, ()) if loose else ()),
-        "opener": words.OPENERS[kind][length] + (words.LOOSE_OPENERS.get(length, ()) if loose else ()),
-        "act": words.ACTS[kind][length] + (words.LOOSE_ACTS.get(length, ()) if loose else ()),
-        "verdict": words.SHARED[blame],
-    }
+    for rule, table in (("np", "nouns"), ("opener", "openers"), ("act", "acts")):
+        unkind = WORDS["loose"][table].get(length, []) if loose else []
+        rules[rule] = WORDS[table][kind][length] + unkind
+    return rules | {"verdict": WORDS["shared"][blame]}
 
 
-def shot_rules(shot: words.Shot, region: words.Region, how: str) -> dict[str, Sequence[str]]:
+def shot_rules(shot: Shot, region: Region, how: str) -> dict[str, Sequence[str]]:
     """Ways to say what was played; `how` is "through" the ring, a "chip" above it, or "over" the rope."""
     grounded = how == "through"
-    ways = {"through": region.through, "chip": region.chip, "over": region.over}
     return {
         "noun": (shot.noun,),
         "clause": shot.strokes if grounded else shot.lofts,
         "done": shot.done,
         "lofted": shot.lofted,
-        "region": ways[how],
-        "attempt": words.ATTEMPTS,
+        "region": getattr(region, how),
+        "attempt": PHRASES["attempts"],
     }
 
 
-def place_rules(ball: Ball, region: words.Region) -> dict[str, Sequence[str]]:
+def place_rules(ball: Ball, region: Region) -> dict[str, Sequence[str]]:
     """Who stands where in that part of the field."""
     return {
         "ring": (region.ring,),
@@ -764,23 +793,21 @@ class Commentator:
             if all(value in allowed.split() for value, allowed in fits if allowed):
                 return d
 
-    def stage_stroke(self, ball: Ball, air: bool) -> tuple[Delivery, words.Shot, words.Region]:
+    def stage_stroke(self, ball: Ball, air: bool) -> tuple[Delivery, Shot, Region]:
         """A delivery with a stroke that can be played to it, along the ground or in the air."""
         while True:
             delivery = draw_delivery(ball, self.rng)
             shots = playable(delivery, air)
             if not shots:
                 continue
-            liked = words.STYLES[ball.striker.style].split(",")
+            liked = WORDS["styles"][ball.striker.style].split(",")
             shot = self.rng.choices(shots, [4 if s.noun in liked else 1 for s in shots])[0]
             region = self.rng.choice((shot.air if air else shot.ground).split())
-            return delivery, shot, words.REGIONS[region]
+            return delivery, shot, REGIONS[region]
 
-    def scene(
-        self, ball: Ball, delivery: Delivery, region: words.Region, loose: bool = False
-    ) -> dict[str, Sequence[str]]:
+    def scene(self, ball: Ball, delivery: Delivery, region: Region, loose: bool = False) -> dict[str, Sequence[str]]:
         """Everything a phrase about this ball may refer to, bar the stroke."""
-        return words.SHARED | state_rules(ball) | delivery_rules(delivery, loose) | place_rules(ball, region)
+        return WORDS["shared"] | state_rules(ball) | delivery_rules(delivery, loose) | place_rules(ball, region)
 
     # The accounts.
 
@@ -792,9 +819,9 @@ class Commentator:
         delivery, shot, region = self.stage_stroke(ball, air)
         rules = self.scene(ball, delivery, region, loose=True)
         rules |= shot_rules(shot, region, "chip" if air else "through")
-        sentences = [self.expand(self.deal(words.CHIP_LEADS if air else words.FOUR_LEADS), rules)]
+        sentences = [self.expand(self.deal(PHRASES["chip_leads"] if air else PHRASES["four_leads"]), rules)]
         if self.chance(0.4):
-            sentences.append(self.expand(self.deal(words.CHIP_FIELD if air else words.FOUR_FIELD), rules))
+            sentences.append(self.expand(self.deal(PHRASES["chip_field"] if air else PHRASES["four_field"]), rules))
         return sentences + self.colour(ball, shot, rules)
 
     def edged_four(self, ball: Ball) -> list[str]:
@@ -802,29 +829,29 @@ class Commentator:
         outside = self.chance(0.5)
         moves = "away bounce" if outside else "in"
         delivery = self.stage(ball, "full good back", "off", moves)
-        rules = self.scene(ball, delivery, words.REGIONS["third" if outside else "fine"])
-        lead = self.expand(self.deal(words.OUTSIDE_EDGES if outside else words.INSIDE_EDGES), rules)
-        return [lead, self.expand(self.deal(words.UNLUCKY), rules)]
+        rules = self.scene(ball, delivery, REGIONS["third" if outside else "fine"])
+        lead = self.expand(self.deal(PHRASES["outside_edges"] if outside else PHRASES["inside_edges"]), rules)
+        return [lead, self.expand(self.deal(PHRASES["unlucky"]), rules)]
 
     def six(self, ball: Ball) -> list[str]:
         """A six, always in the air."""
         delivery, shot, region = self.stage_stroke(ball, air=True)
         rules = self.scene(ball, delivery, region, loose=True) | shot_rules(shot, region, "over")
-        rules |= {"seats": words.SEATS, "metres": (str(self.rng.randrange(74, 109)),)}
-        sentences = [self.expand(self.deal(words.SIX_LEADS), rules)]
+        rules |= {"seats": PHRASES["seats"], "metres": (str(self.rng.randrange(74, 109)),)}
+        sentences = [self.expand(self.deal(PHRASES["six_leads"]), rules)]
         if self.chance(0.4):
-            sentences.append(self.expand(self.deal(words.SIX_FIELD), rules))
+            sentences.append(self.expand(self.deal(PHRASES["six_field"]), rules))
         return sentences + self.colour(ball, shot, rules)
 
-    def colour(self, ball: Ball, shot: words.Shot, rules: Rules) -> list[str]:
+    def colour(self, ball: Ball, shot: Shot, rules: Rules) -> list[str]:
         """Perhaps a word on the batter, if he has played a stroke of his own, or on the bowler."""
         if not self.chance(0.22):
             return []
-        if shot.noun in words.STYLES[ball.striker.style].split(","):
-            table = words.STYLE_COLOUR[ball.striker.style] + words.HAND_COLOUR[ball.striker.hand]
+        if shot.noun in WORDS["styles"][ball.striker.style].split(","):
+            table = WORDS["style_colour"][ball.striker.style] + WORDS["hand_colour"][ball.striker.hand]
         else:
             assert ball.bowler.trade is not None
-            table = words.TRADE_COLOUR[ball.bowler.trade]
+            table = WORDS["trade_colour"][ball.bowler.trade]
         return [self.expand(self.deal(table), rules)]
 
     def remarks(self, ball: Ball) -> list[str]:
@@ -833,7 +860,7 @@ class Commentator:
         if not names and self.chance(0.6):
             names = self.pick_aside(ball)
         rules = state_rules(ball)
-        return [self.expand(self.deal(words.REMARKS[name]), rules) for name in names]
+        return [self.expand(self.deal(WORDS["remarks"][name]), rules) for name in names]
 
     def pick_aside(self, ball: Ball) -> list[str]:
         """One remark: on the ball if there is one, else on the chase or the phase of the innings."""
@@ -854,7 +881,7 @@ class Commentator:
         elif name == "dropped":
             delivery, shot, region = self.stage_stroke(ball, air=True)
             rules = self.scene(ball, delivery, region) | shot_rules(shot, region, "over")
-            rules |= {"mishit": words.DEEP_MISHITS}
+            rules |= {"mishit": PHRASES["deep_mishits"]}
         else:
             limits = {
                 "beaten": (
@@ -868,12 +895,12 @@ class Commentator:
             }
             delivery = self.stage(ball, *limits.get(name, ("full good", "", "")))
             rules = self.shove_scene(ball, delivery)
-        return [self.expand(self.deal(words.QUIET[name]), rules)]
+        return [self.expand(self.deal(WORDS["quiet"][name]), rules)]
 
     def shove_scene(self, ball: Ball, delivery: Delivery) -> dict[str, Sequence[str]]:
         """The scene of a ball just pushed somewhere."""
-        region = words.REGIONS[self.rng.choice(words.SHOVE_REGIONS[delivery.line].split())]
-        return self.scene(ball, delivery, region) | {"shove": words.SHOVES[delivery.line]}
+        region = REGIONS[self.rng.choice(WORDS["shove_regions"][delivery.line].split())]
+        return self.scene(ball, delivery, region) | {"shove": WORDS["shoves"][delivery.line]}
 
     # The wickets.
 
@@ -897,12 +924,12 @@ class Commentator:
         """The account of a wicket, sometimes with a cry before it and a word after."""
         sentences = [self.expand(self.deal(table), rules)]
         if "!" not in sentences[0] and self.chance(0.5):
-            cries = words.GONE + (words.GONE_CAUGHT if ball.how in ("caught", "keeper") else ())
+            cries = PHRASES["gone"] + (PHRASES["gone_caught"] if ball.how in ("caught", "keeper") else [])
             sentences.insert(0, self.expand(self.deal(cries), rules) + "!")
         if delivery.variation and self.chance(0.5):
-            sentences.append(self.expand(self.deal(words.UNDONE), rules))
+            sentences.append(self.expand(self.deal(PHRASES["undone"]), rules))
         elif self.chance(0.35):
-            sentences.append(self.expand(self.deal(words.WICKET_ASIDES), rules))
+            sentences.append(self.expand(self.deal(PHRASES["wicket_asides"]), rules))
         return sentences
 
     def caught(self, ball: Ball) -> tuple[str, str, list[str]]:
@@ -911,21 +938,21 @@ class Commentator:
         delivery, shot, region = self.stage_stroke(ball, air)
         rules = self.scene(ball, delivery, region) | shot_rules(shot, region, "over" if air else "through")
         rules |= {
-            "mishit": words.DEEP_MISHITS if air else words.RING_MISHITS,
-            "catch": words.DEEP_CATCHES if air else words.RING_CATCHES,
+            "mishit": PHRASES["deep_mishits"] if air else PHRASES["ring_mishits"],
+            "catch": PHRASES["deep_catches"] if air else PHRASES["ring_catches"],
         }
         fielder = ball.posts[region.deep if air else region.ring].name
-        account = self.dismissal(ball, words.CAUGHT_LEADS, delivery, rules)
+        account = self.dismissal(ball, PHRASES["caught_leads"], delivery, rules)
         return f"Caught by {fielder}!!", f"c {fielder} b {ball.bowler.name}", account
 
     def caught_behind(self, ball: Ball) -> tuple[str, str, list[str]]:
         """A thin edge off a ball that leaves the batter, or a top edge off a cross-batted stroke."""
         if self.chance(0.7):
-            table = words.KEEPER_EDGES
+            table = PHRASES["keeper_edges"]
             delivery = self.stage(ball, "full good back", "off", "away straight bounce")
-            rules = self.scene(ball, delivery, words.REGIONS["third"])
+            rules = self.scene(ball, delivery, REGIONS["third"])
         else:
-            table = words.KEEPER_TOP_EDGES
+            table = PHRASES["keeper_top_edges"]
             delivery, shot, region = self.stage_stroke(ball, air=True)
             while shot.noun not in ("pull", "hook", "slog", "slog-sweep", "scoop"):
                 delivery, shot, region = self.stage_stroke(ball, air=True)
@@ -936,14 +963,14 @@ class Commentator:
     def caught_and_bowled(self, ball: Ball) -> tuple[str, str, list[str]]:
         """Hit straight back."""
         delivery = self.stage(ball, "full good", "stumps off")
-        account = self.dismissal(ball, words.CAUGHT_BOWLED, delivery, self.scene(ball, delivery, NOWHERE))
+        account = self.dismissal(ball, PHRASES["caught_bowled"], delivery, self.scene(ball, delivery, NOWHERE))
         return "Caught&Bowled!!", f"c and b {ball.bowler.name}", account
 
     def bowled(self, ball: Ball) -> tuple[str, str, list[str]]:
         """Through the gate, off the inside edge, or under the bat if it was a yorker."""
         delivery = self.stage(ball, "yorker full good", "off stumps leg")
-        table = words.BOWLED_YORKER if delivery.length == "yorker" else words.BOWLED
-        stumps = words.STUMPS[2:] if delivery.line == "leg" else words.STUMPS[:2]
+        table = PHRASES["bowled_yorker"] if delivery.length == "yorker" else PHRASES["bowled"]
+        stumps = PHRASES["stumps"][2:] if delivery.line == "leg" else PHRASES["stumps"][:2]
         rules = self.scene(ball, delivery, NOWHERE) | {"stump": (self.rng.choice(stumps),)}
         return "Bowled!!", f"b {ball.bowler.name}", self.dismissal(ball, table, delivery, rules)
 
@@ -951,39 +978,36 @@ class Commentator:
         """Struck in line by a ball that comes in or goes straight on, or sweeping a slow bowler."""
         delivery = self.stage(ball, "full good", "stumps", "in straight")
         sweep = ball.bowler.kind == "spin" and self.chance(0.4)
-        rules = self.scene(ball, delivery, NOWHERE) | {"stump": words.STUMPS[1:]}
-        account = self.dismissal(ball, words.LBW_SWEEP if sweep else words.LBW, delivery, rules)
+        rules = self.scene(ball, delivery, NOWHERE) | {"stump": PHRASES["stumps"][1:]}
+        account = self.dismissal(ball, PHRASES["lbw_sweep"] if sweep else PHRASES["lbw"], delivery, rules)
         return "Lbw!!", f"lbw b {ball.bowler.name}", account
 
     def stumped(self, ball: Ball) -> tuple[str, str, list[str]]:
         """Out of his ground to a slow bowler."""
         delivery = self.stage(ball, "full good", "off stumps")
-        account = self.dismissal(ball, words.STUMPED, delivery, self.scene(ball, delivery, NOWHERE))
+        account = self.dismissal(ball, PHRASES["stumped"], delivery, self.scene(ball, delivery, NOWHERE))
         return "Stumped!!", f"st {ball.keeper.name} b {ball.bowler.name}", account
 
     def run_out(self, ball: Ball) -> tuple[str, str, list[str]]:
         """Sent back before the first run, or caught short coming back for the second."""
         assert ball.out is not None
         delivery = self.stage(ball, "full good")
-        region = words.REGIONS[self.rng.choice(words.SHOVE_REGIONS[delivery.line].split())]
+        region = REGIONS[self.rng.choice(WORDS["shove_regions"][delivery.line].split())]
         thrower = ball.posts[region.deep if ball.runs else region.ring]
         rules = self.scene(ball, delivery, region)
         out = "he" if ball.out is ball.striker else ball.out.short
-        rules |= {"shove": words.SHOVES[delivery.line], "out": (out,), "thrower": (thrower.short,)}
-        table = words.RUN_OUT_SECOND if ball.runs else words.RUN_OUT_NO_RUN
+        rules |= {"shove": WORDS["shoves"][delivery.line], "out": (out,), "thrower": (thrower.short,)}
+        table = PHRASES["run_out_second"] if ball.runs else PHRASES["run_out_no_run"]
         completed = " 1 run completed." if ball.runs else ""
         account = [self.expand(self.deal(table), rules)]
         return f"{ball.out.name} Run Out!!{completed}", f"run out ({thrower.name})", account
 
 
-NOWHERE = words.REGIONS["straight"]  # for balls that never reach the field
-
-
-def playable(delivery: Delivery, air: bool) -> list[words.Shot]:
+def playable(delivery: Delivery, air: bool) -> list[Shot]:
     """The strokes that go with a delivery."""
     return [
         shot
-        for shot in words.SHOTS
+        for shot in SHOTS
         if delivery.kind in shot.kinds.split()
         and delivery.length in shot.lengths.split()
         and delivery.line in shot.lines.split()
