@@ -9,10 +9,11 @@ from typing import NamedTuple
 from omegaconf import DictConfig, ListConfig
 
 from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import by_place
 from s15erav3.cli.settings import LARGEST
 from s15erav3.data.detokenizer import TextStream
 from s15erav3.errors import UserError, check_flag, check_number
-from s15erav3.loading import Trained, restore, with_checkpoint
+from s15erav3.loading import Trained, restore
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
 from s15erav3.model.sampling import Sampling
@@ -35,7 +36,7 @@ class Request(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 sample --help``."""
-    hydra_setup.run("sample", sample, with_checkpoint("sample", arguments))
+    hydra_setup.run("sample", sample, by_place("sample", arguments, "checkpoint"))
     return 0
 
 

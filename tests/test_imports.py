@@ -52,7 +52,7 @@ FLOORS: dict[str, set[str]] = {
     "train": {"sweeps", "session", "callbacks", "cli"},
     "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},
     "sample": {"loading", "model", "data", "terminal", "cli", "errors"},
-    "report": {"session", "terminal", "cli", "errors", "files"},
+    "report": {"session", "terminal", "cli", "files"},
     "compare": {"comparison", "runs", "cli", "errors", "files"},
     "export": {
         "__init__",

@@ -11,7 +11,6 @@ from plotly.colors import sample_colorscale
 # Okabe and Ito's eight (2008) without black, which cannot be seen on dark paper, and with a yellow that can be seen
 # on light paper.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B3A100")
-SEQUENTIAL = "Cividis"
 # Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
 DIVERGING_ON_DARK = [[0.0, "#7cc0ff"], [0.25, "#40709c"], [0.5, "#33333a"], [0.75, "#a0642a"], [1.0, "#ffb454"]]
