@@ -29,7 +29,7 @@ FLOORS: dict[str, set[str]] = {
     "model": set(),
     "balancing": {"model", "errors"},
     "data": {"errors", "files"},
-    "interop": {"model", "data", "errors"},
+    "interop": {"model", "data", "errors", "files"},
     "training": {"balancing", "model", "errors"},
     "device": {"training", "errors"},
     # a run's folder and who writes into it
