@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+import psutil
 import torch
 
 from s15erav3.errors import UserError, nearest
@@ -50,7 +49,7 @@ def refuse_if_too_large(parameters: int, device: str) -> None:
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = psutil.virtual_memory().total
     if 16 * parameters > memory:
         raise UserError(
             f"the model's {parameters:,} parameters take {16 * parameters / 1e9:,.0f} GB to train and this machine has "

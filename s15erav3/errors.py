@@ -49,6 +49,11 @@ def disk_full(error: BaseException) -> str:
     return ""
 
 
+def one_line(said: object) -> str:
+    """A message of another library, which may have many lines, on one."""
+    return " ".join(str(said).split())
+
+
 def nearest(name: object, options: Iterable[str]) -> str:
     """The valid names closest to ``name`` as a phrase: ``"did you mean 'nano'?"``, else all the options."""
     names = sorted(set(options))

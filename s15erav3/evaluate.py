@@ -18,13 +18,14 @@ from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
 from s15erav3.analysis.tables import long_table, write_table
 from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import by_place
 from s15erav3.data.commentary import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
 from s15erav3.data.sources import listed
 from s15erav3.errors import UserError, check_number, nearest
 from s15erav3.files import at_home, replace_text
-from s15erav3.loading import Saved, Trained, extended, load, restore, with_checkpoint
+from s15erav3.loading import Saved, Trained, extended, load, restore
 from s15erav3.session.build import restore_balancer
 from s15erav3.terminal import results, say
 
@@ -33,7 +34,7 @@ OWN_PARTS = ("train", "val", "test")
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 evaluate --help``."""
-    hydra_setup.run("evaluate", evaluate, with_checkpoint("evaluate", arguments))
+    hydra_setup.run("evaluate", evaluate, by_place("evaluate", arguments, "checkpoint"))
     return 0
 
 

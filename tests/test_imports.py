@@ -30,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
     "model": set(),
     "balancing": {"model", "errors"},
     "data": {"errors", "files"},
-    "interop": {"model", "data", "errors"},
+    "interop": {"model", "data", "errors", "files"},
     "training": {"balancing", "model", "errors"},
     "device": {"training", "errors"},
     # a run's folder and who writes into it
@@ -57,7 +57,7 @@ FLOORS: dict[str, set[str]] = {
     "request": {"model", "cli", "errors"},
     "conversation": {"data", "terminal", "cli", "errors"},
     "sample": {"conversation", "request", "loading", "model", "data", "terminal", "cli", "errors"},
-    "report": {"session", "terminal", "cli", "errors", "files"},
+    "report": {"session", "terminal", "cli", "files"},
     "compare": {"comparison", "runs", "terminal", "cli", "errors", "files"},
     "export": {
         "__init__",

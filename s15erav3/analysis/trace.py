@@ -61,12 +61,6 @@ class Trace(NamedTuple):
     without_bias: Ints
     """Experts that s alone would have chosen, (L, N, K), ordered likewise."""
 
-    @property
-    def biased(self) -> Floats:
-        """s + b of the chosen experts, which chose them, (L, N, K); 0 for ``NOBODY``."""
-        layer = np.arange(len(self.layers))[:, None, None]
-        return np.where(self.experts == NOBODY, 0, self.scores + self.biases[layer, self.experts]).astype(np.float32)
-
 
 def sample_passages(
     tokens: Tokens, labels: dict[str, Domain], end_of_text: int, *, slots: int, count: int = 16

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from s15erav3.balancing.base import Balancer
-from s15erav3.balancing.refuse import refuse_expert_choice
-from s15erav3.errors import check_number
-from s15erav3.model import Router
+from s15erav3.balancing.rule import LoadRule
 
 
-class OriginalRule(Balancer):
+class OriginalRule(LoadRule):
     """Move each bias by the signed square of the expert's distance from its fair share of the load.
 
     With the load fraction f_i of expert i among E experts,
@@ -30,15 +25,9 @@ class OriginalRule(Balancer):
     """
 
     def __init__(self, rate: float = 0.1) -> None:
-        super().__init__()
-        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
-        self.rate = rate
+        super().__init__(rate, centred=False)
 
-    def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, which no bias changes."""
-        refuse_expert_choice(routers, type(self).__name__)
-
-    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+    def error(self, loads: Tensor) -> Tensor:
         """See the class; loads (L, E) -> (L, E)."""
         distance = loads.float() / loads.sum(dim=-1, keepdim=True) - 1 / loads.shape[-1]
-        return -self.rate * distance.abs() * distance
+        return -distance.abs() * distance

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.cli.overrides import PATHS, literal
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.files import load_yaml
 
 MORE = {
@@ -148,9 +148,9 @@ def read_config(file: Path) -> DictConfig:
             raise ValueError("it holds no settings")
         config = OmegaConf.create(found)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
     except Exception as error:  # OmegaConf's own, of keys or interpolations that it cannot read
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
     for key in ("hydra", "defaults"):
         if key in found:
             raise UserError(f"{file} has the key '{key}', which no run of this program saves; nothing was executed.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,9 +48,7 @@ class Group(NamedTuple):
         finite = sorted(v for v in self.values(metric) if math.isfinite(v))
         if not finite:
             return Spread(math.nan, math.nan, math.nan, 0)
-        half = len(finite) // 2
-        median = finite[half] if len(finite) % 2 else (finite[half - 1] + finite[half]) / 2
-        return Spread(median, finite[0], finite[-1], len(finite))
+        return Spread(median(finite), finite[0], finite[-1], len(finite))
 
     @property
     def causal(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import platformdirs
 from filelock import FileLock
 
 from s15erav3.errors import Accident, UserError, disk_full
+from s15erav3.files import beside
 
 
 def cache_dir() -> Path:
@@ -79,17 +79,11 @@ def write_atomically(target: Path) -> Iterator[Path]:
     """
     _make_folder(target.parent)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with beside(target) as made:
+            yield made
     except OSError as error:
-        raise _unwritable(target, error) from error
-    made = scratch / target.name
-    try:
-        yield made
-        if not (made.is_dir() and target.exists()):
-            os.replace(made, target)
-    except OSError as error:
+        if error.filename2 == str(target) and target.is_dir():
+            return
         if not disk_full(error) and not str(error.filename).startswith(str(target.parent)):  # of what is read
             raise
         raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from s15erav3.data.cache import cache_dir, write_atomically
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 
 URL = "https://raw.githubusercontent.com/piygr/s15erav3/HEAD/input.txt"
 SHA256 = "4af55b63551ae758caf374fa585fae2b87ca24ba9c3632d0399c409b7ff7238c"
@@ -32,7 +32,7 @@ def ipl_file(url: str = URL, timeout_seconds: float = 20.0) -> Path:
         with urllib.request.urlopen(url, timeout=timeout_seconds) as response:
             data = response.read(BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"data=ipl could not download its corpus ({' '.join(str(error).split())}); {place}") from error
+        raise UserError(f"data=ipl could not download its corpus ({one_line(error)}); {place}") from error
     if _sha256(data) != SHA256:
         raise UserError(
             f"data=ipl downloaded {len(data):,} bytes from {url} that are not the original corpus "

@@ -19,7 +19,6 @@ ON_DARK = {
     "#D55E00": "#F0743A",
     "#8C8C8C": "#A3A3AD",
 }
-SEQUENTIAL = "Cividis"
 # Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
 DIVERGING_ON_DARK = [[0.0, "#7cc0ff"], [0.25, "#40709c"], [0.5, "#33333a"], [0.75, "#a0642a"], [1.0, "#ffb454"]]

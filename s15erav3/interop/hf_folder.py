@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import beside
 from s15erav3.interop import hf_config, hf_weights
 from s15erav3.interop.hf_tokenizer import read_object, read_tokenizer, write_tokenizer
 from s15erav3.model import Transformer
@@ -70,26 +69,24 @@ def write_folder(
         key: value if key.endswith("e_score_correction_bias") else value.to(DTYPES[dtype])
         for key, value in hf_weights.to_hub(net).items()
     }
-    scratch = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        scratch.mkdir(parents=True)
-        _write_json(scratch / "config.json", config)
-        _write_json(scratch / "generation_config.json", ids)
-        write_tokenizer(tokenizer, scratch, max_length=net.config.max_position_embeddings)
-        (scratch / "README.md").write_text(card)
-        try:
-            hub.save_torch_state_dict(tensors, scratch, max_shard_size=max_shard_size)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
-        mode = (scratch / "config.json").stat().st_mode
-        for file in scratch.iterdir():
-            file.chmod(mode)  # safetensors writes files that the owner alone can read
-        scratch.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with beside(folder) as made:
+            made.mkdir()
+            _write_json(made / "config.json", config)
+            _write_json(made / "generation_config.json", ids)
+            write_tokenizer(tokenizer, made, max_length=net.config.max_position_embeddings)
+            (made / "README.md").write_text(card)
+            try:
+                hub.save_torch_state_dict(tensors, made, max_shard_size=max_shard_size)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
+            mode = (made / "config.json").stat().st_mode
+            for file in made.iterdir():
+                file.chmod(mode)  # safetensors writes files that the owner alone can read
     except (OSError, safetensors.SafetensorError) as error:  # the latter has no strerror
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{folder} cannot be written: {why}; choose another folder.") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_folder(folder: Path) -> Imported:

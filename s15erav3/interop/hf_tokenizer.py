@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models, processors
 
 from s15erav3.data.panics import build_encoding, no_panic
-from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
+from s15erav3.data.tokenizer import PUBLIC, Tokenizer, byte_characters, cut_into_bytes
 from s15erav3.errors import UserError
 from s15erav3.interop.patterns import can_be_empty, to_oniguruma, to_tiktoken
 
@@ -80,13 +80,7 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
         )
     )
     regex = to_oniguruma(encoding._pat_str, f"tokenizer {tokenizer.name}")
-    built.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.Split(Regex(regex), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    built.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    cut_into_bytes(built, regex)
     names = {i: name for name, i in special.items()}
     built.add_special_tokens([names.get(i, _unused(i)) for i in range(len(ranks), encoding.n_vocab)])
     if set(ranks.values()) != set(range(len(ranks))) or {n: built.token_to_id(n) for n in special} != special:
@@ -181,7 +175,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def _spelled(ranks: dict[bytes, int]) -> dict[bytes, str]:
     """Each token in the characters that stand for its bytes."""
-    characters = _byte_characters()
+    characters = byte_characters()
     return {token: "".join(characters[byte] for byte in token) for token in ranks}
 
 
@@ -218,7 +212,7 @@ def read_object(file: Path) -> dict[str, Any]:
 def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> dict[bytes, int]:
     """Bytes and id of each ordinary token, if merging by id is what the model's merges do."""
     ids = {token: i for token, i in model["vocab"].items() if token not in special}
-    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    byte_of = {character: byte for byte, character in byte_characters().items()}
     try:
         ranks = {bytes(byte_of[c] for c in token): i for token, i in sorted(ids.items(), key=lambda item: item[1])}
     except KeyError as error:

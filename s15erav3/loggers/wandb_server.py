@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 
 FLUSH = 0.02
 """Seconds until what W&B was told is in its file; by default 15, and a kill would lose as much."""
@@ -54,7 +54,7 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         if not goes_on:
             shutil.rmtree(note.parent, ignore_errors=True)
-        raise UserError(f"logger.wandb cannot begin: {_flat(error)}") from error
+        raise UserError(f"logger.wandb cannot begin: {one_line(error)}") from error
     except (wandb.errors.Error, TimeoutError) as error:
         wandb.teardown()  # it still holds the id of the run that did not begin
         for empty in {*note.parent.glob("run-*")} - before:
@@ -62,7 +62,8 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
         wandb.setup(wandb.Settings(silent=True))
         run = init("offline")
         tell(
-            f"W&B did not begin this run ({_flat(error)}); it goes on offline, send it later with: {sync_command(run)}"
+            f"W&B did not begin this run ({one_line(error)}); it goes on offline, send it later with: "
+            f"{sync_command(run)}"
         )
     note.parent.mkdir(exist_ok=True)
     note.write_text(run_id + "\n")
@@ -95,7 +96,7 @@ def within(seconds: float, work: Callable[[], None]) -> str:
             work()
             found[0] = ""
         except Exception as error:  # whatever W&B raises, training has ended well
-            found[0] = f"{type(error).__name__}: {_flat(error)}"
+            found[0] = f"{type(error).__name__}: {one_line(error)}"
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
@@ -126,7 +127,3 @@ def sync_command(run: Any) -> str:
 def tell(sentence: str) -> None:
     """One line to the user."""
     print(sentence, file=sys.stderr)
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(str(error).split())

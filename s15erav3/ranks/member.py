@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from s15erav3.errors import UserError
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
 
 VARIABLE = "S15ERAV3_RANKS"
 """Of the environment: the board's descriptor, the number of ranks, the timeout."""
@@ -21,6 +20,19 @@ PERIOD = 0.5
 
 PATIENCE = 8.0
 """Seconds that a rank which has lost another waits for the first rank to end it."""
+
+SPOKEN = ("gloo", "nccl", "c10d", "tcpstore", "connection closed by peer", "connection reset")
+"""What torch.distributed says of it, where it has no type of its own for it."""
+
+
+def lost(error: BaseException) -> bool:
+    """Whether a collective failed, for which another process is to blame: its end is the cause."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None:  # a rank that has not come that far
+        return False
+    if isinstance(error, distributed.DistError):
+        return True
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in SPOKEN)
 
 
 class Awake:

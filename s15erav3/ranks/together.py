@@ -20,8 +20,7 @@ from torch.distributed.constants import default_pg_timeout
 
 import __main__
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
-from s15erav3.ranks.member import VARIABLE, here
+from s15erav3.ranks.member import VARIABLE, here, lost
 from s15erav3.ranks.watch import RankEnded, Watch
 
 NEVER = timedelta(days=1)

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
-from s15erav3.ranks.member import PERIOD, Awake
+from s15erav3.ranks.member import PERIOD, Awake, lost
 
 GRACE = 3.0
 """Seconds in which all ranks may end by themselves, once one has: often they do, for the same reason."""

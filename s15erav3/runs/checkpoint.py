@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home, whole
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 
@@ -56,7 +56,7 @@ def load_checkpoint(path: Path) -> Payload:
             "execute its code. Give a checkpoint of s15erav3."
         ) from error
     except Exception as error:  # whatever torch makes of a file that another program wrote
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:150]}. Give another .ckpt file.") from error
+        raise UserError(f"{path} is damaged: {one_line(error)[:150]}. Give another .ckpt file.") from error
     if not _is_ours(payload):
         raise UserError(f"{path} is not a checkpoint of s15erav3: it lacks the description of its run.")
     return payload  # type: ignore[no-any-return]
@@ -95,7 +95,7 @@ def damaged(path: Path) -> str:
         EOFError,
         struct.error,
     ) as error:
-        return " ".join(str(error).split())[:150] or type(error).__name__
+        return one_line(error)[:150] or type(error).__name__
 
 
 def _is_ours(payload: Any) -> bool:
@@ -189,7 +189,7 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
     try:
         net.load_state_dict(found)
     except RuntimeError as error:
-        raise UserError(f"{path} has weights that do not fit: {' '.join(str(error).split())[:200]}.") from error
+        raise UserError(f"{path} has weights that do not fit: {one_line(error)[:200]}.") from error
 
 
 def candidates(run_dir: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from s15erav3.cli.overrides import key_of, value_of
+from s15erav3.errors import one_line
 from s15erav3.files import load_yaml
 from s15erav3.runs.progress import is_alive
 from s15erav3.runs.records import read_lines, read_table
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
         progress = _json(folder / "progress.json")
         alive = not result and is_alive(progress)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        return Run(folder, "broken", " ".join(str(error).split()), {}, {}, {})
+        return Run(folder, "broken", one_line(error), {}, {}, {})
     if "status" in result:
         return Run(folder, str(result["status"]), str(result.get("reason", "")), result, overrides, config)
     if result:

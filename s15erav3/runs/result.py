@@ -33,23 +33,20 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {"s15erav3": __version__, "python": platform.python_version()}
         | {package: version(package) for package in packages},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__).parents[2]),
         "code": code(),
     }
 
 
-def _git_commit() -> str | None:
-    """Commit of the source tree, with ``+changes`` if it was edited; ``None`` for an installed package."""
-    root = Path(__file__).parents[2]
+def git_commit(root: Path) -> str | None:
+    """Commit of a source tree, with ``+changes`` if it was edited; ``None`` without one, as of an installed package."""
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if dirty else "")
+    commit = next(line.split()[2] for line in said if line.startswith("# branch.oid "))
+    edited = any(not line.startswith("#") for line in said)
+    return None if commit == "(initial)" else commit + ("+changes" if edited else "")

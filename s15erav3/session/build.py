@@ -29,7 +29,7 @@ from s15erav3.cli.trust import FOLDERS, check_targets
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError, check_number, one_line
 from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
@@ -250,7 +250,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
             **settings,
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+        raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from s15erav3.callbacks.last_checkpoint import REQUEUE, STOPS, Interrupted, LastCheckpoint
 from s15erav3.callbacks.samples import Samples
 from s15erav3.cli.overrides import quote
-from s15erav3.errors import Accident, UserError, disk_full, tell
+from s15erav3.errors import Accident, UserError, disk_full, one_line, tell
 from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
 from s15erav3.ranks.together import together
@@ -132,7 +132,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
         if isinstance(error, MisconfigurationException):
-            raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+            raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
         if not isinstance(error, UserError) and (why := disk_full(error)):
             told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
             ended = Accident(f"the disk is full ({why}); {told}: make room, then resume the run.")
