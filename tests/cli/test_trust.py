@@ -16,8 +16,8 @@ from s15erav3.cli import trust
 from s15erav3.comparison.tables import markdown
 from s15erav3.errors import UserError
 from s15erav3.sweeps.plan import check_name
-from tests.cli.test_foreign_strategy import own_package  # noqa: F401  a fixture
 from tests.test_bad_input import refusal
+from tests.test_extending import own_package, place  # noqa: F401  fixtures
 from tests.tiny import TINY, train
 
 
