@@ -77,7 +77,7 @@ def logged(balancer: Balancer, folder: Path, steps: int = 4) -> tuple[dict[str, 
 
 def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
     """From the recorded loads and biases in plain Python. Seen to fail with each measure exchanged for another, with
-    a figure of the first layer alone, with the floor of twice the tokens, and with biases as they were before the update."""
+    a figure of the first layer alone, with the floor of twice the tokens, and with biases before the update."""
     row, _ = logged(LossFree(0.02), tmp_path)
     line = rows(tmp_path / "balance.jsonl")[-1]
     loads, biases = line["load"], line["bias"]
