@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.balancing.base import Balancer
+from s15erav3.cli.trust import conf_dir
 
 
 def decided(cfg: DictConfig, balancer: Balancer) -> str:
@@ -25,14 +26,15 @@ def decided(cfg: DictConfig, balancer: Balancer) -> str:
 
 
 def _chosen() -> tuple[str, dict[str, Any]]:
-    """The choice of the group ``experts`` and its file's content; nothing for a resumed run, whose saved config has no
+    """The choice of the group ``experts`` and what it sets, with what all choices have in common; nothing for a resumed run, whose saved config has no
     choices."""
     runtime = HydraConfig.get().runtime
     choice = runtime.choices.get("experts")
     for source in runtime.config_sources:
         file = Path(source.path) / "experts" / f"{choice}.yaml"
         if source.schema == "file" and file.is_file():
-            content = OmegaConf.to_container(OmegaConf.load(file))
+            common = OmegaConf.select(OmegaConf.load(conf_dir() / "train.yaml"), "experts")
+            content = OmegaConf.to_container(OmegaConf.merge(common, OmegaConf.load(file)))
             return str(choice), {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
     return "", {}
 
