@@ -26,8 +26,8 @@ def decided(cfg: DictConfig, balancer: Balancer) -> str:
 
 
 def _chosen() -> tuple[str, dict[str, Any]]:
-    """The choice of the group ``experts`` and what it sets, with what all choices have in common; nothing for a resumed run, whose saved config has no
-    choices."""
+    """The choice of the group ``experts`` and its settings, with what all choices have in common; nothing for a resumed
+    run, whose saved config has no choices."""
     runtime = HydraConfig.get().runtime
     choice = runtime.choices.get("experts")
     for source in runtime.config_sources:
