@@ -36,7 +36,7 @@ class WholeFileIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: Path) -> Payload:
-    """Read a checkpoint of this program, bit by bit as it was written; only tensors and plain containers are accepted.
+    """Read a checkpoint of this program, bit-exact as it was written; only tensors and plain containers are accepted.
 
     Raises:
         UserError: there is no such file, it is truncated or damaged, it contains code, or another program wrote it.
