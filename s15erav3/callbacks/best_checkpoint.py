@@ -14,7 +14,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint for a single file in the run's current folder.
 
     Lightning's own loses the best score when the folder's name differs from the one in the checkpoint. It would then
-    overwrite ``best.ckpt`` by the next checkpoint, and it deletes the file that a checkpoint names.
+    overwrite ``best.ckpt`` by the next checkpoint. It also deletes the file that a checkpoint names.
 
     Args:
         file: path of the best checkpoint.

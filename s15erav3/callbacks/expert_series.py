@@ -12,7 +12,7 @@ from s15erav3.balancing.diagnostics import max_violation
 Metrics = dict[str, float]
 
 MOST_SERIES = 64
-"""Maximum number of series per layer for which each expert has three (load, bias, update), with ``per_expert=auto``."""
+"""Maximum number of series per layer for logging every expert (load, bias, update), with ``per_expert=auto``."""
 KINDS = ("load", "bias", "bias_update")
 QUANTILES = {"q000": 0.0, "q025": 0.25, "q050": 0.5, "q075": 0.75, "q100": 1.0}
 
