@@ -1,8 +1,8 @@
 """The table of all metrics: one name with one meaning, wherever it is logged.
 
-Names in ``_global`` refer to a whole text: the validation part, or what ``evaluate`` reads. Without it, a metric of the
-loads refers to one optimizer step. This table is the only definition of names: docs/metrics.md, W&B's summaries and the
-hover texts of the pages are generated from it, and a test compares it with what runs log.
+Names with ``_global`` refer to a whole text: the validation part, or what ``evaluate`` reads. Without it, a metric of
+the loads refers to one optimizer step. This table is the only definition of names: docs/metrics.md, W&B's summaries and
+the hover texts of the pages are generated from it, and a test compares it with what runs log.
 """
 
 from __future__ import annotations
