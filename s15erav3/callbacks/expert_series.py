@@ -1,4 +1,4 @@
-"""Scalar series of single experts: all of them for narrow layers, extremes and quantiles for wide ones."""
+"""Scalar series per expert: every expert for narrow layers, extremes and quantiles for wide ones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from s15erav3.balancing.diagnostics import max_violation
 Metrics = dict[str, float]
 
 MOST_SERIES = 64
-"""Series of a layer up to which each expert has its own three (load, bias, update), with ``per_expert=auto``."""
+"""Maximum number of series per layer for logging every expert (load, bias, update), with ``per_expert=auto``."""
 KINDS = ("load", "bias", "bias_update")
 QUANTILES = {"q000": 0.0, "q025": 0.25, "q050": 0.5, "q075": 0.75, "q100": 1.0}
 
 
 def condenses(per_expert: bool | str, experts: int) -> bool:
-    """Whether a layer of so many experts is told by its extremes and quantiles."""
+    """Return whether a layer with this many experts is logged by its extremes and quantiles."""
     return per_expert == "auto" and len(KINDS) * experts > MOST_SERIES
 
 
 def all_experts(layers: Sequence[int], loads: Tensor, biases: Tensor, update: Tensor) -> Metrics:
-    """Per expert its load (1.0 is the fair share), bias and last bias update, from tables (L, E) on the host."""
+    """Return each expert's load (1.0 is the fair share), bias and last bias update, from tables (L, E) on the host."""
     metrics: Metrics = {}
     shares = (loads / loads.mean(dim=-1, keepdim=True)).tolist()
     for layer, *values in zip(layers, shares, biases.tolist(), update.tolist(), strict=True):
@@ -33,21 +33,21 @@ def all_experts(layers: Sequence[int], loads: Tensor, biases: Tensor, update: Te
 
 
 def layer_balance(layers: Sequence[int], loads: Tensor) -> Metrics:
-    """``layer_03/maxvio`` of each layer, from loads (L, E) on the host."""
+    """Return ``layer_03/maxvio`` of each layer, from loads (L, E) on the host."""
     values = max_violation(loads).tolist()
     return {f"layer_{layer:02d}/maxvio": value for layer, value in zip(layers, values, strict=True)}
 
 
 def condensed(loads: Tensor, biases: Tensor, update: Tensor, extremes: int) -> Tensor:
-    """The most and the least loaded experts of each layer, and quantiles across its experts, on the tables' device.
+    """Return the most and least loaded experts of each layer, and quantiles over its experts, on the tables' device.
 
     Args:
         loads, biases, update: (L, E) each.
-        extremes: experts from either end of the order by load; at most half of them are taken. Equal loads stand in
-            the order of their numbers.
+        extremes: number of experts from each end of the order by load, capped at half of them. Equal loads are ordered
+            by expert number.
 
     Returns:
-        (L, S) in double precision, columns as :func:`condensed_names` has them.
+        (L, S) in double precision, with columns as in :func:`condensed_names`.
     """
     k = _at_most_half(extremes, loads.shape[-1])
     load = loads.double()
@@ -62,11 +62,11 @@ def condensed(loads: Tensor, biases: Tensor, update: Tensor, extremes: int) -> T
 
 
 def condensed_names(layer: int, experts: int, extremes: int) -> list[str]:
-    """What the columns of :func:`condensed` are called for a layer.
+    """Return the names of the columns of :func:`condensed` for a layer.
 
     ``expert_L03/top1`` is the number of the most loaded expert, ``load_L03/top1``, ``bias_L03/top1`` and
     ``bias_update_L03/top1`` are its load, bias and last bias update; ``bottom1`` is the least loaded. ``load_L03/q050``
-    is the median across the layer's experts, and so on.
+    is the median over the layer's experts, and so on.
     """
     k = _at_most_half(extremes, experts)
     ends = [f"{end}{place}" for end in ("top", "bottom") for place in range(1, k + 1)]

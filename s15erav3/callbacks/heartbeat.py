@@ -1,4 +1,4 @@
-"""progress.json: how far a run is and which process runs it, for whoever watches the sweep from outside."""
+"""progress.json: a run's progress and its process, for monitoring the sweep from outside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SHOWN = ("train/loss", "train/bpb", "balance/maxvio_batch", "perf/tokens_per_sec
 
 
 class Heartbeat(L.Callback):
-    """Write ``{"step", "max_steps", "seconds", "pid", "host", "time"}`` and the last known metrics, at the beginning,
-    every few seconds and at every validation.
+    """Write ``{"step", "max_steps", "seconds", "pid", "host", "time"}`` and the latest metrics to progress.json.
 
-    It shows what :class:`Telemetry` last read, and so never waits for the device itself.
+    It is written at the start, every few seconds and at every validation. The metrics are those that :class:`Telemetry`
+    read last, so this callback never synchronises the device.
 
     Args:
         run_dir: folder of ``progress.json``.
-        every_seconds: least time between two writes within training.
+        every_seconds: minimum interval between two writes during training.
     """
 
     def __init__(self, run_dir: Path, every_seconds: float = 2.0) -> None:

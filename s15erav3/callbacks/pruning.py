@@ -1,4 +1,4 @@
-"""The end of a run that is hopeless beside others, by its validations."""
+"""Pruning: end a run early if its validations are hopeless compared with other runs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from s15erav3.errors import UserError, nearest
 
 
 class Pruned(Exception):
-    """A run was ended early on purpose; its last checkpoint holds the step that it was judged at."""
+    """A run was pruned; its last checkpoint holds the step at which that was decided."""
 
 
 class Judge(Protocol):
-    """Who compares a run with others."""
+    """Compares a run with others."""
 
     def last_step(self) -> int | None:
-        """The last step of which the judge was told, also by an earlier process of this run."""
+        """Return the last step with a reported value, including reports of an earlier process of this run."""
 
     def report(self, step: int, value: float) -> None:
-        """Tell the value measured after ``step``."""
+        """Report the value measured after ``step``."""
 
     def verdict(self) -> str:
-        """Why the run is hopeless, by what was told so far; empty as long as it is not."""
+        """Return why the run is hopeless, given the values reported so far; empty if it is not."""
 
 
 class Pruning(L.Callback):
     """Report a metric at each validation, and end the run with :class:`Pruned` if it is judged hopeless.
 
-    It is told before the checkpoint of that step is saved, so that a run that is killed in between tells it again, and
-    acts after it, before the next step: in a step itself nothing is done.
+    The value is reported before that step's checkpoint is saved, so that a run killed in between reports it again. The
+    run ends after the checkpoint, before the next step: nothing happens within a step.
 
     Args:
-        metric: one that a validation measures.
+        metric: a metric that a validation measures.
     """
 
     def __init__(self, metric: str, judge: Judge) -> None:
@@ -44,7 +44,7 @@ class Pruning(L.Callback):
         last = self.judge.last_step()
         if (
             last is not None and 0 < last <= trainer.global_step < trainer.max_steps
-        ):  # judged, and killed before it ended
+        ):  # an earlier process was killed before it acted on the verdict
             self._verdict = self.judge.verdict()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,14 +1,14 @@
 """The expert-balance workspace and report of a Weights & Biases project, as code.
 
-Both show the panels of panels.py: learning, balance, sweep, heatmaps, a section for each layer, speed. They are
-saved anew each time, beside what the project has already. ``--dry-run`` writes what would be sent as JSON, without an
+Both show the panels of panels.py: learning, balance, sweep, heatmaps, a section for each layer, speed. Each call saves
+new ones, in addition to those that the project already has. ``--dry-run`` writes what would be sent as JSON, without an
 account or a network; the same command always writes the same text.
 
     python -m s15erav3.dashboard --entity ME --run multirun/first [--group first]
     python -m s15erav3.dashboard --entity ME --project s15erav3 --layers 1 2 3 --x-axis tokens
     python -m s15erav3.dashboard --entity ME --layers 1 2 3 --dry-run [--out dashboard.json]
 
-Only layers are to be named: a panel takes all the experts that its layer has.
+Only layers have to be specified: a panel includes all experts of its layer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ X_AXES = ("trainer/global_step", "tokens")
 
 
 def layers_of(folders: Sequence[Path]) -> list[int]:
-    """Numbers of the MoE layers of all runs at or below the folders.
+    """Return the numbers of the MoE layers of all runs at or below the folders.
 
     Raises:
         UserError: there is no run, or none that recorded loads.
@@ -55,7 +55,7 @@ def layers_of(folders: Sequence[Path]) -> list[int]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse names and numbers that cannot be right.
+    """Validate names and numbers.
 
     Raises:
         UserError: with the option and its value.
@@ -70,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def write(text: str, file: Path | None) -> None:
-    """To the file, or to standard output.
+    """Write text to the file, or to standard output.
 
     Raises:
         UserError: the file cannot be written.
@@ -85,7 +85,7 @@ def write(text: str, file: Path | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake."""
+    """Run the command; return the exit status: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m s15erav3.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,6 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    if status:  # W&B's process may go on asking a server that fails, and at a usual exit it is waited for without end
+    if status:  # W&B's process may retry a failing server, and a normal exit would wait for it forever
         sys.stderr.flush()
         os._exit(status)

@@ -1,4 +1,4 @@
-"""The workspace and the report of a project's expert balance: as W&B's library has them, as JSON, and saved."""
+"""The workspace and the report on a project's expert balance: as W&B's objects, as JSON, and saved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from s15erav3.dashboard.panels import BPB, MAXVIO, MOST_RUNS, Panels, Part, part
 from s15erav3.errors import UserError
 
 Spec = dict[str, Any]
-GRID, HEIGHT = 24, 8  # columns of a report's grid, and rows that a panel takes of it
+GRID, HEIGHT = 24, 8  # columns of a report's grid, and rows of it per panel
 WIDTHS = {wr.ParallelCoordinatesPlot: GRID, wr.WeavePanelSummaryTable: 2 * GRID // 3}
 
 
 def workspace(entity: str, project: str, group: str | None, layers: Sequence[int], x_axis: str) -> ws.Workspace:
-    """The workspace, not saved. Its runs are not grouped, or each panel would take means over runs' experts."""
+    """Return the workspace, unsaved. Its runs are not grouped, as panels would otherwise average over runs' experts."""
     sections = [
         ws.Section(
             name=part.title,
@@ -49,10 +49,10 @@ def workspace(entity: str, project: str, group: str | None, layers: Sequence[int
 
 
 def report(entity: str, project: str, group: str | None, layers: Sequence[int], x_axis: str) -> wr.Report:
-    """The report, not saved."""
+    """Return the report, unsaved."""
     blocks: list[Any] = [wr.TableOfContents()]
     for part in parts(layers, x_axis):
-        # A run set that names no project is of the report's own; one that does would ask the server about it here.
+        # A run set without a project belongs to the report's own; one with a project would query the server here.
         runs = wr.Runset(name=group or "All runs", filters=in_group(group))
         runs._id = stable_id(part.title)
         grid = wr.PanelGrid(runsets=[runs], panels=sized(numbered(part)))
@@ -64,7 +64,7 @@ def report(entity: str, project: str, group: str | None, layers: Sequence[int], 
 
 
 def title(group: str | None) -> str:
-    """Of workspace and report: at most 128 characters, and no symbols, ``=`` among them, which W&B refuses there."""
+    """Return the title of both pages: at most 128 characters, without symbols such as ``=``, which W&B refuses."""
     if group is None:
         return "Expert balance"
     plain = "".join("-" if unicodedata.category(c)[0] in "SC" else c for c in group)
@@ -72,31 +72,31 @@ def title(group: str | None) -> str:
 
 
 def in_group(group: str | None) -> str:
-    """A filter of runs. All of the name is escaped: within it, too, the library takes ``=`` or ``<`` for operators."""
+    """Return a filter of runs. The whole name is escaped: the library parses ``=`` or ``<`` in it as operators."""
     return "" if group is None else 'Metric("Group") == "' + "".join(f"\\U{ord(c):08x}" for c in group) + '"'
 
 
 def numbered(part: Part) -> Panels:
-    """The part's panels, with ids that are the same each time in place of random ones."""
+    """Return the part's panels, with deterministic ids in place of random ones."""
     for i, panel in enumerate(part.panels):
         panel._id = stable_id(f"{part.title}/{i}")
     return part.panels
 
 
 def stable_id(name: str) -> str:
-    """Twelve characters."""
+    """Return a deterministic id of twelve characters."""
     return hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def sized(panels: Panels) -> Panels:
-    """Panels as wide as they need to be; the grid puts them side by side, as many as fit."""
+    """Set the panels' widths; the grid places as many side by side as fit."""
     for panel in panels:
         panel.layout = wr.Layout(w=WIDTHS.get(type(panel), GRID // 3), h=HEIGHT)
     return panels
 
 
 def specification(view: ws.Workspace, page: wr.Report) -> Spec:
-    """What saving the two sends; the specs, which travel as JSON text, as objects."""
+    """Return what saving both sends; specs, which are sent as JSON text, are parsed into objects."""
     place = {"entityName": view.entity, "projectName": view.project}
     return {
         "workspace": place | {"displayName": view.name, "spec": dump(view)},
@@ -105,7 +105,7 @@ def specification(view: ws.Workspace, page: wr.Report) -> Spec:
 
 
 def dump(made: ws.Workspace | wr.Report) -> Spec:
-    """Its spec, by the library's own words."""
+    """Return the spec, serialised by the library itself."""
     found: Spec = json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     return found
 
@@ -119,7 +119,7 @@ def save(view: ws.Workspace, page: wr.Report) -> None:
     mode = os.environ.get("WANDB_MODE") or "online"
     if mode != "online":
         raise UserError(f"WANDB_MODE={mode}, but a dashboard lives on the server; unset it, or take --dry-run.")
-    os.environ["WANDB_SILENT"] = "true"  # it would print the addresses, too
+    os.environ["WANDB_SILENT"] = "true"  # otherwise it prints the addresses, too
     if not wandb.login(prompt=False, verify=False):
         raise UserError("no W&B account is known to this machine; run: wandb login, or take --dry-run.")
     try:
@@ -136,6 +136,6 @@ def save(view: ws.Workspace, page: wr.Report) -> None:
 
 
 def is_there(entity: str, project: str) -> bool:
-    """Whether the server knows the project: saving a report would create it, and so hide a misspelt name."""
+    """Return whether the server has the project: saving a report would create it, and so hide a misspelt name."""
     answer = execute_graphql(wandb.Api(), gql.projectInternalId, {"entityName": entity, "projectName": project})
     return answer.get("project") is not None

@@ -1,4 +1,4 @@
-"""Loggers' libraries that are installed only where somebody wants them."""
+"""Libraries of optional loggers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from s15erav3.errors import UserError
 
 
 def need(extra: str, *modules: str) -> None:
-    """Make sure that the libraries of an optional logger are there.
+    """Check that the libraries of an optional logger are installed.
 
     Args:
-        extra: name of the logger and of the package's extra that installs them.
-        modules: what must be importable; nothing is imported here.
+        extra: name of the logger and of the package's extra that installs its libraries.
+        modules: modules that must be importable; nothing is imported here.
 
     Raises:
-        UserError: one is missing, with the command that installs it.
+        UserError: one is missing; the message has the command that installs it.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""MLflow: a run in its local database, or on the server that ``MLFLOW_TRACKING_URI`` names."""
+"""MLflow: a run in the local database, or on the server set by ``MLFLOW_TRACKING_URI``."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from s15erav3.runs.records import read_resumes
 
 STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}
 MOST_METRICS = 1000
-"""What MLflow takes in one call."""
+"""Maximum number of metrics in one MLflow call."""
 
 
 class RunMLflow(MLFlowLogger):
-    """Lightning's own logger on one MLflow run, with heatmaps, samples and the flat settings as parameters.
+    """Lightning's MLFlowLogger for one MLflow run, with heatmaps, samples and the flattened settings as parameters.
 
-    The database is ``mlflow.db`` where the program was started, MLflow's own default, or what the environment variable
-    ``MLFLOW_TRACKING_URI`` says; no config can name another. A resumed run goes on in its MLflow run, and is not told
-    again what MLflow has. A server that fails during training is told about once, and training goes on without it.
+    The database is MLflow's own default, ``mlflow.db`` in the working directory, or the one set by the environment
+    variable ``MLFLOW_TRACKING_URI``; no config can set another. A resumed run continues its MLflow run, and steps that
+    MLflow already has are not logged again. A server failure during training is reported once, and training continues.
 
     Args:
-        save_dir: the run's folder, in which ``mlflow/run-id.txt`` keeps the run's id.
+        save_dir: the run's folder, in which ``mlflow/run-id.txt`` stores the run's id.
         experiment: name of the MLflow experiment.
-        name: of the run; ``None`` says in it what tells this run from others.
-        group: a tag ``group``, to find the runs of a sweep by.
+        name: name of the run; ``None`` builds one from the settings that distinguish this run from others.
+        group: value of the tag ``group``, for finding the runs of a sweep.
 
     Raises:
         UserError: MLflow is not installed.
@@ -61,7 +61,7 @@ class RunMLflow(MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """MLflow's client; the run begins, or goes on, when it is first asked for.
+        """MLflow's client; first access starts or resumes the run.
 
         Raises:
             UserError: MLflow refuses, or its server does not answer.
@@ -78,8 +78,10 @@ class RunMLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """The settings, flat, as on the command line. MLflow's parameters never change: what a resumed run has
-        otherwise becomes a tag ``changed/KEY``."""
+        """Log the settings, flattened as on the command line.
+
+        MLflow's parameters cannot change: settings that a resumed run changes become tags ``changed/KEY``.
+        """
         nested = vars(params) if isinstance(params, Namespace) else params
         flat = {key: str(value)[:250] for key, value in leaves(nested)}
         before = self.experiment.get_run(self.run_id).data.params
@@ -89,7 +91,7 @@ class RunMLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Scalars of a step, but for those that MLflow has of it already."""
+        """Log scalars of a step, without those that MLflow already has for it."""
 
         def work() -> None:
             new = [(name, value) for name, value in metrics.items() if not self._has(name, step or 0)]
@@ -105,7 +107,7 @@ class RunMLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
-        """Heatmaps as MLflow's images, which have a slider over steps. It has no histograms."""
+        """Log heatmaps as MLflow images, which have a slider over steps. MLflow has no histograms."""
 
         def work() -> None:
             if self._images is None:
@@ -119,17 +121,17 @@ class RunMLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Texts ``{"prompt", "text"}`` as an artifact ``samples/step_000250.md``."""
+        """Log texts ``{"prompt", "text"}`` as an artifact ``samples/step_000250.md``."""
         file = f"samples/step_{step:06d}.md"
         self._send(lambda: self.experiment.log_text(self.run_id, markdown(samples), file))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Left to :meth:`conclude`, which knows how the run ended."""
+        """Do nothing: :meth:`conclude` closes the run, as it knows how it ended."""
 
     @rank_zero_only
     def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
-        """Say how the run ended: finished, killed (interrupted) or failed, with the reason as a tag."""
+        """Record how the run ended: finished, killed (interrupted) or failed, with the reason as a tag."""
         if not self._initialized:
             return
         status = STATUS.get(str(result.get("status")), "FAILED" if exit_code else "FINISHED")
@@ -138,14 +140,14 @@ class RunMLflow(MLFlowLogger):
         self._send(lambda: self.experiment.set_terminated(self.run_id, status))
 
     def _send(self, work: Callable[[], None]) -> None:
-        """Hand something to MLflow; without it training goes on."""
+        """Send something to MLflow; if that fails, training continues."""
         if self._lost:
             return
         try:
             work()
         except UserError:
             raise
-        except Exception as error:  # of the database or of the network, as MLflow or a library below it calls it
+        except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
             self._lost = True
             told = " ".join(str(error).split())[:300]
             tell(f"MLflow takes nothing more ({type(error).__name__}: {told}); training goes on without it")

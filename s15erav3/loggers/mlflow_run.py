@@ -1,4 +1,4 @@
-"""Which MLflow run a folder's run is, and what MLflow has of it."""
+"""The MLflow run that belongs to a run's folder, and what MLflow has already stored of it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from s15erav3.errors import UserError
 from s15erav3.loggers.wandb_server import tell
 
 NOTE = "mlflow/run-id.txt"
-"""In the run's folder."""
+"""File with the run's id, within the run's folder."""
 IMAGE = re.compile(r"images/(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+")
-"""How MLflow names the files of images with a step."""
+"""Pattern of MLflow's file names for images with a step."""
 
 
 def place() -> str:
-    """Where MLflow keeps its runs: ``MLFLOW_TRACKING_URI``, else its own default, ``mlflow.db`` in this folder."""
+    """Return ``MLFLOW_TRACKING_URI``, or MLflow's default, ``mlflow.db`` in the working directory."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table that it makes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is gone must not hold training up
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it reports every table that it creates
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # an unreachable server must not delay training
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Mapping[str, str]) -> tuple[str, str]:
-    """Begin a run, or go on with the one that the folder knows.
+    """Start a run, or resume the one stored in the folder.
 
     Args:
-        client: MLflow's.
-        folder: the run's.
-        experiment: its name; it is made where there is none.
-        name, tags: of a new run.
+        client: MLflow's client.
+        folder: the run's folder.
+        experiment: name of the experiment, which is created if it is missing.
+        name, tags: for a new run.
 
     Returns:
         ids of the run and of its experiment.
@@ -53,7 +53,7 @@ def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Ma
             run = client.create_run(_experiment(client, experiment), run_name=name, tags=resolve_tags(dict(tags)))
         else:
             client.update_run(run.info.run_id, status="RUNNING")
-    except Exception as error:  # of the database or of the network, as MLflow or a library below it calls it
+    except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
         told = f"{client.tracking_uri}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"logger=mlflow cannot begin at {told}; mend MLFLOW_TRACKING_URI, or take logger=csv."
@@ -64,7 +64,7 @@ def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Ma
 
 
 def _found(client: Any, run_id: str) -> Any:
-    """The run, unless there is none or it was deleted."""
+    """Return the run; ``None`` if it does not exist or was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -77,7 +77,7 @@ def _found(client: Any, run_id: str) -> Any:
 
 
 def _experiment(client: Any, name: str) -> str:
-    """The id of an experiment, which another job may be making at this moment."""
+    """Return the id of an experiment, which another job may be creating concurrently."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -92,18 +92,18 @@ def _experiment(client: Any, name: str) -> str:
 
 
 def _artifacts(uri: str) -> str | None:
-    """``mlruns/`` beside a local database, wherever the program is started; a server has a place of its own."""
+    """Return ``mlruns/`` beside a local database, wherever the program is started; ``None`` for a server."""
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
 
 
 def steps_known(client: Any, run_id: str, metric: str) -> set[int]:
-    """Steps of which MLflow has a metric."""
+    """Return the steps for which MLflow has a metric."""
     return {found.step for found in client.get_metric_history(run_id, metric)}
 
 
 def images_known(client: Any, run_id: str) -> set[tuple[str, int]]:
-    """Names and steps of the images that MLflow has."""
+    """Return names and steps of the images that MLflow has."""
     found = (IMAGE.match(file.path) for file in client.list_artifacts(run_id, "images"))
     return {(match["key"], int(match["step"])) for match in found if match}

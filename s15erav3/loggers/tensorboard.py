@@ -19,18 +19,18 @@ from s15erav3.loggers.raster import markdown, pixels
 from s15erav3.runs.records import read_resumes
 
 RESULTS = ("val/bpb", "balance/maxvio_global")
-"""Metrics beside the settings in TensorBoard's HPARAMS tab."""
+"""Metrics shown beside the settings in TensorBoard's HPARAMS tab."""
 
 
 class RunTensorBoard(TensorBoardLogger):
-    """Lightning's own logger, writing to ``tensorboard/`` in the run's folder, with heatmaps, samples and settings.
+    """Lightning's TensorBoardLogger in the run's ``tensorboard/``, with heatmaps, samples and settings.
 
-    A resumed run tells TensorBoard from which step on its earlier events are void, and writes those steps again: the
-    library's reader then shows each step once. Events are on disk after ``flush_secs``, and before each checkpoint.
+    A resumed run marks its earlier events from the resumed step on as void, and writes those steps again: TensorBoard's
+    reader then shows each step once. Events are on disk after ``flush_secs``, and before each checkpoint.
 
     Args:
         save_dir: the run's folder.
-        flush_secs: seconds until what was logged can be seen.
+        flush_secs: maximum delay in seconds until logged values are on disk.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -46,12 +46,12 @@ class RunTensorBoard(TensorBoardLogger):
 
     @property
     def log_dir(self) -> str:
-        """``tensorboard/`` in the run's folder; Lightning would take a ``$`` in its name for a variable."""
+        """``tensorboard/`` in the run's folder; Lightning would expand a ``$`` in its name as a variable."""
         return os.path.join(self.save_dir, "tensorboard")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The settings, flat, as on the command line: for the HPARAMS tab, and in ``hparams.yaml``."""
+        """Log the settings, flattened as on the command line, to the HPARAMS tab and ``hparams.yaml``."""
         from torch.utils.tensorboard.summary import hparams
 
         nested = vars(params) if isinstance(params, Namespace) else params
@@ -59,7 +59,7 @@ class RunTensorBoard(TensorBoardLogger):
         flat = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in leaves(nested)}
         experiment, begin, end = hparams(  # type: ignore[no-untyped-call]
             flat,
-            dict.fromkeys(RESULTS, 0.0),  # names of metrics; no value is logged
+            dict.fromkeys(RESULTS, 0.0),  # only the names of metrics; no value is logged
         )
         self._end = end
         for summary in (experiment, begin):
@@ -67,7 +67,7 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
-        """Heatmaps as images and values as histograms, under ``media/``."""
+        """Log heatmaps as images and values as histograms, under ``media/``."""
         for name, figure in figures.items():
             self.experiment.add_image(f"media/{name}", pixels(figure), step, dataformats="HWC")
         for name, values in histograms.items():
@@ -75,17 +75,17 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Texts ``{"prompt", "text"}`` in the TEXT tab, as ``media/samples``."""
+        """Log texts ``{"prompt", "text"}`` to the TEXT tab, as ``media/samples``."""
         self.experiment.add_text("media/samples", markdown(samples), step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left, and close the file."""
+        """Flush pending events, and close the file."""
         self.conclude(int(status != "success"), {})
 
     @rank_zero_only
     def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
-        """The same, once: the library's writer begins anew with what it is told after it was closed."""
+        """Close once only: the library's writer opens a new file if it is used after closing."""
         if self._closed or self._experiment is None:
             return
         self._closed = True

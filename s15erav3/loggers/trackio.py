@@ -23,22 +23,22 @@ from s15erav3.runs import naming
 from s15erav3.runs.records import read_resumes
 
 NOTE = "trackio/run-name.txt"
-"""In the run's folder."""
+"""File with the run's name, within the run's folder."""
 
 
 class RunTrackio(Logger):
-    """One Trackio run, with scalars, heatmaps, histograms, samples and the flat settings.
+    """One Trackio run, with scalars, heatmaps, histograms, samples and the flattened settings.
 
-    It lies where Trackio keeps its runs, below ``TRACKIO_DIR``; ``TRACKIO_SPACE_ID`` and ``TRACKIO_SERVER_URL`` are the
-    library's own ways to send it elsewhere, and no config can name them. A resumed run goes on in its Trackio run, and
-    is not told again what is there. Rows are on disk half a second after they are logged.
+    It is stored where Trackio keeps its runs, below ``TRACKIO_DIR``. ``TRACKIO_SPACE_ID`` and ``TRACKIO_SERVER_URL``
+    are the library's own ways to send it elsewhere, and no config can set them. A resumed run continues its Trackio
+    run, and values that are already there are not logged again. Rows are on disk half a second after they are logged.
 
     Args:
-        save_dir: the run's folder, in which ``trackio/run-name.txt`` keeps the run's name.
-        project: Trackio's.
+        save_dir: the run's folder, in which ``trackio/run-name.txt`` stores the run's name.
+        project: Trackio's project.
         group: as in ``trackio.init``.
-        name: ``None`` says in it what tells this run from others. A few letters make it the only one of its name, as
-            the name is what Trackio finds a run again by.
+        name: ``None`` builds one from the settings that distinguish this run from others. A few letters are added to
+            make it unique, as Trackio identifies a run by its name.
 
     Raises:
         UserError: Trackio is not installed.
@@ -61,7 +61,7 @@ class RunTrackio(Logger):
 
     @property
     def version(self) -> str:
-        """The run's name; empty before it has begun."""
+        """The run's name; empty before it has started."""
         return "" if self._run is None else str(self._run.name)
 
     @property
@@ -71,7 +71,7 @@ class RunTrackio(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Trackio's run, which begins, or goes on, when it is first asked for.
+        """Trackio's run; first access starts or resumes it.
 
         Raises:
             UserError: Trackio refuses the project.
@@ -82,7 +82,7 @@ class RunTrackio(Logger):
             note = self.folder / NOTE
             name = note.read_text().strip() if note.exists() else self._new_name()
             try:
-                with redirect_stdout(StringIO()):  # it tells how to start its dashboard
+                with redirect_stdout(StringIO()):  # it prints how to start its dashboard
                     self._run = trackio.init(
                         self.project, name, group=self.group, config=self._config, resume="allow", embed=False
                     )
@@ -101,13 +101,13 @@ class RunTrackio(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The settings, flat, as on the command line."""
+        """Log the settings, flattened as on the command line."""
         self._config |= dict(leaves(vars(params) if isinstance(params, Namespace) else params))
-        _ = self.experiment  # which takes them when it begins
+        _ = self.experiment  # the settings are passed when the run starts
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Values of a step, but for those that Trackio has of it already."""
+        """Log values of a step, without those that Trackio already has for it."""
         known = self._known.get(step or 0, set()) if self.experiment else set()
         new = {name: value for name, value in metrics.items() if name not in known}
         if new:
@@ -115,7 +115,7 @@ class RunTrackio(Logger):
 
     @rank_zero_only
     def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
-        """Heatmaps as images and values as histograms, under ``media/``."""
+        """Log heatmaps as images and values as histograms, under ``media/``."""
         import trackio
 
         images = {f"media/{name}": trackio.Image(pixels(figure)) for name, figure in figures.items()}
@@ -124,7 +124,7 @@ class RunTrackio(Logger):
 
     @rank_zero_only
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Texts ``{"prompt", "text"}`` as a table ``media/samples``."""
+        """Log texts ``{"prompt", "text"}`` as a table ``media/samples``."""
         import trackio
 
         columns = ["prompt", "text"]
@@ -133,7 +133,7 @@ class RunTrackio(Logger):
 
     @rank_zero_only
     def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
-        """Write what is left, and let go of the run, so that the next one of this process is another."""
+        """Flush pending rows, and release the run, so that the next one in this process is a new run."""
         if self._run is not None:
             import trackio
 
@@ -142,7 +142,7 @@ class RunTrackio(Logger):
 
 
 def _known(project: str, run: Any) -> dict[int, set[str]]:
-    """Names of what Trackio has of each step, in the database on this machine."""
+    """Return the names that Trackio has for each step, from the database on this machine."""
     from trackio.sqlite_storage import SQLiteStorage
 
     found: dict[int, set[str]] = defaultdict(set)

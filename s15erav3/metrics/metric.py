@@ -1,4 +1,4 @@
-"""What is known of a metric: its name, its unit, which way is better, where it is told."""
+"""Definition of a metric: its name, its unit, which way is better, where it is logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES: dict[Place, str] = {
     "result": "the end of a run: `result.json`, the summary in W&B, `compare`",
     "evaluate": "the JSON file of `evaluate`",
 }
-"""Where metrics are told, in Markdown."""
+"""Where metrics are logged, in Markdown."""
 
 PARTS = {
     "{layer}": r"\d{2,}",
@@ -23,32 +23,35 @@ PARTS = {
     "{end}": r"(?:top|bottom)\d+",
     "{quantile}": r"q\d{3}",
 }
-"""What may stand for the variable parts of a name."""
+"""Patterns of the variable parts of a name."""
 
 
 class Metric(NamedTuple):
-    """One metric, or a family of them whose names differ in the parts in braces."""
+    """One metric, or a family of metrics whose names differ in the parts in braces."""
 
     name: str
-    """As ``val/bpb``, or a pattern such as ``load_L{layer}/E{expert}``."""
+    """A name such as ``val/bpb``, or a pattern such as ``load_L{layer}/E{expert}``."""
     unit: str
     """``1`` for a ratio without a unit."""
     better: Better
-    """``neither`` where more is not better or worse by itself."""
+    """``neither`` where neither more nor less is better by itself."""
     where: tuple[Place, ...]
     says: str
-    """Its definition, one sentence."""
+    """Definition in one sentence."""
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the whole of each of its names."""
+        """Pattern that matches each of its names as a whole."""
         parts = re.split(r"(\{\w+\})", self.name)
         return re.compile("".join(PARTS.get(part, re.escape(part)) for part in parts))
 
     @property
     def summary(self) -> Literal["min", "max", "last"]:
-        """What W&B's summary keeps of its rows: the last value, as ``result.json`` does; the best one of what no result
-        tells and has a better and a worse."""
+        """How W&B's summary aggregates its rows.
+
+        It is the last value, as in ``result.json``, or the best one for a metric that is not in the result and has a
+        direction.
+        """
         if "result" in self.where or self.better == "neither":
             return "last"
         return "min" if self.better == "lower" else "max"

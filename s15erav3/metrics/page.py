@@ -1,4 +1,4 @@
-"""docs/metrics.md, made from the table: ``python -m s15erav3.metrics.page > docs/metrics.md``."""
+"""Generate docs/metrics.md from the table: ``python -m s15erav3.metrics.page > docs/metrics.md``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Where metrics are told:
 
 
 def markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     text = HEAD + "".join(f"- **{place}**: {said}\n" for place, said in PLACES.items())
     for title, metrics in SECTIONS.items():
         text += f"\n## {title}\n\n| name | unit | better | where | what it is |\n| --- | --- | --- | --- | --- |\n"
@@ -30,7 +30,7 @@ def markdown() -> str:
 
 
 def row(metric: Metric) -> str:
-    """Its line of the table."""
+    """Return the metric's row of the table."""
     unit = "" if metric.unit == "1" else metric.unit
     better = "" if metric.better == "neither" else metric.better
     return f"| `{metric.name}` | {unit} | {better} | {', '.join(metric.where)} | {metric.says} |\n"

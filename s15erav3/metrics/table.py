@@ -1,9 +1,8 @@
-"""The table of all metrics: one name, one meaning, wherever it is told.
+"""The table of all metrics: one name with one meaning, wherever it is logged.
 
-``_global`` is a whole text: the validation part, or what ``evaluate`` reads. Without it, a figure of the loads is one
-optimizer step's. Only this
-table says what a name means: docs/metrics.md, W&B's summaries and the hover texts of the pages are made from it, and a
-test holds it against what runs log.
+Names with ``_global`` refer to a whole text: the validation part, or what ``evaluate`` reads. Without it, a metric of
+the loads refers to one optimizer step. This table is the only definition of names: docs/metrics.md, W&B's summaries and
+the hover texts of the pages are generated from it, and a test compares it with what runs log.
 """
 
 from __future__ import annotations
@@ -168,7 +167,7 @@ SPEED = (
 
 
 def _of_layer(name: str) -> Metric:
-    """The metric of one layer whose mean over layers is ``balance/NAME``, or is NAME."""
+    """Return the metric of one layer whose mean over layers is ``balance/NAME``, or is NAME."""
     whole = next(m for m in BALANCE if m.name in (f"balance/{name}", f"balance/{name}_batch", name))
     where: tuple[Place, ...] = ("train",) if name in LAYER_OF_STEP else ("evaluate",)
     return Metric(f"layer_{{layer}}/{name}", whole.unit, whole.better, where, f"`{whole.name}` of one layer.")
@@ -187,19 +186,19 @@ SECTIONS = {
     "Speed": SPEED,
     "How far, how large": PROGRESS,
 }
-"""All metrics, as docs/metrics.md has them."""
+"""All metrics, in the order of docs/metrics.md."""
 
 METRICS = tuple(metric for section in SECTIONS.values() for metric in section)
 
 
 @cache
 def find(name: str) -> Metric | None:
-    """The metric that ``name`` is one of; ``None`` for a name that no metric has."""
+    """Return the metric that has the name ``name``; ``None`` if there is none."""
     return next((metric for metric in METRICS if metric.pattern.fullmatch(name)), None)
 
 
 def hover(name: str) -> str:
-    """Definition, unit and which way is better, in plain text, for a name that a page shows; empty for others."""
+    """Return definition, unit and which way is better, as plain text, for a page's metric; empty for other names."""
     metric = find(name)
     if metric is None:
         return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def stored() -> list[Path]:
-    """The notebooks: inside an installed package, in the folder ``notebooks/`` of a source tree."""
+    """Return the notebooks: inside an installed package, or in the folder ``notebooks/`` of a source tree."""
     package = Path(__file__).parent
     found = sorted(package.glob("*.ipynb")) or sorted((package.parents[1] / "notebooks").glob("*.ipynb"))
     assert found, "the wheel carries them"

@@ -1,4 +1,4 @@
-"""Copy the notebooks into a folder of yours, to run and to change them there.
+"""Copy the notebooks into a folder, to run and edit them there.
 
     python -m s15erav3.notebooks notebooks
 
@@ -18,13 +18,13 @@ from s15erav3.notebooks import stored
 
 
 def copy(folder: Path) -> list[Path]:
-    """Write the notebooks to ``folder``, which is made where there is none.
+    """Write the notebooks to ``folder``, which is created if it is missing.
 
     Returns:
         the files.
 
     Raises:
-        UserError: one is there already, or the folder cannot be written; nothing was written over.
+        UserError: a file exists already, or the folder cannot be written; nothing was overwritten.
     """
     targets = [folder / file.name for file in stored()]
     for target in targets:
@@ -40,7 +40,7 @@ def copy(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake."""
+    """Run the command; return the exit status: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m s15erav3.notebooks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

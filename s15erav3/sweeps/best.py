@@ -1,4 +1,4 @@
-"""What a search has found: the best run, or the front, on the screen and in ``optimization_results.yaml``."""
+"""The result of a search: the best run, or the Pareto front, printed and written to ``optimization_results.yaml``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from s15erav3.terminal import say
 
 
 def tell_best(study: optuna.Study, folder: Path) -> None:
-    """Say it and write it, if any trial has a value.
+    """Print and save the result, if any trial has a value.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
     """
     several = len(study.directions) > 1
     best = study.best_trials

@@ -1,4 +1,4 @@
-"""What each job of a sweep does, whichever launcher starts it: nothing, go on, or train from the beginning."""
+"""The work of one sweep job, whichever launcher starts it: skip, resume, or train from scratch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from s15erav3.terminal import say, short
 
 
 def work(cfg: DictConfig) -> float | list[float] | str:
-    """Bring the run in ``cfg.run_dir`` to its end.
+    """Complete the run in ``cfg.run_dir``.
 
     Returns:
-        its ``sweep.objective``, or ``pruned``.
+        the run's ``sweep.objective``, or ``pruned``.
 
     Raises:
-        UserError: the folder holds a run of other settings, or as :func:`s15erav3.train.train`.
-        Interrupted: a signal ended it; it can be resumed.
+        UserError: the folder holds a run with different settings, or as :func:`s15erav3.train.train`.
+        Interrupted: a signal ended the run; it can be resumed.
     """
     folder, sweep = Path(cfg.run_dir), Path(HydraConfig.get().sweep.dir).absolute()
     check_objective(cfg.sweep.objective)
@@ -51,7 +51,7 @@ def work(cfg: DictConfig) -> float | list[float] | str:
 
 
 def go_on(cfg: DictConfig, folder: Path, sweep: Path) -> dict[str, Any]:
-    """Train from the last checkpoint that can be read, or anew if none can."""
+    """Train from the last readable checkpoint, or from scratch if there is none."""
     settings = cfg.copy()
     if cfg.init_from:
         saved = read_config(folder / ".hydra" / "config.yaml")
@@ -66,7 +66,7 @@ def go_on(cfg: DictConfig, folder: Path, sweep: Path) -> dict[str, Any]:
 
 
 def make_room(found: Found, folder: Path, sweep: Path) -> None:
-    """Set aside what cannot be gone on with, and say so."""
+    """Set aside what cannot be resumed, and report it."""
     if found.state == "again":
         place = set_aside(folder, sweep)
         say(f"{short(folder)} begins anew, as {found.why}; what was there is in {short(place)}")

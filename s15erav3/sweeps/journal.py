@@ -1,6 +1,6 @@
-"""The file of a study: Optuna's journal, one JSON line for each thing that happened; nothing in it is executed.
+"""The file of a study: Optuna's journal, one JSON line per event; nothing in it is executed.
 
-The sweep's program and its jobs write it at once, and any of them may be killed at any time.
+The sweep's process and its jobs write it concurrently, and any of them may be killed at any time.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from s15erav3.errors import UserError
 
 JOB, SETTINGS, ATTEMPT = "job", "settings", "attempt"
-"""Attributes of a trial: the number of its run's folder, the command line of its run, how often it was begun."""
+"""Attributes of a trial: the number of its run's folder, the command line of its run, the number of attempts."""
 
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
-"""What Optuna raises where a line is not one of its own."""
+"""Exceptions that Optuna raises for a line that it did not write."""
 
 
 class Lock(JournalFileOpenLock):
-    """Held while a line is written. The system lets it go with its process; Optuna's would stay for 30 seconds."""
+    """A lock held while a line is written. The system releases it with its process; Optuna's would stay 30 seconds."""
 
     def __init__(self, file: Path) -> None:
         self.file = FileLock(file)
 
     def acquire(self) -> bool:
-        """Wait for it."""
+        """Wait for the lock."""
         self.file.acquire()
         return True
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         self.file.release()
 
 
 class Journal(JournalFileBackend):
-    """Optuna's own, which would append to half a line that a full disk or a power cut has left, and never read on.
+    """Optuna's journal, safe against partial lines.
+
+    Optuna's own would append to a partial line left by a full disk or a power cut, and could never read past it.
 
     Args:
-        file: of the study.
+        file: the study's file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -53,7 +55,7 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines."""
-        self.lock.acquire()  # which this process may take twice
+        self.lock.acquire()  # this process may acquire it twice
         try:
             mend(self.path)
             super().append_logs(logs)
@@ -62,12 +64,12 @@ class Journal(JournalFileBackend):
 
 
 def lock_of(file: Path) -> Path:
-    """The lock of a study's file, beside the sweep's own."""
+    """Return the lock of a study's file, which is beside the sweep's own lock."""
     return file.parent / ".sweep" / f"{file.name}.lock"
 
 
 def mend(file: Path) -> None:
-    """Cut off what follows the last whole line."""
+    """Truncate the file after its last complete line."""
     with file.open("r+b") as stream:
         end = stream.seek(0, os.SEEK_END)
         whole = end
@@ -83,10 +85,10 @@ def mend(file: Path) -> None:
 
 
 def open_journal(file: Path) -> JournalStorage:
-    """The storage in ``file``, which is made if it is not there.
+    """Return the storage in ``file``, which is created if it is missing.
 
     Raises:
-        UserError: it is a link, or is none of Optuna's.
+        UserError: the file is a link, or not an Optuna journal.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if file.is_symlink():
@@ -103,5 +105,5 @@ def open_journal(file: Path) -> JournalStorage:
 
 
 def id_of(storage: JournalStorage, study: str, number: int) -> int:
-    """By which a storage knows the trial of this number in the study of this name."""
+    """Return the storage's id of the trial with this number in the study with this name."""
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)

@@ -1,4 +1,4 @@
-"""A job's view of the search that it is a trial of: it tells its validations, and asks whether it is hopeless."""
+"""A job's interface to the search that it is a trial of: it reports validations and asks whether to prune."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ NO_PRUNER = "optuna.pruners.NopPruner"
 
 
 class TrialJudge:
-    """Optuna's pruner on the trial of one job. Every job writes its own lines into the study's file, so it does not
-    matter which launcher has started it.
+    """Optuna's pruner on the trial of one job.
+
+    Every job writes its own lines into the study's file, so any launcher can have started it.
 
     Args:
         file, name: of the study.
-        pruner: its settings, for Hydra to instantiate.
+        pruner: its settings, which Hydra instantiates.
         job: the number of the job.
 
     Raises:
@@ -29,7 +30,7 @@ class TrialJudge:
     """
 
     def __init__(self, file: Path, name: str, pruner: DictConfig, job: int) -> None:
-        import optuna  # a second; the other jobs do without
+        import optuna  # slow (a second), and not needed by other jobs
         from hydra.utils import instantiate
 
         from s15erav3.sweeps.journal import JOB, id_of, open_journal
@@ -49,7 +50,7 @@ class TrialJudge:
         self.trial = id_of(self.storage, name, mine[-1])
 
     def last_step(self) -> int | None:
-        """The last step that the trial has a value of."""
+        """Return the last step for which the trial has a value."""
         return self.storage.get_trial(self.trial).last_step
 
     def report(self, step: int, value: float) -> None:
@@ -57,7 +58,7 @@ class TrialJudge:
         self.storage.set_trial_intermediate_value(self.trial, step, value)
 
     def verdict(self) -> str:
-        """The pruner's, in words."""
+        """Return the pruner's verdict as text."""
         trial = self.storage.get_trial(self.trial)
         if trial.last_step is None or not self.pruner.prune(self.study, trial):
             return ""
@@ -66,10 +67,10 @@ class TrialJudge:
 
 
 def pruning(cfg: DictConfig) -> list[Pruning]:
-    """The callback of a job that belongs to a search with a pruner; none for any other.
+    """Return the callback of a job that belongs to a search with a pruner; no callback for any other job.
 
     Args:
-        cfg: of the job.
+        cfg: the job's config.
     """
     hydra = HydraConfig.get()
     settings: Any = hydra.sweeper

@@ -1,4 +1,4 @@
-"""What a search may change: Hydra's sweep overrides as Optuna's distributions."""
+"""The search space: Hydra's sweep overrides as Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from s15erav3.errors import UserError
 
 LOG = "log"
-"""The one tag: values are drawn evenly by their logarithm."""
+"""The only tag: values are drawn log-uniformly."""
 
 
 class Space(NamedTuple):
     """The settings of a search."""
 
     distributions: dict[str, BaseDistribution]
-    """What each searched key may be."""
+    """The distribution of each searched key."""
     fixed: dict[str, str]
-    """The other overrides by their keys, as they were typed."""
+    """The other overrides by key, as typed."""
 
     def command(self, chosen: dict[str, Any]) -> list[str]:
-        """The overrides of a run with ``chosen`` values of the searched keys."""
+        """Return the overrides of a run with ``chosen`` values of the searched keys."""
         return [*(f"{key}={as_text(value)}" for key, value in chosen.items()), *self.fixed.values()]
 
 
 def read_space(words: Sequence[str], loader: ConfigLoader | None = None) -> Space:
-    """Tell searched from fixed settings; of two words for one key, the later holds.
+    """Separate searched from fixed settings; of two overrides for one key, the later one wins.
 
     Args:
         words: overrides in Hydra's grammar.
-        loader: finds what ``glob(...)`` stands for.
+        loader: resolves ``glob(...)``.
 
     Raises:
-        UserError: a word cannot be searched.
+        UserError: an override cannot be searched.
     """
     searched: dict[str, tuple[str, BaseDistribution]] = {}
     fixed: dict[str, tuple[str, str]] = {}
@@ -55,13 +55,13 @@ def read_space(words: Sequence[str], loader: ConfigLoader | None = None) -> Spac
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Optuna may choose for a sweep override.
+    """Return Optuna's distribution for a sweep override.
 
-    An ``interval`` has both its ends, whole numbers after Hydra's ``int(...)``. A ``range`` has the values that Hydra's
-    own sweeper would run, without its end. All else is a choice among values without an order.
+    An ``interval`` includes both ends, and has whole numbers if wrapped in Hydra's ``int(...)``. A ``range`` has the
+    values that Hydra's own sweeper would run, without its end. Everything else is a categorical choice.
 
     Raises:
-        UserError: the range is empty or upside down, or has a tag other than ``log``.
+        UserError: the range is empty or reversed, or has a tag other than ``log``.
     """
     value: Any = override.value()
     tags: set[str] = getattr(value, "tags", set())
@@ -100,7 +100,7 @@ def _interval(value: IntervalSweep, log: bool) -> BaseDistribution:
 
 
 def _range(value: RangeSweep, log: bool) -> BaseDistribution:
-    values: Any = value.range()  # Python's own, or of decimals
+    values: Any = value.range()  # Python's own range, or one of decimals
     if values.step == 0:
         raise ValueError("its step is 0")
     count = math.ceil((values.stop - values.start) / values.step)
@@ -113,7 +113,7 @@ def _range(value: RangeSweep, log: bool) -> BaseDistribution:
 
 
 def as_text(value: Any) -> str:
-    """A chosen value in Hydra's grammar; text is there already."""
+    """Return a chosen value in Hydra's grammar; text already is."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

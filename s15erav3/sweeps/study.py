@@ -1,4 +1,4 @@
-"""An Optuna study in a sweep's folder that can be gone on with; imported only where Optuna is installed."""
+"""A resumable Optuna study in a sweep's folder; imported only where Optuna is installed."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Study:
-    """Ask Optuna for settings, run them by whatever launcher there is, and tell it what came out.
+    """Ask Optuna for settings, run them with any launcher, and report the results to it.
 
-    ``n_trials`` is the whole study's. Trials that a call left unfinished run first, in their own folders, where their
-    runs go on; new ones are numbered after the last folder. Failed runs are trials without a value.
+    ``n_trials`` is the total of the study. Trials that an earlier call left unfinished run first: their runs are
+    resumed in their own folders. New ones are numbered after the last folder. Failed runs are trials without a value.
 
     Args:
-        sampler, pruner: settings for Hydra to instantiate; no pruner prunes nothing.
+        sampler, pruner: settings that Hydra instantiates; without a pruner nothing is pruned.
         direction: ``minimize`` or ``maximize``, or a list of them.
-        n_trials: that end with a value or are pruned.
-        n_jobs: trials launched together.
-        study_name, storage: of the study and of its file.
-        max_failure_rate: share of a batch; if more of its runs fail, no further batch begins.
+        n_trials: number of trials that end with a value or are pruned.
+        n_jobs: number of trials launched together.
+        study_name, storage: name of the study, and its file.
+        max_failure_rate: maximum fraction of failed runs in a batch; above it, no further batch starts.
         custom_search_space: dotted name of a function of the config and the trial, which may suggest more.
-        params: what is searched, as on the command line.
+        params: the searched settings, as on the command line.
 
     Raises:
-        UserError: the settings do not describe a search, or not the one in the folder.
+        UserError: the settings do not describe a search, or differ from the search in the folder.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Study:
         self.extend = instantiate({"_target_": custom_search_space, "_partial_": True}) if custom_search_space else None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's own, called before :meth:`sweep`."""
+        """Set up as Hydra requires, before :meth:`sweep`."""
         self.config, self.context = config, hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what the study still lacks, and leave ``optimization_results.yaml`` in the sweep's folder."""
+        """Run the remaining trials of the study, and write ``optimization_results.yaml`` to the sweep's folder."""
         searched = [f"{key}={value}" for key, value in self.params.items()]
         space = read_space([*searched, *arguments], self.context.config_loader)
         if not space.distributions and self.extend is None:
@@ -91,20 +91,20 @@ class Study:
             self._finish(study, space, folder)
             self._search(study, space, folder)
         except Exception:
-            if new and not numbers(folder):  # refused before anything began
+            if new and not numbers(folder):  # refused before any run started
                 for file in (self.file, lock_of(self.file)):
                     file.unlink(missing_ok=True)
             raise
         tell_best(study, folder)
 
     def _finish(self, study: optuna.Study, space: Space, folder: Path) -> None:
-        """What an earlier call began."""
+        """Complete the trials that an earlier call started."""
         left = unfinished(study, self.file, folder, space.fixed.values())
         for batch in batches(left, self.n_jobs):
             self._run(study, [trial.number for trial in batch], [trial.settings for trial in batch], batch[0].job)
 
     def _search(self, study: optuna.Study, space: Space, folder: Path) -> None:
-        """New trials, until there are enough."""
+        """Run new trials until there are enough."""
         left = self.n_trials - len(study.get_trials(deepcopy=False, states=DONE))
         known = [trial.user_attrs.get(JOB) for trial in study.get_trials(deepcopy=False)]
         job = max([-1, *numbers(folder), *(number for number in known if isinstance(number, int))]) + 1
@@ -135,14 +135,14 @@ class Study:
     def _run(
         self, study: optuna.Study, trials: Sequence[int], commands: Sequence[Sequence[str]], job: int
     ) -> list[TrialState]:
-        """Launch runs with consecutive numbers, and tell the study of them."""
+        """Launch runs with consecutive numbers, and report their results to the study."""
         returns = self.launcher.launch([tuple(command) for command in commands], initial_job_idx=job)
         states = []
         for trial, run in zip(trials, returns, strict=True):
             state, values = outcome(run.return_value, len(self.directions))
             try:
                 study.tell(trial, values, state)
-            except RuntimeError as error:  # of samplers that run out of combinations; the trial has been told
+            except RuntimeError as error:  # no combinations left; the trial is already recorded
                 if "Study.stop" not in str(error):
                     raise
                 self.exhausted = True
@@ -151,5 +151,5 @@ class Study:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Of the run folders there."""
+    """Return the numbers of the run folders in ``folder``."""
     return [int(place.name) for place in folder.iterdir() if place.name.isdecimal()]

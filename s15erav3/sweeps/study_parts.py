@@ -1,4 +1,4 @@
-"""The parts of a study, each checked before anything begins: its file, its sampler, its pruner."""
+"""The parts of a study, each checked before any run starts: its file, its sampler, its pruner."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from s15erav3.sweeps.journal import open_journal
 from s15erav3.sweeps.search_space import Space
 
 OLD = "study.db"
-"""The file of a study of Optuna 2."""
+"""The file of a study by Optuna 2."""
 
 
 def open_study(file: Path, name: str, directions: list[str], space: Space, pruner: BasePruner) -> optuna.Study:
-    """The study of this name in ``file``, which is made if it is not there.
+    """Return the study of this name in ``file``, which is created if it is missing.
 
     Raises:
-        UserError: the one in the folder looks for something else, or in other places.
+        UserError: the study in the folder has other directions or another search space.
     """
     if not file.exists() and (file.parent / OLD).exists():
         raise UserError(
@@ -56,15 +56,15 @@ def open_study(file: Path, name: str, directions: list[str], space: Space, prune
 
 
 def make_sampler(settings: Any, trials: int) -> BaseSampler:
-    """Who proposes settings.
+    """Return the sampler, which proposes settings.
 
     Args:
-        settings: for Hydra to instantiate. A fixed ``seed`` gives the same search again, however often it is stopped
-            and gone on with, if a sampler is made for every batch.
-        trials: in the study so far: each batch draws numbers of its own.
+        settings: what Hydra instantiates. A fixed ``seed`` makes a search reproducible, however often it is interrupted
+            and resumed, if a sampler is made for every batch.
+        trials: number of trials in the study so far: each batch draws different random numbers.
 
     Raises:
-        UserError: it is no sampler, or keeps pickles in the study.
+        UserError: it is not a sampler, or stores pickles in the study.
     """
     seed = settings.get("seed")
     if seed is not None:
@@ -81,21 +81,21 @@ def make_sampler(settings: Any, trials: int) -> BaseSampler:
 
 
 def keeps_pickles(sampler: BaseSampler) -> bool:
-    """Whether a sampler, or one that it uses, is the one of Optuna's that unpickles."""
+    """Return whether a sampler, or one that it uses, is the Optuna sampler that unpickles."""
     parts = (part for part in vars(sampler).values() if isinstance(part, BaseSampler))
     return isinstance(sampler, CmaEsSampler) or any(map(keeps_pickles, parts))
 
 
 def check_pruner(settings: Any, objective: Any, directions: list[str]) -> BasePruner:
-    """Who ends hopeless trials.
+    """Return the pruner, which ends hopeless trials early.
 
     Args:
-        settings: for Hydra to instantiate.
+        settings: what Hydra instantiates.
         objective: ``sweep.objective``.
 
     Raises:
-        UserError: it is no pruner, or the objective is not measured at validations; the objectives are not as many as
-            the directions.
+        UserError: it is not a pruner, or the objective is not measured at validations; or the number of objectives
+            differs from the number of directions.
     """
     metrics = list(objective) if isinstance(objective, list | ListConfig) else [objective]
     if len(metrics) != len(directions):

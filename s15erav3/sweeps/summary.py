@@ -1,4 +1,4 @@
-"""The account at the end of a sweep: what is complete, what failed and why, what to type next."""
+"""The summary at the end of a sweep: what is complete, what failed and why, what to type next."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Ended(NamedTuple):
     """``done``, ``pruned``, ``skipped``, ``failed``, ``stopped`` or ``not begun``."""
     reason: str
     mistake: bool
-    """Whether it is the user's to mend."""
+    """Whether the failure is the user's to fix."""
 
 
 def account(sweep: Sweep, failures: Sequence[Exception]) -> int:
-    """Print the account of a sweep.
+    """Print the summary of a sweep.
 
     Args:
-        failures: of jobs in this process; one that has left no trace in a folder counts all the same.
+        failures: exceptions of jobs in this process; one that left no trace in a folder is counted too.
 
     Returns:
-        0 if all jobs are complete or pruned, 2 if all failures are the user's to mend, else 1.
+        0 if all jobs are complete or pruned, 2 if all failures are the user's to fix, else 1.
     """
     assert sweep.folder is not None
     ends = [ended(job) for job in sweep.jobs.values()]
@@ -62,12 +62,12 @@ def account(sweep: Sweep, failures: Sequence[Exception]) -> int:
 
 
 def ended(job: Planned) -> Ended:
-    """How ``job`` ended."""
+    """Return how ``job`` ended."""
     if not (job.folder / ".hydra" / "config.yaml").exists():
         return Ended(job, "not begun", "", False)
     run = read_run(job.folder)
     if job.found.state == "again" and run.result == job.found.result and run.result:
-        return Ended(job, "not begun", "", False)  # what an earlier call left
+        return Ended(job, "not begun", "", False)  # the folder's content is from an earlier call
     if run.status == "completed":
         try:
             objective(job.config.sweep.objective, run.result)
@@ -82,5 +82,5 @@ def ended(job: Planned) -> Ended:
 
 
 def is_mistake(run: Run) -> bool:
-    """Whether a failed run is the user's to mend."""
+    """Return whether a run's failure is the user's to fix."""
     return run.result.get("error") in ("UserError", "Diverged")

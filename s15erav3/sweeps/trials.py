@@ -1,4 +1,4 @@
-"""Trials and the runs that belong to them: how one begins, how it ended, which of an earlier call are left."""
+"""Trials and their runs: recording a start, evaluating an outcome, finding those that an earlier call left."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from s15erav3.sweeps.journal import ATTEMPT, JOB, SETTINGS, id_of, open_journal
 from s15erav3.sweeps.objective import PRUNED
 
 ATTEMPTS = 3
-"""A run that takes the whole program down with it (out of memory) is begun so often and no more."""
+"""Maximum number of attempts for a run whose failure kills the whole program (out of memory)."""
 
 
 class Unfinished(NamedTuple):
-    """A trial whose run is to go on."""
+    """A trial whose run is to be resumed."""
 
     number: int
     job: int
-    """The number of its folder."""
+    """Number of the run's folder."""
     settings: list[str]
-    """Its command line."""
+    """Command line of the run."""
 
 
 def begin(trial: optuna.Trial, job: int, settings: list[str]) -> None:
-    """Let the study remember which run belongs to a trial, before it is launched."""
+    """Record in the study which run belongs to a trial, before the run is launched."""
     trial.set_user_attr(JOB, job)
     trial.set_user_attr(SETTINGS, settings)
 
 
 def outcome(returned: Any, objectives: int) -> tuple[TrialState, list[float] | None]:
-    """What a study is told of a run.
+    """Return the state and values that the study records for a run.
 
     Args:
-        returned: by the job: its objective or objectives, ``pruned``, or ``None`` where it failed.
-        objectives: how many numbers there must be; fewer, or some that are not finite, make a failed trial.
+        returned: the job's return value: its objective or objectives, ``pruned``, or ``None`` for a failed job.
+        objectives: required number of values; fewer values, or any that is not finite, make the trial a failed one.
     """
     if returned == PRUNED and objectives == 1:
         return TrialState.PRUNED, None
@@ -55,14 +55,14 @@ def outcome(returned: Any, objectives: int) -> tuple[TrialState, list[float] | N
 
 
 def unfinished(study: optuna.Study, file: Path, folder: Path, given: Collection[str]) -> list[Unfinished]:
-    """The trials of an earlier call that have not ended, by the numbers of their runs.
+    """Return the unfinished trials of an earlier call, ordered by the numbers of their runs.
 
-    Those that never had a run, and those begun too often, have failed.
+    Trials without a run, and those with too many attempts, are recorded as failed.
 
     Args:
-        file: of the study.
-        folder: of the sweep.
-        given: words of this call's command, which are the user's own; what else the file holds must be harmless.
+        file: the study's file.
+        folder: the sweep's folder.
+        given: overrides of this call's command, which the user typed; anything else in the file must be harmless.
 
     Raises:
         UserError: the file holds a command that does more than choose settings, or none.
@@ -70,7 +70,7 @@ def unfinished(study: optuna.Study, file: Path, folder: Path, given: Collection[
     left, storage = [], open_journal(file)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         job, settings, attempt = (trial.user_attrs.get(key) for key in (JOB, SETTINGS, ATTEMPT))
-        if settings is None:  # killed before it was begun
+        if settings is None:  # killed before its start
             study.tell(trial.number, state=TrialState.FAIL)
             continue
         attempt = 1 if attempt is None else attempt
@@ -87,14 +87,16 @@ def unfinished(study: optuna.Study, file: Path, folder: Path, given: Collection[
 
 
 def was_killed(run_dir: Path) -> bool:
-    """Whether a run ended without a word: one that was stopped has saved, one that never began is new, and one that is
-    still at work will be refused."""
+    """Return whether a run was killed.
+
+    A stopped run has saved, one that never started is new, and one that is still running will be refused.
+    """
     run = read_run(run_dir)
     return run.status == "interrupted" and bool(run.result) and "status" not in run.result
 
 
 def batches(trials: Sequence[Unfinished], most: int) -> Iterator[list[Unfinished]]:
-    """Trials to launch together, ``most`` of them: launchers number runs consecutively."""
+    """Yield groups of at most ``most`` trials to launch together: launchers number runs consecutively."""
     batch: list[Unfinished] = []
     for trial in trials:
         if batch and (len(batch) == most or trial.job != batch[-1].job + 1):
