@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 _HEADER = re.compile(r"^\S.* \d(?:st|nd|rd|th) Inns\s*$")
 _OVER = re.compile(r"^(\d{1,4})\.(\d{1,4}) overs?\s*$")  # int() limits the number of digits
 _NAME = r"[^\s,!?:;]+ (?: \ [^\s,!?:;]+ ){0,3}?"  # up to four words, so that no sentence matches as a name
-# An innings line, an over line, then "Bowler to Batter, outcome, commentary", with optional blank lines and spaces between.
+# An innings line, an over line, then "Bowler to Batter, outcome, commentary"; blank lines and spaces may be in between.
 _BALL = re.compile(
     rf"""
     \s* (?P<header> (?P<team> \S.* )\ \d(?:st|nd|rd|th)\ Inns ) \s*? \n
