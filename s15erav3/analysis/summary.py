@@ -1,4 +1,4 @@
-"""From what was counted to numbers with a name.
+"""Named summary metrics from the measured counts.
 
 Shapes: L MoE layers, E routed experts.
 """
@@ -18,11 +18,11 @@ from s15erav3.balancing.routing_diagnostics import coactivation_share
 
 
 def summary(measured: Measured) -> dict[str, Any]:
-    """All results flat under their names: ``text/*``, the cost; ``balance/NAME``, means over layers; ``layer_NN/NAME``;
-    ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
+    """Return all results as a flat mapping: ``text/*``, the loss; ``balance/NAME``, means over layers;
+    ``layer_NN/NAME``; ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
 
-    What a model cannot show is absent: all but the cost without experts, ``balance/margin``, ``balance/next_churn``,
-    ``balance/maxvio_floor_global`` and ``balance/coactivation_even`` where experts choose tokens.
+    Inapplicable results are absent: everything except ``text/*`` for a model without experts; ``balance/margin``,
+    ``balance/next_churn``, ``balance/maxvio_floor_global`` and ``balance/coactivation_even`` with expert choice.
     """
     routed = measured.routed
     result: dict[str, Any] = {f"text/{name}": value for name, value in measured.cost.items()}
@@ -54,7 +54,7 @@ def summary(measured: Measured) -> dict[str, Any]:
 
 
 def specialisation(routed: Routed) -> dict[str, Tensor]:
-    """Of each domain, (L,) each: ``bits`` (corrected), ``bits_plug_in``, and ``share`` of the value's entropy."""
+    """Return (L,) each per domain: ``bits`` (corrected), ``bits_plug_in``, and ``share`` of the value's entropy."""
     found = {}
     for domain, counts in routed.domains.items():
         information = mutual_information(counts.slots)
@@ -65,7 +65,7 @@ def specialisation(routed: Routed) -> dict[str, Tensor]:
 
 
 def closest_companion(coactivation: Tensor) -> Tensor:
-    """How much of its tokens an expert shares with the one it shares most with, mean over experts that have any:
+    """Largest fraction of its tokens that an expert shares with another one, mean over experts that have tokens:
     counts (L, E, E) -> (L,)."""
     share = coactivation_share(coactivation)
     share = share.masked_fill(torch.eye(share.shape[-1], dtype=torch.bool), 0.0).amax(dim=-1)

@@ -1,4 +1,4 @@
-"""The rule of the course project that this one grew out of, as a baseline."""
+"""The rule of the original course project, as a baseline."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from s15erav3.balancing.rule import LoadRule
 
 
 class OriginalRule(LoadRule):
-    """Move each bias by the signed square of the expert's distance from its fair share of the load.
+    """Change each bias by the signed square of the expert's deviation from its fair share of the load.
 
     With the load fraction f_i of expert i among E experts,
 
         d_i = f_i - 1 / E,    b_i <- b_i - rate |d_i| d_i.
 
-    The original computed f from other inputs than those it routed, and trained the bias as a parameter
-    beside. Here the loads are the routing's own and only the rule updates the bias.
+    The original computed f from other inputs than those it routed, and also trained the bias as a parameter.
+    Here the loads are those of the routing, and only the rule updates the bias.
 
     Args:
         rate: the update rate, 0.1 in the original.
@@ -28,6 +28,6 @@ class OriginalRule(LoadRule):
         super().__init__(rate, centred=False)
 
     def error(self, loads: Tensor) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
+        """Compute ``-|d_i| d_i`` from loads: (L, E) -> (L, E)."""
         distance = loads.float() / loads.sum(dim=-1, keepdim=True) - 1 / loads.shape[-1]
         return -distance.abs() * distance

@@ -13,11 +13,11 @@ from s15erav3.model import Router
 
 
 class Switch(AuxiliaryLoss):
-    """One expert per token by a softmax gate, a capacity beyond which tokens pass by on the residual stream, and
-    the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
+    """One expert per token with a softmax gate, a capacity beyond which tokens are dropped to the residual stream,
+    and the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
 
-    ``conf/balancing/switch.yaml`` sets the gate and the capacity (``balancing.capacity_factor``) along with it.
-    A shared expert, where there is one, still sees the tokens that were dropped.
+    ``conf/balancing/switch.yaml`` also sets the gate and the capacity (``balancing.capacity_factor``). Shared
+    experts, if any, still process dropped tokens.
 
     Args:
         alpha: weight of the loss (the paper: 0.01).
@@ -32,7 +32,7 @@ class Switch(AuxiliaryLoss):
         super().__init__(alpha, "micro")
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse another gate than Switch's."""
+        """Reject gates other than Switch's."""
         super().attach(routers)
         refuse_groups(routers, type(self).__name__)
         for router in routers:
@@ -51,5 +51,5 @@ class Switch(AuxiliaryLoss):
 
 
 def _settings(values: Mapping[str, Any], names: Sequence[str]) -> str:
-    """As they are typed."""
+    """Format settings as they are typed on the command line."""
     return " and ".join(f"experts.{name}={str(values[name]).lower()}" for name in names)

@@ -1,4 +1,4 @@
-"""The pictures of compare.html: quality against balance, effects of settings, parallel coordinates, curves."""
+"""The charts of compare.html: quality against balance, effects of settings, parallel coordinates, curves."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from s15erav3.comparison.tables import text as told
 from s15erav3.pages.page import Chart, Choice, Html, Section, details, table
 
 MOST_GROUPS, MOST_CURVES, MOST_SETTINGS, MOST_VALUES = 300, 200, 12, 30
-"""What one picture holds, and a reader's eye."""
+"""Limits that keep a chart readable."""
 OVER_TIME = {BPB: "val/bpb", MAXVIO: "MaxVio global", "balance/maxvio_batch": "MaxVio of a step"}
 
 
 def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Grid, colours: Colouring) -> Section:
-    """Bits per byte against MaxVio, and the Pareto front as a table."""
+    """Plot bits per byte against MaxVio, with the Pareto front as a table."""
     labels, title = shown.labels, "Quality against balance"
     fair = [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     chosen = sorted(fair, key=lambda i: not front[i])[:MOST_GROUPS]
@@ -58,7 +58,7 @@ def _point(group: Group, at: int, kind: int, label: str | None) -> Point:
 
 
 def effects_section(groups: Sequence[Group]) -> Section:
-    """What each setting changes, the others being equal."""
+    """Plot the effect of each setting with all others equal."""
     title = "Effect of each setting"
     settings = groups[0].settings if groups else {}
     many = {key for key in settings if len({group.settings[key] for group in groups} - {ABSENT}) > MOST_VALUES}
@@ -94,7 +94,7 @@ def effects_section(groups: Sequence[Group]) -> Section:
 
 
 def _against(groups: Sequence[Group], key: str) -> list[Choice]:
-    """A setting of many numbers, of which few groups have one in common; nothing for texts."""
+    """Plot a setting with many numeric values, few of them shared by groups; nothing for texts."""
     try:
         values = [math.nan if (text := group.settings[key]) == ABSENT else float(text) for group in groups]
     except ValueError:
@@ -122,10 +122,10 @@ def _dots(name: str, metric: str, found: Sequence[Effect]) -> go.Figure:
 
 
 def parallel_section(groups: Sequence[Group], columns: Sequence[str]) -> Section:
-    """Settings, bits per byte and MaxVio as parallel coordinates.
+    """Plot settings, bits per byte and MaxVio as parallel coordinates.
 
     Args:
-        columns: the settings that the table has columns for; what only some choices have is drawn as well.
+        columns: settings with a column in the table; settings that only some choices have are drawn too.
     """
     title, fair = "Parallel coordinates", [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     drawn = fair[:MOST_GROUPS]
@@ -164,7 +164,7 @@ def _axis(key: str, values: list[str]) -> Axis:
 
 
 def curves_section(groups: Sequence[Group], labels: Sequence[str], colours: Colouring) -> list[Section]:
-    """Curves overlaid; nothing where no run has logged anything."""
+    """Plot overlaid curves; nothing if no run has logged metrics."""
     found = curves(groups, list(OVER_TIME), MOST_CURVES)
     single = sum(curve.run is not None for curve in found)
     options: dict[tuple[str, ...], go.Figure | Html] = {}

@@ -1,4 +1,4 @@
-"""What the colours of compare.html tell: one setting of the groups of runs, or each group, never more than eight."""
+"""Colours of compare.html: by one setting or by group, at most eight."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.pages.page import script_json
 
 EACH = "group"
-"""In place of a setting: every group for itself."""
+"""Pseudo-setting: one colour per group."""
 MOST_VALUES = 30
-"""A setting of more values is told by colours only if the reader asks for it."""
+"""A setting with more values is used for colours only if the reader selects it."""
 LONGEST = 48
-"""Characters of a name in the legend."""
+"""Maximum characters of a name in the legend."""
 
 
 class Colouring(NamedTuple):
-    """A colour for every group."""
+    """Assignment of colours to groups."""
 
     name: str
-    """The setting."""
+    """Name of the setting."""
     kinds: list[int]
-    """Of each group, a place in the legend."""
+    """Index into the legend per group."""
     legend: Legend
 
 
 def colourings(groups: Sequence[Group], columns: Sequence[str], labels: Sequence[str]) -> list[Colouring]:
-    """All that colours can tell of the groups, what they tell at first in front: the setting with the greatest effect
-    on val/bpb, or else the first one that varies, or else the groups themselves.
+    """Return all possible colourings, the default first: by the setting with the greatest effect on val/bpb, else by
+    the first one that varies, else by group.
 
     Args:
-        groups: in the order of the table; where there are too many values, those of the first groups have colours.
-        columns: the settings to choose from, which say nothing of seeds.
+        groups: in the order of the table; if there are too many values, those of the first groups get colours.
+        columns: the settings to choose from, without seeds.
         labels: short names of the groups.
     """
     values = {key: [group.settings[key] for group in groups] for key in columns}
@@ -60,8 +60,8 @@ def _order(key: str, values: Sequence[str]) -> list[str]:
 
 
 def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouring:
-    """Colours for the values of the groups, in the legend in the given order; grey for all but the first ones of the
-    table where there are too many."""
+    """Assign colours to the groups' values, with the legend in the given order. If there are too many values, all but
+    the first ones of the table are grey."""
     own = list(dict.fromkeys(values))[: len(COLOURS)]
     own = [value for value in order if value in own]
     rest = [value for value in order if value not in own]
@@ -71,11 +71,11 @@ def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouri
 
 
 def default_text(colouring: Colouring) -> str:
-    """Which of them it is, in a sentence."""
+    """Describe the default colouring in a sentence."""
     told = "the groups apart" if colouring.name == EACH else colouring.name
     return f"Colours tell {told}, or what the reader chooses."
 
 
 def colourings_json(found: Sequence[Colouring]) -> str:
-    """For the page's script."""
+    """Encode the colourings for the page's script."""
     return script_json([{"name": c.name, "kinds": c.kinds, "legend": c.legend} for c in found])

@@ -1,4 +1,4 @@
-"""What one setting makes of a metric: differences pair by pair, or, where it has many values, a dot for each group."""
+"""Effect of one setting on a metric: pairwise differences or, for many values, a dot per group."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def dots(
     *,
     colour: str = CATEGORIES[0],
 ) -> go.Figure:
-    """Differences, a row for each comparison: a ring for each pair, a diamond at their median, a line at none.
+    """Plot differences, one row per comparison: a ring for each pair, a diamond at the median, a line at zero.
 
     Args:
-        rows: name, differences and what each pair has in common; the first stands on top.
-        x: of which metric the differences are.
-        zero: what stands at 0.
+        rows: name, differences and common settings of each pair; the first row is on top.
+        x: name of the metric.
+        zero: label of the line at 0.
     """
     fig = figure(title, f"{x}, difference to {shortened(zero, 40)}", "", height=130 + 26 * len(rows))
     names = [shortened(name, 28) for name, _, _ in rows]
@@ -61,11 +61,11 @@ def dots(
 def against(
     title: str, values: ArrayLike, metric: ArrayLike, y: str, names: Sequence[str], groups: Sequence[int]
 ) -> go.Figure:
-    """A metric against a setting that has many numbers for values: a dot for each of N groups.
+    """Plot a metric against a setting with many numeric values: a dot for each of N groups.
 
     Args:
-        values, metric: (N,); the axis of the values is logarithmic if all are above 0 and twentyfold apart.
-        names, groups: told under the pointer, and the groups' numbers, (N,).
+        values, metric: (N,); the axis of the values is logarithmic if all are positive and span a factor of 20.
+        names, groups: hover text and index of each group, (N,).
     """
     xs, ys = np.asarray(values, dtype=np.float64), np.asarray(metric, dtype=np.float64)
     fig = figure(title, title, y, height=340)

@@ -1,7 +1,7 @@
-"""A legend of few colours for many groups of runs, which a page may exchange for another.
+"""A legend with few colours for many groups of runs, which the page can switch.
 
-Traces of the kind at place 2 of the legend are in Plotly's ``legendgroup`` "kind2", so that a click hides them all; the
-entries themselves carry their place as ``meta``: ``{"legend": 2}``.
+Traces of the kind at index 2 of the legend are in Plotly's ``legendgroup`` "kind2", so that a click hides them all; the
+legend entries have their index in ``meta``: ``{"legend": 2}``.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from s15erav3.figures.style import CATEGORIES
 GREY = "#8C8C8C"
 COLOURS = tuple(colour for colour in CATEGORIES if colour != GREY)
 MOST = len(COLOURS) + 1
-"""Entries of a legend: the eye tells no more colours apart. Grey is for what is left over."""
+"""Maximum entries of a legend, limited by distinguishable colours. Grey is for the rest."""
 
 Legend = Sequence[tuple[str, str]]
-"""Names and colours, ``MOST`` at most."""
+"""Names and colours, at most ``MOST``."""
 
 
 def legend_group(kind: int) -> str:
-    """Of the traces of one kind, and of its entry."""
+    """Return the ``legendgroup`` of the traces of one kind and of its legend entry."""
     return f"kind{kind}"
 
 
 def legend_traces(legend: Legend) -> list[dict[str, object]]:
-    """An entry for each kind, and unseen ones up to ``MOST``; one kind alone needs no legend."""
+    """Return an entry per kind, and hidden ones up to ``MOST``; a single kind needs no legend."""
     padded = [*legend, *[("", GREY)] * (MOST - len(legend))]
     return [
         {

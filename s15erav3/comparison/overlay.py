@@ -1,4 +1,4 @@
-"""The curves of many runs on one pair of axes."""
+"""Curves of many runs in one plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s15erav3.figures.training import thinned
 
 
 class Line(NamedTuple):
-    """One curve among many. Shapes: S points; those that are not finite are left out."""
+    """One curve among many. Shapes: S points; non-finite points are omitted."""
 
     name: str
     group: int
@@ -26,22 +26,22 @@ class Line(NamedTuple):
     y: ArrayLike
     """(S,)."""
     kind: int
-    """A place in the legend, which gives the colour."""
+    """Index into the legend, which determines the colour."""
     bold: bool
-    """Drawn over the others."""
+    """Whether the curve is drawn on top of the others."""
     dash: str = "solid"
 
 
 def overlay(
     lines: Sequence[Line], x: str, y: str, legend: Legend, *, log: bool = False, end: bool = False, at_most: int = 150
 ) -> go.Figure:
-    """Many curves on one pair of axes.
+    """Plot many curves on the same axes.
 
     Args:
         legend: names and colours of the kinds of lines.
-        end: show the second half of x, and no more of y than that needs.
-        log: a logarithmic y axis, if all values are above 0.
-        at_most: points of each curve that are drawn.
+        end: zoom to the second half of x, and to the range of y there.
+        log: use a logarithmic y axis if all values are above 0.
+        at_most: maximum points drawn per curve.
     """
     fig = figure(f"{y} over {x}", x, y, height=460)
     half = max((float(np.nanmax(line.x)) for line in lines if np.isfinite(line.x).any()), default=0.0) / 2

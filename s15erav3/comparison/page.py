@@ -1,4 +1,4 @@
-"""compare.html: the groups of a sweep in a table, and what the pictures tell of them."""
+"""compare.html: a table of the groups of a sweep, and charts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def write_comparison(
 
     Args:
         groups: in the order of the table.
-        shown: the table of these groups.
-        left_out: folder, state and account of the runs that do not count.
-        sorted_by, descending: by which metric, and how.
+        shown: table of these groups.
+        left_out: folder, state and reason of the runs that do not count.
+        sorted_by, descending: sort metric and direction.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     front = on_front(groups)
     counts = ", ".join(f"{n:,} {state}" for state, n in states(runs).items())
@@ -83,7 +83,7 @@ def _many(n: int, what: str) -> str:
 
 
 def on_front(groups: Sequence[Group]) -> list[bool]:
-    """Which groups are on the Pareto front of bits per byte and MaxVio; those that are not causal never are."""
+    """Mark the groups on the Pareto front of bits per byte and MaxVio; groups that are not causal never are."""
     medians = [(g.spread(MAXVIO).median, g.spread(BPB).median) if g.causal else (math.nan, math.nan) for g in groups]
     return [bool(one) for one in pareto(medians)]
 
@@ -96,7 +96,7 @@ def groups_section(
     order: dict[str, bool],
     colours: Sequence[Colouring],
 ) -> Section:
-    """The table, with what to know before it, the filter, and the colours to choose from."""
+    """Build the section with caveats, filter, choice of colours, and the table."""
     text = "Median over the runs of a group (lowest to highest); n is how many count. Press a header to sort by it."
     if any(front):
         text += " Bold: on the Pareto front of val/bpb and MaxVio."

@@ -1,6 +1,6 @@
-"""Groups of runs in the plane of two metrics.
+"""Scatter plot of groups of runs by two metrics.
 
-Traces that belong to a group of runs carry its number as ``meta``: ``{"group": 3}``.
+Traces of a group of runs have its index in ``meta``: ``{"group": 3}``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from s15erav3.figures.style import figure, log_axis
 from s15erav3.figures.training import significant
 
 FEW = 24
-"""Groups whose bars do not make a thicket."""
+"""Maximum groups drawn with error bars."""
 
 
 class Point(NamedTuple):
-    """A group of runs in the plane of two metrics."""
+    """A group of runs in the scatter plot."""
 
     name: str
     group: int
@@ -30,11 +30,11 @@ class Point(NamedTuple):
     """Median, lowest, highest."""
     y: tuple[float, float, float]
     kind: int
-    """A place in the legend, which gives the colour."""
+    """Index into the legend, which determines the colour."""
     front: bool
-    """On the Pareto front."""
+    """Whether the group is on the Pareto front."""
     label: str
-    """Stands beside a point of the front."""
+    """Label of a point on the front."""
     runs: ArrayLike
     """Each run's x and y, (R, 2)."""
 
@@ -42,19 +42,19 @@ class Point(NamedTuple):
 def trade_off(
     points: Sequence[Point], x: str, y: str, legend: Legend, levels: Sequence[tuple[str, int, float]] = ()
 ) -> go.Figure:
-    """Groups of runs in the plane of two metrics, lower being better in both: medians with bars from the lowest to the
-    highest run, the runs as rings; those on the Pareto front are stars with their label, joined by steps.
+    """Plot groups of runs by two metrics, lower being better in both: medians with bars from the lowest to the highest
+    run, and runs as rings. Groups on the Pareto front are labelled stars joined by steps.
 
     Args:
         x, y: names of the metrics.
         legend: names and colours of the kinds of points.
-        levels: name, group and y of groups that have no x: a dashed line each.
+        levels: name, group and y of groups without x, each drawn as a dashed line.
     """
     fig = figure(f"{y} against {x}", x, y, height=520)
     traces: list[dict[str, object]] = []
     lowest = min((v for point in points for v in point.x if v > 0), default=1.0)
     log = max((point.x[2] for point in points), default=0.0) / lowest > 10
-    floor = lowest / 2 if log else -math.inf  # where 0 stands on a logarithmic axis
+    floor = lowest / 2 if log else -math.inf  # position of 0 on a logarithmic axis
     front = sorted((point for point in points if point.front), key=lambda point: point.x[0])
     if len(front) > 1:
         line = {"shape": "hv", "width": 1.5, "dash": "dot", "color": GREY}
@@ -99,7 +99,7 @@ def trade_off(
                 "error_y": _bars(point.y, colour, thickness),
                 "mode": "markers+text" if point.front else "markers",
                 "text": [f"<b>{point.label}</b>"],
-                "textposition": "bottom left",  # where no other point can be
+                "textposition": "bottom left",  # no other point can be there
                 "textfont": {"size": 14},
                 "marker": {
                     "size": 16 if point.front else 10,
@@ -131,7 +131,7 @@ def trade_off(
         )
     if log:
         fig.update_xaxes(log_axis())
-    fig.add_traces(traces)  # at once, as a call for each takes twice as long
+    fig.add_traces(traces)  # in one call: separate calls take twice as long
     fig.update_layout(hovermode="closest")
     return fig
 
@@ -157,17 +157,17 @@ def _range(spread: tuple[float, float, float]) -> str:
 
 
 def rounded(values: ArrayLike) -> list[float]:
-    """To five significant digits, as figures need no more."""
+    """Round to five significant digits, which is enough for figures."""
     return [significant(value, 5) for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
 def shortened(text: str, length: int) -> str:
-    """A text of no more than so many characters."""
+    """Shorten a text to at most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def wrapped(name: str) -> str:
-    """A name for the box under the pointer: no markup of its own, broken into lines."""
+    """Format a name for hover text: escaped and broken into lines."""
     plain = name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
     lines, line = [], ""
     for word in plain.split(" "):

@@ -1,4 +1,4 @@
-"""The original project's commentary file: fetched once, checked, kept in the user's cache."""
+"""The original project's commentary file: downloaded once, verified, kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ BYTES = 3_375_667
 
 
 def ipl_file(url: str = URL, timeout_seconds: float = 20.0) -> Path:
-    """Path of the cached corpus, downloading it first if need be.
+    """Return the path of the cached corpus; download it first if necessary.
 
     Raises:
-        UserError: it can neither be found nor fetched, or its sha256 is another.
+        UserError: it is not cached and cannot be downloaded, or its sha256 does not match.
     """
     target = cache_dir() / "ipl" / "input.txt"
     try:
         if target.is_file() and _sha256(target.read_bytes()) == SHA256:
             return target
     except OSError:
-        pass  # what cannot be read is fetched anew
+        pass  # an unreadable file is downloaded again
     place = f"put input.txt of the GitHub repository piygr/s15erav3 at {target}, or name a file with data.path=FILE."
     try:
         with urllib.request.urlopen(url, timeout=timeout_seconds) as response:

@@ -1,4 +1,4 @@
-"""How the first documents of a part begin: what samples go on from where a config gives no prompts."""
+"""Openings of the first documents of a part: default prompts for samples when a config gives none."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.data.tokens import Tokens
 
 WORDS, CHARACTERS = 8, 48
-"""The longest opening."""
+"""Length of the longest opening."""
 HEAD = 64
-"""Tokens of a document that are looked at."""
+"""Tokens read from a document."""
 DOCUMENTS, REACH = 50, 1 << 20
-"""Documents, and tokens, that are looked at."""
+"""Maximum documents, and tokens, that are searched."""
 
 
 def openings(tokens: Tokens, tokenizer: Tokenizer, count: int = 2) -> list[str]:
-    """How the first documents of a part begin, no two alike: at most eight words and half of the document each, so that
-    something is left to be written.
+    """Return distinct openings of the first documents of a part: at most eight words and half of the document each, so
+    that something is left to generate.
 
     Args:
         tokens: ids of the part, (length,).
-        count: openings wanted.
+        count: number of openings.
 
     Returns:
-        fewer where fewer documents differ; none of a part without text.
+        fewer than ``count`` if fewer documents differ; none for a part without text.
     """
     near = tokens[:REACH]
     ends = [-1, *np.flatnonzero(near == tokenizer.end_of_text)[:DOCUMENTS].tolist(), len(near)]
@@ -37,9 +37,9 @@ def openings(tokens: Tokens, tokenizer: Tokenizer, count: int = 2) -> list[str]:
 
 
 def opening(head: str) -> str:
-    """The opening of a document that begins with this text; empty for white space alone."""
+    """Return the opening of a document that starts with this text; empty for white space only."""
     text = head.lstrip()
     words = re.findall(r"\s*\S+", text)
-    if len(words) < 2:  # one word, or a script that does not part them
+    if len(words) < 2:  # one word, or a script without word separators
         return text.strip()[: min(CHARACTERS, (len(text.strip()) + 1) // 2)]
     return "".join(words[: min(WORDS, len(words) // 2)])[:CHARACTERS]

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a whole: config, weights in shards, tokenizer, model card."""
+"""Reading and writing of Hugging Face folders: config, weight shards, tokenizer, model card."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Imported(NamedTuple):
-    """What a folder holds."""
+    """Content of a Hugging Face folder."""
 
     net: Transformer
     tokenizer: Tokenizer
     sequence_length: int
-    """Tokens of the windows that it was trained on, as far as the folder tells; else its longest sequence."""
+    """Training window length in tokens if the folder states it; else its maximum sequence length."""
 
 
 def is_hub_folder(path: Path) -> bool:
-    """Whether ``path`` looks like one, and not like a run's folder."""
+    """Whether ``path`` looks like a Hugging Face folder rather than a run folder."""
     return (path / "config.json").is_file()
 
 
@@ -44,16 +44,16 @@ def write_folder(
     dtype: str,
     max_shard_size: str,
 ) -> None:
-    """Write ``folder``, whole or not at all.
+    """Write ``folder`` atomically.
 
     Args:
-        card: text of README.md.
-        sequence_length: tokens of the windows that the net was trained on.
-        dtype: of the tensors, ``float32`` or ``bfloat16``; router biases stay fp32.
-        max_shard_size: largest file, as in ``5GB`` or ``500MB``.
+        card: content of README.md.
+        sequence_length: window length in tokens that the net was trained on.
+        dtype: dtype of the tensors, ``float32`` or ``bfloat16``; router biases stay fp32.
+        max_shard_size: maximum size of a weight file, such as ``5GB`` or ``500MB``.
 
     Raises:
-        UserError: there is something already, or a setting is unusable.
+        UserError: the folder already exists, or a setting is invalid.
     """
     folder, hub = folder.resolve(), _library("huggingface_hub")
     safetensors = _library("safetensors")
@@ -64,7 +64,7 @@ def write_folder(
     end = tokenizer.end_of_text
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     config = hf_config.to_hub(net.config) | {"dtype": dtype, "trained_sequence_length": sequence_length}
-    config |= ids | {"pad_token_id": None}  # else transformers would never train the embedding of end-of-text
+    config |= ids | {"pad_token_id": None}  # else transformers would not train the embedding of end-of-text
     tensors = {
         key: value if key.endswith("e_score_correction_bias") else value.to(DTYPES[dtype])
         for key, value in hf_weights.to_hub(net).items()
@@ -83,17 +83,17 @@ def write_folder(
                 raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
             mode = (made / "config.json").stat().st_mode
             for file in made.iterdir():
-                file.chmod(mode)  # safetensors writes files that the owner alone can read
+                file.chmod(mode)  # safetensors writes files that only the owner can read
     except (OSError, safetensors.SafetensorError) as error:  # the latter has no strerror
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{folder} cannot be written: {why}; choose another folder.") from error
 
 
 def read_folder(folder: Path) -> Imported:
-    """Build the model of a folder, in fp32, with its tokenizer.
+    """Load the model of a folder, in fp32, with its tokenizer.
 
     Raises:
-        UserError: it is not a DeepseekV3 that this program can compute, or it is incomplete.
+        UserError: it is not a supported DeepseekV3, or it is incomplete.
     """
     config = hf_config.from_hub(_read_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = read_tokenizer(folder)
@@ -148,7 +148,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _library(name: str) -> Any:
-    """An optional library, which not everybody needs."""
+    """Import an optional library."""
     import importlib
 
     try:

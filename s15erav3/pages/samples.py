@@ -1,4 +1,4 @@
-"""What the model wrote at each validation, the last at first, with a slider over the steps."""
+"""Samples generated at each validation, with a slider over the steps, initially at the last one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s15erav3.pages.page import Html, Section
 
 HERE = Path(__file__).parent
 MOST_STEPS = 100
-"""Validations that a page carries."""
+"""Maximum validations in a page."""
 CONTROLS = """<div class="controls">
   <label class="slider">
     <span>step</span><input type="range" min="0" max="{last}" value="{last}"><output></output>
@@ -24,13 +24,13 @@ CONTROLS = """<div class="controls">
 
 
 def samples(rows: Sequence[dict[str, Any]]) -> Widget | None:
-    """The texts, of one step at a time or of all.
+    """Build the widget that shows the samples of one step or of all steps.
 
     Args:
-        rows: of ``samples.jsonl``: step, prompt and text; what holds something else is left out.
+        rows: rows of ``samples.jsonl`` with step, prompt and text; invalid rows are skipped.
 
     Returns:
-        ``None`` where nothing was written.
+        ``None`` if there are no samples.
     """
     known = [row for row in rows if all(isinstance(row.get(key), str) for key in ("prompt", "text"))]
     known.sort(key=lambda row: int(row["step"]))
@@ -59,5 +59,5 @@ def _told(prompt: str, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Half a character, which a foreign file may hold, cannot be written."""
+    """Replace lone surrogates, which a foreign file may contain and which cannot be encoded."""
     return text.encode("utf-8", "replace").decode()

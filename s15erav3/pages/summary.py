@@ -1,4 +1,4 @@
-"""A run at a glance: how it ended and its main figures; below all else, its settings and what to type next."""
+"""Summary sections: a run's outcome and main metrics at the top; settings and next commands at the bottom."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARNINGS = {
 
 
 def summary_section(run: Run) -> Section:
-    """The page's first section."""
+    """Build the page's first section."""
     blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run))}</dl>')]
     if run.status in WARNINGS:
         said = WARNINGS[run.status] + (f" Reason: {run.reason}" if run.reason else "")
@@ -34,7 +34,7 @@ def summary_section(run: Run) -> Section:
 
 
 def settings_section(run: Run) -> Section:
-    """The page's last section: what to type next, versions, config, and what the command line set."""
+    """Build the page's last section: next commands, versions, config, and overrides of the command line."""
     blocks = []
     left = []
     if todo := _list(to_use_it(run)):
@@ -58,7 +58,7 @@ def settings_section(run: Run) -> Section:
 
 
 def shape(config: dict[str, Any]) -> str:
-    """Layers, experts and strategy of a config in words."""
+    """Describe layers, experts and strategy of a config in words."""
     model, experts, balancing = (group(config, name) for name in ("model", "experts", "balancing"))
     layers, count = model.get("num_layers"), experts.get("n_routed_experts")
     parts = [f"{layers} layers"] if layers else []
@@ -72,13 +72,13 @@ def shape(config: dict[str, Any]) -> str:
 
 
 def group(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """A group of a config; empty where it is not there, or no group."""
+    """Return a group of a config; empty if it is missing or not a group."""
     found = config.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def facts(run: Run) -> Iterator[tuple[str, str, str]]:
-    """Name, figure and a remark of each main figure that the run has."""
+    """Yield name, value and remark of each main metric of the run."""
     number = {key: value for key, value in run.result.items() if isinstance(value, int | float)}
 
     def remark(key: str, form: str) -> str:
@@ -122,7 +122,7 @@ def _fact(name: str, value: str, remark: str) -> str:
 
 
 def to_go_on(run: Run) -> Iterator[str]:
-    """Commands for a run that is not complete, as items of a list."""
+    """Yield commands for an incomplete run, as list items."""
     place = shlex.quote(str(run.folder.absolute()))
     if run.status in ("pruned", "interrupted", "failed") and _saved(run):
         yield _command(f"train resume={place}", "go on from its last checkpoint")
@@ -130,7 +130,7 @@ def to_go_on(run: Run) -> Iterator[str]:
 
 
 def to_use_it(run: Run) -> Iterator[str]:
-    """Commands for a run that has a checkpoint, as items of a list."""
+    """Yield commands for a run with a checkpoint, as list items."""
     place = shlex.quote(str(run.folder.absolute()))
     if not _saved(run):
         return
@@ -153,7 +153,7 @@ def _command(rest: str, purpose: str) -> str:
 
 
 def short(count: float) -> str:
-    """1234567 as 1.23 M."""
+    """Format 1234567 as 1.23 M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size * 0.9995:  # so that 999,700 is 1 M
             return f"{count / size:.3g} {letter}"
@@ -161,7 +161,7 @@ def short(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725 as 1 h 02 min."""
+    """Format 3725 as 1 h 02 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -171,5 +171,5 @@ def duration(seconds: float) -> str:
 
 
 def written_at() -> str:
-    """Now, for the subtitle."""
+    """Return the current time for the subtitle."""
     return time.strftime("%Y-%m-%d %H:%M:%S")
