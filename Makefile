@@ -1,20 +1,24 @@
 # Every target sets up what it needs: a virtual environment in .venv with the package installed in place.
 PYTHON ?= python3
+# Extras of pyproject.toml to install; and a file of versions to keep to, as LOCK=requirements.lock.
+EXTRAS ?= dev
+LOCK ?=
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK))
 # A process for each core, each with one thread: tiny tensors on many threads wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all check format bench sample-corpus clean
+.PHONY: help setup train test test-all check format docs docs-serve lock bench sample-corpus clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: the venv module is missing; on Debian: apt-get install python3-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 setup: .venv/installed ## install into .venv
@@ -37,6 +41,24 @@ format: setup ## mend format and lint where it can be done by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.venv/installed-docs: .venv/installed
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+docs: .venv/installed-docs ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: .venv/installed-docs ## show the documentation while it is written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+lock: ## write the versions of a fresh installation into requirements.lock
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,docs]'
+	{ echo "# The versions that were tested together, by make lock. Use: pip install -c requirements.lock s15erav3"; \
+	  build/lock/bin/python -m pip freeze --exclude s15erav3 | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > requirements.lock
+	rm -rf build/lock
+
 bench: setup ## time training steps and generation against transformers
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_generate.py
@@ -45,4 +67,4 @@ sample-corpus: setup ## write the bundled commentary anew
 	$(BIN)/python scripts/make_sample_corpus.py
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

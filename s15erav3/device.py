@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+import psutil
 import torch
 
 from s15erav3.errors import UserError
@@ -25,7 +24,7 @@ def choose_accelerator(wanted: str) -> str:
 def choose_precision(wanted: str, device: str) -> str:
     """``auto`` is bf16 autocast on GPUs made for it and fp32 elsewhere, CPUs included.
 
-    fp16 is not offered: its loss scaling skips optimizer steps, and biases move once per step.
+    fp16 is not offered: its loss scaling skips optimizer steps, and biases are updated once per step.
     """
     if wanted != "auto":
         return wanted
@@ -41,7 +40,7 @@ def refuse_if_too_large(parameters: int, device: str) -> None:
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = psutil.virtual_memory().total
     if 16 * parameters > memory:
         raise UserError(
             f"the model's {parameters:,} parameters take {16 * parameters / 1e9:,.0f} GB to train and this machine has "

@@ -18,20 +18,21 @@ from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
 from s15erav3.analysis.tables import long_table, write_table
 from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import by_place
 from s15erav3.data.commentary import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
 from s15erav3.data.sources import listed
 from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home, replace_text
-from s15erav3.loading import Saved, Trained, extended, load, restore, with_checkpoint
+from s15erav3.loading import Saved, Trained, extended, load, restore
 from s15erav3.session.build import restore_balancer
 from s15erav3.terminal import results, say
 
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 evaluate --help``."""
-    hydra_setup.run("evaluate", evaluate, with_checkpoint("evaluate", arguments))
+    hydra_setup.run("evaluate", evaluate, by_place("evaluate", arguments, "checkpoint"))
     return 0
 
 
@@ -70,7 +71,7 @@ def evaluate(cfg: DictConfig) -> float:
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}; name another file.") from error
     show(record, measured.routed, output)
-    return float(record["bpb"])
+    return float(record["text/bpb"])
 
 
 def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Saved | None) -> Measured:
@@ -151,12 +152,12 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
 
 
 SHOWN = (
-    ("loss", "{:.4f} nats/token"),
-    ("bpb", "{:.4f} bits/byte"),
-    ("tokens", "{:,}"),
-    ("bytes", "{:,}"),
+    ("text/loss", "{:.4f} nats/token"),
+    ("text/bpb", "{:.4f} bits/byte"),
+    ("text/tokens", "{:,}"),
+    ("text/bytes", "{:,}"),
     ("balance/maxvio_global", "{:.4f}"),
-    ("balance/maxvio_floor", "{:.4f}"),
+    ("balance/maxvio_floor_global", "{:.4f}"),
     ("balance/minvio_global", "{:.4f}"),
     ("balance/gini_global", "{:.4f}"),
     ("balance/entropy_global", "{:.4f}"),

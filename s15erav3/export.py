@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 
 from s15erav3 import __version__
 from s15erav3.cli import hydra_setup
+from s15erav3.cli.flags import by_place
 from s15erav3.comparison.tables import in_markdown
 from s15erav3.data.tokenizer import LONGEST_WORD
 from s15erav3.files import at_home
 from s15erav3.interop.hf_folder import write_folder
-from s15erav3.loading import Saved, load, with_checkpoint
+from s15erav3.loading import Saved, load
 from s15erav3.model import count_parameters
 from s15erav3.runs.reader import read_run
 from s15erav3.runs.records import read_table
@@ -24,7 +25,7 @@ from s15erav3.terminal import program, say
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 export --help``."""
-    hydra_setup.run("export", export, with_checkpoint("export", arguments, "output"))
+    hydra_setup.run("export", export, by_place("export", arguments, "checkpoint", "output"))
     return 0
 
 
@@ -90,10 +91,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = {name!r}
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-prompt = tokenizer("1st Inns\\n19.5 overs\\n", return_tensors="pt")
+prompt = tokenizer({prompt(saved)!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0], skip_special_tokens=True))
 ```
 """
+
+
+def prompt(saved: Saved) -> str:
+    """One that the run's config gives for its text; empty where it gives none, or none that can stand in Markdown."""
+    own, samples = saved.config.get("data", {}), saved.config.get("callbacks", {}).get("samples") or {}
+    given = samples.get("prompts") or own.get("prompts") or []
+    texts = [text for text in ([given] if isinstance(given, str) else given) if text and "`" not in text]
+    return str(texts[0]) if texts else ""
 
 
 def provenance(saved: Saved) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,22 @@ def whole(target: Path, *, binary: bool = False, durable: bool = False) -> Itera
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` to make a file or folder at, which takes its place once the block has ended well;
+    if not, nothing is left.
+
+    Raises:
+        OSError: something cannot be written; with ``target`` as ``filename2``, if it is by now a folder with content.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch / target.name
+        os.replace(scratch / target.name, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def at_home(place: str) -> Path:

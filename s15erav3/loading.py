@@ -11,9 +11,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from s15erav3.cli.flags import split
 from s15erav3.cli.hydra_setup import typed
-from s15erav3.cli.overrides import given, is_place, key_of, literal
+from s15erav3.cli.overrides import key_of, literal
 from s15erav3.cli.schema.check import check_part
 from s15erav3.cli.schema.data import Data
 from s15erav3.cli.schema.rules import parts_fit
@@ -148,27 +147,3 @@ def extended(net: Transformer, factor: float, trained_length: int) -> Transforme
         longer = Transformer(config)
     longer.load_state_dict(net.state_dict(), assign=True)
     return longer
-
-
-def with_checkpoint(verb: str, arguments: list[str], *more: str) -> list[str]:
-    """Turn the leading ``CKPT`` of ``s15erav3 VERB CKPT ...`` into the setting ``checkpoint=CKPT``.
-
-    Args:
-        more: settings that further leading arguments give.
-
-    Raises:
-        UserError: one of them is not given.
-    """
-    line = split(arguments)
-    settings, rest = [], list(line.words)
-    for name in ("checkpoint", *more):
-        if any("=" in word and key_of(word) == name for word in line.words):
-            continue
-        if not rest or not is_place(rest[0]):
-            if line.only_tells:
-                break
-            usage = " ".join([verb, "RUN_DIR_OR_CKPT", *(m.upper() for m in more)])
-            article = "an" if name == "output" else "a"
-            raise UserError(f"{verb} needs {article} {name} first: s15erav3 {usage} [SETTING=VALUE ...]")
-        settings.append(given(name, rest.pop(0), line.multirun))
-    return [*line.flags, *settings, *rest]

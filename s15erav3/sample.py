@@ -8,13 +8,13 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from s15erav3.cli import hydra_setup
-from s15erav3.cli.flags import split
+from s15erav3.cli.flags import by_place, split
 from s15erav3.cli.overrides import key_of
 from s15erav3.cli.settings import check_settings
 from s15erav3.conversation import converse
 from s15erav3.data.detokenizer import TextStream
 from s15erav3.errors import UserError
-from s15erav3.loading import Trained, restore, with_checkpoint
+from s15erav3.loading import Trained, restore
 from s15erav3.model import ModelConfig
 from s15erav3.model.generate import Emit, Generated, generate
 from s15erav3.model.speculate import generate_speculatively
@@ -24,7 +24,7 @@ from s15erav3.terminal import say
 
 def main(arguments: list[str]) -> int:
     """Entry point of the verb; see ``s15erav3 sample --help``."""
-    words = with_checkpoint("sample", arguments)
+    words = by_place("sample", arguments, "checkpoint")
     line = split(words)
     prompted = line.multirun or line.only_tells or any(key_of(word) == "prompt" for word in line.words)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()

@@ -132,7 +132,7 @@ def main() -> None:
     runs = {"off": module_of(args, "none"), **{name: module_of(args, name) for name in args.strategies}}
     account: dict[str, float] = defaultdict(float)
     for name in args.strategies:
-        for part in ("loss", "observe", "bias_change"):
+        for part in ("loss", "observe", "bias_update"):
             spent_in(runs[name].balancer, part, account, name)
     times: dict[str, list[float]] = {name: [] for name in runs}
     ratios: dict[str, list[float]] = {name: [] for name in args.strategies}

@@ -19,8 +19,10 @@ from s15erav3.model import ModelConfig, Transformer
 
 def load_config(model: str, experts: str, vocab_size: int) -> ModelConfig:
     """The dimensions that ``model=... experts=...`` give."""
-    groups = [OmegaConf.load(Path(conf_dir()) / f"{group}.yaml") for group in (f"model/{model}", f"experts/{experts}")]
-    return ModelConfig.from_dict({**groups[0], **groups[1], "vocab_size": vocab_size})
+    train, size, choice = (
+        OmegaConf.load(conf_dir() / f"{n}.yaml") for n in ("train", f"model/{model}", f"experts/{experts}")
+    )
+    return ModelConfig.from_dict({**train.model, **train.experts, **size, **choice, "vocab_size": vocab_size})
 
 
 def hf_twin(net: Transformer, **settings: str) -> nn.Module:

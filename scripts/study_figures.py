@@ -229,7 +229,7 @@ def loads(study: Study) -> Figure | None:
 
 
 def churn_curves(study: Study) -> Figure | None:
-    """How many choices the last update of the biases turned, at every validation."""
+    """How many choices the last bias update changed, at every validation."""
     settings = [s for s in begun(study) if any(moving(runs) for runs in present(study, s).values())]
     if not settings:
         return None
@@ -249,7 +249,7 @@ def churn_curves(study: Study) -> Figure | None:
         axis.margins(x=0.3)  # names stand before the curves
         axis.set_xlim(right=1.05 * axis.get_xticks()[-1])
         names.append(labels)
-    axes[0, 0].set_ylabel("tokens that the last update sent elsewhere, %")
+    axes[0, 0].set_ylabel("tokens that the last bias update sent elsewhere, %")
     figure.draw_without_rendering()
     for axis, labels in zip(axes[0], names, strict=True):
         place(axis, labels)
@@ -257,7 +257,7 @@ def churn_curves(study: Study) -> Figure | None:
 
 
 def moving(runs: Runs) -> Curve:
-    """Churn over the validations, median over seeds; nothing where biases never move."""
+    """Churn over the validations, median over seeds; nothing where biases are never updated."""
     curves = [curve for run in runs.values() if (curve := run.curve(CHURN))]
     curve = middle(curves) if curves else []
     return curve if any(value for _, value in curve) else []

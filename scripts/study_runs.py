@@ -101,7 +101,8 @@ class Study(NamedTuple):
 @cache
 def _curve(file: Path, metric: str) -> Curve:
     with file.open(newline="") as stream:
-        return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(stream) if row.get(metric)]
+        rows = list(csv.DictReader(stream))
+    return [(int(row["step"]), float(row[metric])) for row in rows if row.get(metric)]
 
 
 def spread(values: Iterable[float]) -> Spread:

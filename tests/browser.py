@@ -56,6 +56,12 @@ class Page:
         """Until a JavaScript expression holds."""
         WebDriverWait(self.driver, seconds).until(lambda _: self.js(expression), f"never came true: {expression}")
 
+    def unfold(self) -> None:
+        """Open all that is folded away, and wait until it is drawn."""
+        self.js("document.querySelectorAll('section > details').forEach((d) => { d.open = true; })")
+        self.wait("[...document.querySelectorAll('.chart')].every((c) => c.data)")
+        self.wait("document.documentElement.dataset.drawn")
+
     def errors(self) -> list[str]:
         """What the console has complained of since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]

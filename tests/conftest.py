@@ -38,6 +38,8 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("S15ERAV3_CACHE", str(folder))
         patch.setenv("TIKTOKEN_CACHE_DIR", str(folder / "tiktoken"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
         yield folder
 
 

@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 import s15erav3
 from s15erav3.__main__ import main
@@ -22,6 +23,7 @@ from s15erav3.comparison.groups import groups
 from s15erav3.comparison.tables import grid
 from s15erav3.comparison.terminal_table import broken, fitted
 from s15erav3.errors import UserError
+from s15erav3.figures.style import ON_DARK
 from s15erav3.runs.reader import find_runs, read_run
 from tests.browser import DESKTOP, PHONE, Page, opened
 from tests.comparison.sweeps import CONFIG, write_metrics, write_run, write_sweep
@@ -142,7 +144,7 @@ def test_any_state_of_a_sweep_is_compared(tmp_path: Path, case: str) -> None:
 def test_a_narrow_terminal_loses_ranges_before_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed needs no range; headers break where words do."""
     for i in range(2):
-        figures = {"perf/tokens_per_second": 1234.0 + i, "params/active": 1000 + i}
+        figures = {"perf/tokens_per_second_overall": 1234.0 + i, "params/active": 1000 + i}
         write_run(tmp_path / str(i), f"seed={i}", val_bpb=1.0 + i, maxvio=0.5 + i, **figures)
     (group,) = groups([read_run(run) for run in find_runs(tmp_path)])
     wide, narrow = (str(list(fitted(grid([group]), 9, width, ())[0].columns[3].cells)) for width in (200, 60))
@@ -262,10 +264,8 @@ def column(page: Page, name: str) -> list[str]:
 
 def visible(page: Page) -> set[int]:
     """Groups that the first chart shows."""
-    traces = (
-        "document.querySelector('.chart').data.filter((t) => t.meta && t.visible !== false).map((t) => t.meta.group)"
-    )
-    return set(page.js(traces))
+    shown = "(t) => t.meta?.group !== undefined && t.visible !== false"
+    return set(page.js(f"document.querySelector('.chart').data.filter({shown}).map((t) => t.meta.group)"))
 
 
 @pytest.mark.slow
@@ -305,6 +305,39 @@ def test_the_page_in_a_browser(sweep_page: Path) -> None:
         page.driver.find_elements("css selector", "#curves select")[0].send_keys("MaxVio global")
         page.wait(f"{axis} === 'MaxVio global'")
         page.screenshot("compare-dark")
+        assert page.errors() == []
+
+
+GROUPS = "JSON.parse(document.querySelector('.filter script').textContent)"
+COLOURS = """[...document.querySelectorAll(arguments[0] + ' .chart')].flatMap((chart) => chart.data)
+  .filter((t) => t.meta?.group !== undefined && t.legendgroup)
+  .map((t) => [t.meta.group, t.marker?.color ?? t.line.color, t.line?.color ?? t.marker.color])"""
+LEGEND = """Object.fromEntries(document.querySelector(arguments[0] + ' .chart').data
+  .filter((t) => t.meta?.legend !== undefined && t.visible === true).map((t) => [t.name, t.marker.color]))"""
+
+
+@pytest.mark.slow
+def test_colours_tell_the_setting_that_the_reader_chooses(sweep_page: Path) -> None:
+    """Every mark of both charts against the settings of its group. Catches a choice that reaches one chart alone, names
+    of the last choice, and dark blue dots on dark paper."""
+    with opened(sweep_page, dark=True) as page:
+        groups = page.js(GROUPS)
+        names = page.js("[...document.querySelector('.colour-by').options].map((o) => o.text)")
+        assert sorted(names) == ["balancing", "experts", "group", "optimizer.lr"]
+        assert page.js("document.querySelectorAll('.colour-by').length") == 2
+        light = set(ON_DARK)
+        for name in names:
+            Select(page.driver.find_elements("css selector", ".colour-by")[-1]).select_by_visible_text(name)
+            page.wait("document.documentElement.dataset.drawn")
+            page.wait(f"document.querySelector('.colour-by').value === '{name}'")
+            for place in ("#quality-against-balance", "#curves"):
+                legend, marks = page.js(LEGEND, place), page.js(COLOURS, place)
+                assert 1 < len(legend) <= 8 and not light & set(legend.values())
+                assert len(marks) > 20 and all(one == other for _, one, other in marks)
+                for group, colour, _ in marks if name != "group" else ():
+                    assert legend[f"{name}={groups[group][name]}"] == colour, (name, place)
+                if name == "group":
+                    assert len({colour for _, colour, _ in marks}) == len(legend) == 8
         assert page.errors() == []
 
 

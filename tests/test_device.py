@@ -34,7 +34,7 @@ def test_gpu_never_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_model_is_refused_that_the_device_could_not_hold_while_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 bytes each, of the whole device and of the right one: a GPU's memory is not the machine's."""
-    monkeypatch.setattr(device.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
+    monkeypatch.setattr(device.psutil, "virtual_memory", lambda: SimpleNamespace(total=4096 * 1_000_000))
     properties = SimpleNamespace(total_memory=16_000_000_000)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     for place, most in (("cpu", 256_000_000), ("cuda", 1_000_000_000)):

@@ -43,7 +43,14 @@ def test_a_run_leaves_everything_the_design_promises(run_dir: Path) -> None:
     assert ended["status"] == "completed"
     assert ended["steps"] == 10
     assert ended["tokens"] == 10 * 4 * 32
-    for name in ("val/loss", "val/bpb", "train/loss", "balance/maxvio_global", "perf/tokens_per_second", "perf/mfu"):
+    for name in (
+        "val/loss",
+        "val/bpb",
+        "train/loss",
+        "balance/maxvio_global",
+        "perf/tokens_per_second_overall",
+        "perf/mfu_overall",
+    ):
         assert math.isfinite(ended[name]), name
     assert ended["versions"]["torch"] == torch.__version__
     assert ended["params/active"] < ended["params/total"]
@@ -89,11 +96,11 @@ def test_evaluate_agrees_with_training(run_dir: Path, capsys: pytest.CaptureFixt
     assert main(["evaluate", str(last)]) == 0
     measured = json.loads((run_dir / "evaluate-last-val.json").read_text())
     ended = result(run_dir)
-    assert measured["bpb"] == pytest.approx(ended["val/bpb"], rel=1e-5)
-    assert measured["loss"] == pytest.approx(ended["val/loss"], rel=1e-5)
+    assert measured["text/bpb"] == pytest.approx(ended["val/bpb"], rel=1e-5)
+    assert measured["text/loss"] == pytest.approx(ended["val/loss"], rel=1e-5)
     assert measured["balance/maxvio_global"] == pytest.approx(ended["balance/maxvio_global"], rel=1e-5)
     load = torch.tensor(measured["load"])
-    assert int(load.sum()) == measured["tokens"] * 2 * 2
+    assert int(load.sum()) == measured["text/tokens"] * 2 * 2
     assert float(max_violation(load).mean()) == pytest.approx(measured["balance/maxvio_global"])
     assert "bits/byte" in capsys.readouterr().out
 
@@ -108,7 +115,7 @@ def test_evaluate_counts_every_byte_of_another_file(run_dir: Path, tmp_path: Pat
         file.write_text(content, encoding="utf-8")
         output = tmp_path / "measured.json"
         assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
-        assert json.loads(output.read_text())["bytes"] == len(content.encode())
+        assert json.loads(output.read_text())["text/bytes"] == len(content.encode())
 
 
 def test_sample_is_repeatable_and_greedy_at_zero(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def test_the_table_adds_up(first: tuple[dict[str, Any], list[dict[str, Any]]]) -
     for domain in DOMAINS:
         assert {(layer, e): counts[domain, layer, e] for layer, e in loads} == loads, domain
         for layer in record["layers"]:
-            assert sum(of[domain, layer].values()) == record["tokens"], domain
+            assert sum(of[domain, layer].values()) == record["text/tokens"], domain
 
 
 def test_values_are_those_of_the_text(run_dir: Path, first: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
@@ -76,11 +76,15 @@ def test_the_record_has_every_name(first: tuple[dict[str, Any], list[dict[str, A
     """Catches metrics lost on the way to the file, and NaN, which is no JSON."""
     record, _ = first
     names = [
-        *(f"balance/{n}_global" for n in ("maxvio", "minvio", "gini", "entropy", "cv", "dead_experts")),
-        *(f"balance/{n}" for n in ("maxvio_floor", "bias_norm", "bias_spread", "confidence", "margin", "next_churn")),
+        *(f"balance/{n}_global" for n in ("maxvio", "minvio", "gini", "entropy", "cv", "dead_experts", "maxvio_floor")),
+        *(f"balance/{n}" for n in ("bias_norm", "bias_spread", "confidence", "margin", "next_churn")),
         *(f"balance/{n}" for n in ("coactivation", "coactivation_even")),
         *(f"specialisation/{d}/{n}" for d in DOMAINS for n in ("bits", "bits_plug_in", "share")),
-        *(f"layer_{layer:02d}/{n}" for layer in record["layers"] for n in ("maxvio", "gini", "margin", "next_churn")),
+        *(
+            f"layer_{layer:02d}/{n}"
+            for layer in record["layers"]
+            for n in ("maxvio_global", "gini_global", "margin", "next_churn")
+        ),
     ]
     for name in names:
         assert math.isfinite(record[name]), name

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s15erav3.__main__ import main
 from s15erav3.cli import hydra_setup
-from s15erav3.loading import load, with_checkpoint
+from s15erav3.cli.flags import by_place
+from s15erav3.loading import load
 from s15erav3.sample import sample
 from tests.tiny import TINY, result, train
 
@@ -93,7 +94,7 @@ def our_texts(place: Path, prompts: list[str], new: int, *settings: str) -> list
     """What ``s15erav3 sample PLACE temperature=0`` adds to each prompt."""
     listed = f"prompt=[{','.join(map(hydra_setup.quote, prompts))}]"
     arguments = [str(place), "temperature=0", f"max_new_tokens={new}", listed, *settings]
-    return list(hydra_setup.run("sample", sample, with_checkpoint("sample", arguments)))
+    return list(hydra_setup.run("sample", sample, by_place("sample", arguments, "checkpoint")))
 
 
 def their_texts(folder: Path, prompts: list[str], new: int) -> list[str]:

@@ -22,6 +22,7 @@ FLOORS: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "files": set(),
+    "metrics": set(),
     "cli": {"errors", "files"},
     "ranks": {"errors"},
     "terminal": {"ranks"},
@@ -29,23 +30,25 @@ FLOORS: dict[str, set[str]] = {
     "model": set(),
     "balancing": {"model", "errors"},
     "data": {"errors", "files"},
-    "interop": {"model", "data", "errors"},
+    "interop": {"model", "data", "errors", "files"},
     "training": {"balancing", "model"},
     "device": {"training", "errors"},
     # a run's folder and who writes into it
     "runs": {"__init__", "cli", "data", "model", "errors", "files"},
-    "loggers": {"runs", "errors", "files"},
+    "loggers": {"runs", "metrics", "cli", "errors", "files"},
     "figures": set(),
     "callbacks": {"runs", "figures", "training", "balancing", "model"},
     # looking at it
     "analysis": {"training", "balancing", "model", "data", "files"},
-    "pages": {"figures", "analysis", "runs", "balancing", "data", "files"},
-    "comparison": {"pages", "figures", "runs", "cli"},
+    "pages": {"figures", "metrics", "analysis", "runs", "balancing", "data", "files"},
+    "comparison": {"pages", "figures", "metrics", "runs", "cli"},
+    "dashboard": {"runs", "errors"},
+    "notebooks": {"errors"},
     "loading": {"device", "interop", "runs", "cli", "data", "model", "errors", "files"},
     # one run, many runs
     "session": {
         *("loading", "pages", "analysis", "callbacks", "loggers", "runs", "device", "training", "balancing", "model"),
-        *("data", "terminal", "ranks", "cli", "errors", "files"),
+        *("metrics", "data", "terminal", "ranks", "cli", "errors", "files"),
     },
     "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "errors", "files"},
     # the verbs, and their table
@@ -54,7 +57,7 @@ FLOORS: dict[str, set[str]] = {
     "request": {"model", "errors"},
     "conversation": {"data", "terminal", "cli", "errors"},
     "sample": {"conversation", "request", "loading", "model", "data", "terminal", "cli", "errors"},
-    "report": {"session", "terminal", "cli", "errors", "files"},
+    "report": {"session", "terminal", "cli", "files"},
     "compare": {"comparison", "runs", "terminal", "cli", "errors", "files"},
     "export": {
         "__init__",
@@ -209,14 +212,14 @@ for name in ("lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "transf
     sys.modules[name] = None  # an import of it raises
 import torch
 from s15erav3.balancing import LossFree
-from s15erav3.balancing.base import move_biases, stack_loads
+from s15erav3.balancing.base import update_biases, stack_loads
 from s15erav3.model import ModelConfig, Transformer, routers
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
 net = Transformer(ModelConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, kv_lora_rank=4,
     qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, intermediate_size=8, n_routed_experts=2,
     num_experts_per_tok=1))
-move_biases(routers(net), LossFree(0.1).bias_change(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
+update_biases(routers(net), LossFree(0.1).bias_update(stack_loads(net(torch.tensor([[1, 2, 3]])).routings), 0.0))
 print(generate(net, [[1]], lambda _, token: True, max_new_tokens=3, sampling=Sampling(), seed=0, context=8).tokens)
 """
     run = subprocess.run(

@@ -106,7 +106,7 @@ def test_another_text_is_cut_by_the_tokenizer_that_the_model_knows(ahead: Export
     assert load(str(tmp_path / "run")).tokenizer.fingerprint == load(str(ahead.run)).tokenizer.fingerprint
     output = tmp_path / "measured.json"
     assert main(["evaluate", str(tmp_path / "run"), f"output={output}"]) == 0
-    assert json.loads(output.read_text())["bpb"] == pytest.approx(result(tmp_path / "run")["val/bpb"], rel=1e-5)
+    assert json.loads(output.read_text())["text/bpb"] == pytest.approx(result(tmp_path / "run")["val/bpb"], rel=1e-5)
 
 
 def test_prediction_blocks_travel_there_and_back(ahead: Exported, tmp_path: Path) -> None:

@@ -1,69 +1,84 @@
-"""What travels in the wheel, and what the README promises."""
+"""What is installed: the wheel, its versions, and what describes the project to others."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
-import textwrap
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from s15erav3.__main__ import VERBS, main
-from s15erav3.cli.hydra_setup import conf_dir
-from s15erav3.cli.plugins import own_plugins
+from tests.docs import ROOT
 from tests.tiny import TINY, result
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def blocks(language: str) -> list[str]:
-    """Fenced blocks of the README in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def locked() -> dict[str, str]:
+    """Versions in requirements.lock by the name of the package."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pins}
 
 
-def readme_commands() -> list[list[str]]:
-    """Every ``s15erav3 ...`` of the README's bash blocks, as words."""
-    lines = [line.replace("$'", "'") for block in blocks("bash") for line in block.splitlines()]
-    words = [shlex.split(line, comments=True) for line in lines if "s15erav3" in line and not line.startswith("wandb")]
-    return [w[w.index("s15erav3") + 1 :] for w in words]
+def required() -> list[Requirement]:
+    """Everything that pyproject.toml names, in any extra, but the package itself."""
+    extras = PROJECT["optional-dependencies"].values()
+    every = [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
+    return [requirement for requirement in every if requirement.name != "s15erav3"]
 
 
-@pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
-def test_every_command_of_the_readme_composes(command: list[str]) -> None:
-    """A setting that was renamed cannot stay in the README."""
-    verb, *settings = command
-    assert verb in VERBS
-    given = [s for s in settings if "=" in s and not s.startswith(("hydra.", "resume=", "prompt=", "stop="))]
-    if "balancing=rescue" in given:
-        return  # runs whole below
-    if "-m" in settings:
-        given = [re.sub(r",.*", "", s) for s in given]
-    OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
-    own_plugins(conf_dir())
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        compose(verb, given)
+def test_the_lock_has_an_allowed_version_of_each_dependency() -> None:
+    """Else ``make lock`` was forgotten after a change of pyproject.toml."""
+    versions = locked()
+    for requirement in required():
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), (
+            f"make lock: {requirement}"
+        )
 
 
-def test_a_strategy_from_another_package_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's own twenty lines, run as it says."""
-    code, (config,) = next(block for block in blocks("python") if "Balancer" in block), blocks("yaml")
-    (tmp_path / "mine.py").write_text(code)
-    (tmp_path / "my_conf" / "balancing").mkdir(parents=True)
-    (tmp_path / "my_conf" / "balancing" / "rescue.yaml").write_text(textwrap.dedent(config))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (command,) = [c for c in readme_commands() if "balancing=rescue" in c]
-    assert main([*command, *TINY, "trainer.max_steps=3", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
-    assert result(tmp_path / "run")["status"] == "completed"
-    assert "rescue" in str(OmegaConf.load(tmp_path / "run" / ".hydra" / "hydra.yaml"))
+def test_the_lock_is_good_for_any_machine() -> None:
+    """No path, index, hash or build of one device, and not the project itself."""
+    for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), line
+    assert "s15erav3" not in locked()
+
+
+def test_one_version_and_one_license_everywhere() -> None:
+    """pyproject.toml, CITATION.cff and the changelog."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    heads = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[:2] == [("Unreleased", ""), (PROJECT["version"], citation["date-released"])]
+
+
+def test_the_files_of_github_are_read_as_meant() -> None:
+    """YAML that parses, with every Python of the classifiers, and forms whose fields have names."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    pythons = {name.rpartition(" ")[2] for name in PROJECT["classifiers"] if "Python :: 3." in name}
+    assert set(job["strategy"]["matrix"]["python"]) == pythons
+    assert any(".ci/run" in step.get("run", "") for step in job["steps"])
+    for form in ("bug_report", "feature_request"):
+        body = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())["body"]
+        assert all("label" in field["attributes"] for field in body if field["type"] != "markdown")
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"pip", "github-actions", "docker"}
+
+
+def test_the_image_is_made_by_the_makefile() -> None:
+    """Its steps cannot drift away from those of a user."""
+    image = (ROOT / "Dockerfile").read_text()
+    assert "make setup" in image
+    assert "pip install" not in image
 
 
 @pytest.mark.slow
@@ -77,9 +92,11 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
+    assert "s15erav3/py.typed" in names
     assert "s15erav3/conf/train.yaml" in names
     assert "s15erav3/conf/model/nano.yaml" in names
     assert "s15erav3/data/sample/commentary.txt" in names
+    assert "s15erav3/notebooks/01_expert_balance.ipynb" in names
     assert not any(name.startswith("tests") for name in names)
     done = subprocess.run(
         [sys.executable, "-m", "s15erav3", "train", *TINY, "trainer.max_steps=2", "hydra.run.dir=run"],
@@ -87,8 +104,16 @@ def test_the_wheel_carries_config_and_text_and_runs_elsewhere(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     where = subprocess.run(
-        [sys.executable, "-c", "import s15erav3.cli.hydra_setup as c; print(c.conf_dir())"],
+        [sys.executable, "-c", "import s15erav3.cli.trust as t; print(t.conf_dir())"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
     )  # fmt: skip
     assert str(tmp_path) in where.stdout
+    copied = subprocess.run(
+        [sys.executable, "-m", "s15erav3.notebooks", "mine"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert copied.returncode == 0, copied.stderr
+    assert (tmp_path / "mine" / "01_expert_balance.ipynb").read_bytes() == (
+        ROOT / "notebooks" / "01_expert_balance.ipynb"
+    ).read_bytes()
     assert result(tmp_path / "run")["status"] == "completed"

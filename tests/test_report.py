@@ -31,7 +31,14 @@ balancing: {_target_: s15erav3.balancing.LossFree}
 """
 DENSE = "model: {num_layers: 3}\nexperts: {n_routed_experts: null}\n"
 METRICS = "step,train/loss,tokens,val/loss,perf/mfu\n1,5.0,100,,\n2,4.0,200,,\n2,,200,4.5,\n"
-LINE = {"step": 1, "tokens": 100, "layers": [1], "load": [[30, 70]], "bias": [[0.1, -0.1]], "update": [[0.1, -0.1]]}
+LINE = {
+    "step": 1,
+    "tokens": 100,
+    "layers": [1],
+    "load": [[30, 70]],
+    "bias": [[0.1, -0.1]],
+    "update": [[0.1, -0.1]],
+}
 
 
 def folder(tmp_path: Path, config: str = CONFIG, **files: str) -> Path:
@@ -90,7 +97,7 @@ def test_every_state_has_a_page_that_says_so(tmp_path: Path, state: str) -> None
     assert "What the experts are for cannot be shown" in text and "no checkpoint" in text
     assert "resume=" not in text and "evaluate" not in text  # there is no checkpoint to go on from
     assert file == tmp_path / "run" / "report.html"
-    assert sections(file) == ["Summary", "Learning", "Balance", "Specialisation"]
+    assert sections(file)[:4] == ["Summary", "Balance", "Learning", "Specialisation"]
 
 
 def test_without_anything_logged_the_page_says_that(tmp_path: Path) -> None:
@@ -107,7 +114,7 @@ def test_a_config_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_dense_run_has_no_experts_to_show(tmp_path: Path) -> None:
     """Empty chapters about experts would look like a fault."""
     file = write_report(folder(tmp_path, config=DENSE, metrics__csv=METRICS))
-    assert sections(file) == ["Summary", "Learning"] and "3 layers, dense" in text_of(file)
+    assert sections(file) == ["Summary", "Learning", "Settings and commands"] and "3 layers, dense" in text_of(file)
 
 
 def test_the_same_command_writes_the_page_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,15 +167,19 @@ def desktop(run_dir: Path) -> Iterator[Page]:
 @pytest.mark.slow
 def test_the_page_draws_everything_and_fetches_nothing(desktop: Page, run_dir: Path) -> None:
     """Catches a chart that stays empty, a script that breaks, a font from elsewhere."""
-    desktop.screenshot("report-desktop-light")
+    desktop.screenshot("report-desktop-light-folded")
     assert sections(run_dir / "report.html") == [
         "Summary",
-        "Learning",
         "Balance",
+        "Learning",
+        "What the model wrote",
         "Specialisation",
         "Co-activation",
-        "Commentary coloured by expert",
+        "Text coloured by expert",
+        "Settings and commands",
     ]
+    desktop.unfold()
+    desktop.screenshot("report-desktop-light")
     assert desktop.js("document.querySelectorAll('.chart').length") >= 17
     assert desktop.undrawn() == []
     assert (desktop.errors(), desktop.requests(), desktop.overflows()) == ([], [], False)
@@ -177,6 +188,63 @@ def test_the_page_draws_everything_and_fetches_nothing(desktop: Page, run_dir: P
 
 SHOWN = "document.getElementById(arguments[0]).data[0].z"
 CHART = "[...document.querySelectorAll('figure')].find((f) => f.textContent.includes(arguments[0]))"
+
+
+FOLDED = "[...document.querySelectorAll('section > details')].map((d) => d.open)"
+SIZES = "[...document.querySelectorAll(arguments[0] + ' .chart')].map((c) => c._fullLayout?.width ?? 0)"
+
+
+@pytest.mark.slow
+def test_what_is_folded_away_opens_by_keyboard_click_and_link(run_dir: Path) -> None:
+    """Catches charts that are drawn without a size while nobody sees them, in the old width, or on the old paper."""
+    with opened(run_dir / "report.html", DESKTOP) as page:
+        assert page.js(FOLDED) == [False] * 5
+        assert page.undrawn() != [] and not any(page.js(SIZES, "#specialisation"))
+        page.tab_to("#specialisation > details > summary")
+        page.press(Keys.ENTER)
+        page.wait("document.querySelectorAll('#specialisation .js-plotly-plot').length >= 3")
+        page.wait("document.documentElement.dataset.drawn")
+        inside = "document.querySelector('#specialisation .chart').clientWidth"
+        wide = page.js(inside)
+        assert page.js(SIZES, "#specialisation")[0] == wide > 400
+        page.press(Keys.ENTER)
+        page.js("document.getElementById('paper').click()")
+        page.resize(*PHONE)
+        page.wait("document.documentElement.dataset.drawn")
+        page.press(Keys.ENTER)  # again: on the new paper, in the new width
+        page.wait(f"document.documentElement.dataset.drawn && {inside} < 400")
+        page.wait(f"document.querySelector('#specialisation .chart')._fullLayout.width === {inside}")
+        assert (
+            page.js("document.querySelector('#specialisation .chart').layout.template.layout.font.color") == "#e4e4e7"
+        )
+        page.js("document.querySelector('nav a[href=\"#co-activation\"]').click()")
+        page.wait("document.querySelector('#co-activation .js-plotly-plot')")
+        page.driver.find_element("css selector", "#text-coloured-by-expert > details > summary").click()
+        assert page.js(FOLDED) == [False, True, True, True, False]
+        assert page.errors() == [] and not page.overflows()
+
+
+@pytest.mark.slow
+def test_the_slider_over_samples_shows_what_was_written_then(desktop: Page, run_dir: Path) -> None:
+    """Every step by the keyboard, against samples.jsonl, then all of them."""
+    desktop.unfold()
+    written: dict[int, list[str]] = {}
+    for row in rows(run_dir / "samples.jsonl"):
+        written.setdefault(row["step"], []).append((row["prompt"] or "(without a prompt)\n") + row["text"])
+    assert list(written) == [4, 8]
+    seen = "[...document.querySelectorAll('.samples .at:not([hidden]) blockquote')].map((b) => b.textContent)"
+    assert desktop.js(seen) == written[8]
+    desktop.js("document.activeElement.blur()")
+    desktop.tab_to(".samples input[type=range]")
+    for key, step in ((Keys.HOME, 4), (Keys.ARROW_RIGHT, 8)):
+        desktop.press(key)
+        assert desktop.js(seen) == written[step]
+        assert desktop.js("document.querySelector('.samples output').textContent") == str(step)
+    desktop.tab_to(".samples input[type=checkbox]")
+    desktop.press(Keys.SPACE)
+    assert desktop.js(seen) == [*written[4], *written[8]]
+    desktop.press(Keys.SPACE)
+    assert desktop.js(seen) == written[8] and desktop.errors() == []
 
 
 @pytest.mark.slow
@@ -267,6 +335,7 @@ TOUCH = """(() => {
 def test_a_phone_in_the_dark(run_dir: Path) -> None:
     """Catches what makes the page scroll sideways, and plots that legends and names leave no room."""
     with opened(run_dir / "report.html", PHONE, dark=True) as page:
+        page.unfold()
         page.screenshot("report-phone-dark")
         assert not page.overflows() and page.undrawn() == []
         sizes = page.js(
@@ -299,7 +368,7 @@ def test_experts_that_choose_tokens_have_a_page(tmp_path: Path) -> None:
     text = text_of(write_report(run, max_tokens=1024))
     assert "experts, which choose tokens" in text and "first 1,024 of" in text
     assert "The middle of the colours is the mean" in text and "random floor" not in text
-    assert "sample" not in text.partition("Learning")[0]
+    assert "s15erav3 evaluate" in text and "s15erav3 sample" not in text and "What the model wrote" not in text
 
 
 @pytest.mark.slow

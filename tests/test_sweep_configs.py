@@ -145,8 +145,7 @@ def test_a_missing_plugin_is_named_with_the_extra_that_brings_it(
     known = Plugins.instance().class_name_to_class
     ours = {name: plugin for name, plugin in known.items() if not name.startswith("hydra_plugins.")}
     monkeypatch.setattr(Plugins.instance(), "class_name_to_class", ours)
-    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_optuna_sweeper", None)
-    monkeypatch.delitem(sys.modules, "hydra_plugins.hydra_optuna_sweeper._impl", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "s15erav3.sweeps.study", raising=False)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "-m", *TINY, f"hydra/{choice}", "seed=1,2"]) == 2
@@ -183,8 +182,10 @@ def test_a_ready_sweep_runs(sweep: str, few: list[str], tmp_path: Path, monkeypa
 def study(sweep: Path) -> list[tuple[str, list[float] | None]]:
     """State and values of each trial of the study in a sweep's folder."""
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
-    trials = optuna.load_study(study_name="study", storage=f"sqlite:///{sweep / 'study.db'}").trials
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(sweep / "study.journal")))
+    trials = optuna.load_study(study_name="study", storage=storage).trials
     return [(trial.state.name, trial.values) for trial in trials]
 
 

@@ -1,1 +1,1 @@
-"""What a trained model does with its experts: measured, summed up, laid out as a table."""
+"""Analysis of a trained model's routing: measurements, summary and tables."""

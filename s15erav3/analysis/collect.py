@@ -1,4 +1,4 @@
-"""What all routings of a text add up to.
+"""Aggregation of the routings of a text.
 
 Shapes: L MoE layers, E routed experts, V values of a domain.
 """
@@ -20,27 +20,29 @@ from s15erav3.training.routing_metrics import Coactivation, CountTable, TokenMea
 
 
 class Counts(NamedTuple):
-    """Where the tokens of one domain went."""
+    """Assignment counts of one domain."""
 
     values: list[str]
-    """V names."""
+    """Names of the V values."""
     slots: Tensor
-    """(token, expert) assignments of each layer, value and expert, int64, (L, V, E)."""
+    """(token, expert) assignments per layer, value and expert, int64, (L, V, E)."""
     tokens: Tensor
-    """Tokens that have each value, int64, (V,)."""
+    """Number of tokens per value, int64, (V,)."""
 
 
 class Routed(NamedTuple):
-    """What the routers decided over a text, on the CPU."""
+    """Aggregated routing over a text, on the CPU."""
 
     layers: list[int]
-    """Numbers of the L layers."""
+    """Indices of the L layers."""
     top_k: int | None
-    """K; ``None`` where experts choose tokens."""
+    """K; ``None`` with expert choice."""
     loads: Tensor
     """int64, (L, E)."""
     biases: Tensor
     """fp32, (L, E)."""
+    biases_ahead: Tensor
+    """Biases of the D multi-token-prediction blocks, which are not run here: fp32, (D, E)."""
     coactivation: Tensor
     """int64, (L, E, E)."""
     domains: dict[str, Counts]
@@ -49,12 +51,12 @@ class Routed(NamedTuple):
 
 
 class Collector:
-    """Adds up the routings of a model batch by batch, on its device.
+    """Accumulates the routings of a model batch by batch, on its device.
 
     Args:
         net: a model with experts.
-        labels: of every token that will be routed, in order.
-        with_reference: routings of another checkpoint come along.
+        labels: labels of all tokens that will be routed, in order.
+        with_reference: whether routings of another checkpoint are added too.
     """
 
     def __init__(self, net: Transformer, labels: dict[str, Domain], *, with_reference: bool) -> None:
@@ -62,7 +64,8 @@ class Collector:
         self.layers = list(config.moe_layers[: config.num_moe_layers])
         n, experts = len(self.layers), config.n_routed_experts
         self.top_k = None if config.topk_method == "expert_choice" else config.num_experts_per_tok
-        self.biases = torch.stack([router.bias for router in routers(net)[:n]]).cpu()
+        biases = torch.stack([router.bias for router in routers(net)]).cpu()
+        self.biases, self.biases_ahead = biases[:n], biases[n:]
         self.labels, self.codes = labels, {name: torch.from_numpy(domain.codes) for name, domain in labels.items()}
         self.tables = {name: CountTable(n, len(domain.names), experts).to(device) for name, domain in labels.items()}
         self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
@@ -71,7 +74,7 @@ class Collector:
         self.seen = 0
 
     def add(self, routings: Sequence[Routing], final: Sequence[Routing] | None = None) -> None:
-        """Add the next batch: L routings of the next N tokens, and those of the reference."""
+        """Add a batch: L routings of the next N tokens, and those of the reference."""
         tokens = len(routings[0].scores)
         for name, table in self.tables.items():
             labels = self.codes[name][self.seen : self.seen + tokens].to(routings[0].scores.device)
@@ -87,14 +90,14 @@ class Collector:
         self.seen += tokens
 
     def finish(self, churn: Tensor | None) -> Routed:
-        """The sums, and a churn (L,) measured elsewhere."""
+        """Return the results, including a churn (L,) that was measured separately."""
         domains = {}
         for name, table in self.tables.items():
             slots, tokens = table.compute()
             domains[name] = Counts(self.labels[name].names, slots.cpu(), tokens.cpu().reshape(-1))
-        # torchmetrics makes a scalar of a single element, such as the mean of a single layer.
+        # torchmetrics turns a single element, such as the mean of a single layer, into a scalar.
         per_layer = {name: mean.compute().cpu().reshape(-1) for name, mean in self.means.items()}
         if churn is not None:
             per_layer["next_churn"] = churn
         loads, together = self.loads.compute().cpu(), self.together.compute().cpu()
-        return Routed(self.layers, self.top_k, loads, self.biases, together, domains, per_layer)
+        return Routed(self.layers, self.top_k, loads, self.biases, self.biases_ahead, together, domains, per_layer)

@@ -1,4 +1,4 @@
-"""One pass over a text: what it costs the model, and all that its routers decide on the way.
+"""One pass over a text: loss and routing statistics.
 
 Shapes: B sequences of T tokens, L MoE layers, E routed experts, V values of a domain.
 """
@@ -22,7 +22,7 @@ from s15erav3.training.metrics import BitsPerByte
 
 
 class Measured(NamedTuple):
-    """What :func:`measure` found."""
+    """Result of :func:`measure`."""
 
     cost: dict[str, float | int]
     """``loss`` (nats per token), ``bpb`` (bits per byte), ``tokens`` and ``bytes``."""
@@ -41,17 +41,17 @@ def measure(
     reference: Transformer | None = None,
     balancer: Balancer | None = None,
 ) -> Measured:
-    """Read a part of a corpus once.
+    """Evaluate a model on one part of a corpus.
 
     Args:
-        net: in evaluation mode; everything runs on its device.
-        batches: windows (B, T + 1) that follow each other in the order of the part, each token but the last once
-            among the inputs.
-        labels: of every token of the part.
+        net: model in evaluation mode; everything runs on its device.
+        batches: consecutive windows (B, T + 1) of the part; each token except the last is an input exactly once.
+        labels: labels of all tokens of the part.
         byte_lengths: UTF-8 bytes of each token of the vocabulary.
-        autocast: the context of the forward passes.
-        reference: also reads each batch, for saturation; as many MoE layers, experts and experts per token.
-        balancer: attached to the routers of ``net``; its next change of bias is tried on the first batch.
+        autocast: autocast context of the forward passes.
+        reference: second checkpoint run on each batch, for saturation; must have the same number of MoE layers,
+            experts and experts per token.
+        balancer: attached to the routers of ``net``; its next bias update is simulated on the first batch.
     """
     device = net.lm_head.weight.device
     cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
@@ -74,12 +74,11 @@ def measure(
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:
-    """Share of the tokens of ids (B, T) whose experts would change if these were a training batch and the biases
-    moved once by the strategy: fp64, (L,).
+    """Fraction of the tokens of ids (B, T) whose experts would change after one bias update, with ids as the training
+    batch: fp64, (L,).
 
-    The strategy starts without memory of earlier steps, and its rate is that of the beginning of training.
-    ``None`` where experts choose tokens, or too few tokens are there for the multi-token-prediction blocks, which
-    are balanced along.
+    The strategy starts without state from earlier steps, at its initial rate. ``None`` with expert choice, or when
+    there are too few tokens for the multi-token-prediction blocks, which are balanced too.
     """
     if ids.shape[1] <= net.config.num_nextn_predict_layers:
         return None
@@ -87,9 +86,9 @@ def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | No
     if any(routing.tokens is not None for routing in routings):
         return None
     balancer.observe(MicroBatch(routings, len(ids)))
-    change = balancer.bias_change(stack_loads(routings), 0.0)
+    update = balancer.bias_update(stack_loads(routings), 0.0)
     shares = [
-        churn(routing.experts, router.select(routing.scores, routing.bias + moved))
-        for routing, router, moved in zip(routings, routers(net), change, strict=True)
+        churn(routing.experts, router.select(routing.scores, routing.bias + its))
+        for routing, router, its in zip(routings, routers(net), update, strict=True)
     ]
     return torch.stack(shares[: net.config.num_moe_layers]).cpu()

@@ -1,4 +1,4 @@
-"""How much an expert tells about its tokens, and which experts tell most.
+"""Expert specialisation: mutual information between experts and token values, and the strongest specialists.
 
 Shapes: L MoE layers, E routed experts, V values of a domain.
 """
@@ -20,20 +20,20 @@ class Information(NamedTuple):
     """Mutual information of a slot's expert and its token's value, per layer, fp64, (L,) each."""
 
     plug_in: Tensor
-    """Bits, of the frequencies as they are."""
+    """Plug-in estimate from the observed frequencies, in bits."""
     corrected: Tensor
-    """Bits, by Miller and Madow; may fall below 0."""
+    """Miller-Madow estimate, in bits; can be negative."""
     share: Tensor
-    """``corrected`` over the entropy of the value: 1 if the expert gives it away; 0 where there is one value."""
+    """``corrected`` divided by the entropy of the value: 1 if the expert determines it; 0 if there is one value."""
 
 
 def mutual_information(counts: Tensor) -> Information:
-    """I(expert; value) = H(expert) + H(value) - H(expert, value) over slots, counts (L, V, E).
+    """Compute I(expert; value) = H(expert) + H(value) - H(expert, value) over slots from counts (L, V, E).
 
-    Entropies of frequencies are too small on average, by about (m - 1) / 2n nats with m values that occur among n
-    slots (Miller 1955). The joint one, with up to V E cells, errs most: many rare values, names or the vocabulary,
-    show information where there is none. ``corrected`` adds that term to each entropy. It takes slots for
-    independent draws, and neighbouring tokens are not: what is left of a few thousandths of a bit may be chance.
+    Plug-in entropies are biased downwards by about (m - 1) / 2n nats, with m distinct values among n slots
+    (Miller 1955). The joint entropy, with up to V E cells, has the largest bias: domains with many rare values, such
+    as names or the vocabulary, show spurious information. ``corrected`` adds that term to each entropy. It assumes
+    independent slots, but neighbouring tokens are correlated: a few thousandths of a bit can be noise.
     """
     counts = counts.double()
     n = counts.sum(dim=(-2, -1))
@@ -49,16 +49,16 @@ def mutual_information(counts: Tensor) -> Information:
 
 
 class Specialist(NamedTuple):
-    """An expert that takes more of a value than of the text."""
+    """An expert with a larger share of a value than of the whole text."""
 
     domain: str
     value: str
     layer: int
     expert: int
     times: float
-    """The expert's share of the value's slots over its share of all slots of the layer."""
+    """The expert's share of the value's slots divided by its share of all slots of the layer."""
     assignments: int
-    """Slots of that value that it took."""
+    """Slots of that value at this expert."""
 
     def __str__(self) -> str:
         return (
@@ -68,12 +68,12 @@ class Specialist(NamedTuple):
 
 
 def specialists(routed: Routed, *, each: int = 1, least: int = 100, strong: float = 1.2) -> Iterator[Specialist]:
-    """The ``each`` strongest of each domain, strongest first, that take ``strong`` times their share or more.
+    """Yield the ``each`` strongest specialists per domain, strongest first, with lift of at least ``strong``.
 
-    End of text, which has no value, is left out.
+    End-of-text, which has no value, is excluded.
 
-    Only (value, expert) pairs are looked at where an expert that knew nothing of the value would have taken
-    ``least`` assignments: chance moves those by some 10 %; of rarer ones the strongest are strong by chance.
+    Only (value, expert) pairs with at least ``least`` expected assignments under independence are considered: noise
+    is then about 10 %; among rarer pairs the strongest would be strong by chance.
     """
     found = []
     for name, (values, slots, _) in routed.domains.items():

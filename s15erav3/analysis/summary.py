@@ -1,4 +1,4 @@
-"""From what was counted to numbers with a name.
+"""Named summary metrics from the measured counts.
 
 Shapes: L MoE layers, E routed experts.
 """
@@ -18,28 +18,33 @@ from s15erav3.balancing.routing_diagnostics import coactivation_share
 
 
 def summary(measured: Measured) -> dict[str, Any]:
-    """All results flat under their names: cost; ``balance/NAME``, means over layers; ``layer_NN/NAME``;
-    ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
+    """Return all results as a flat mapping: ``text/*``, the loss; ``balance/NAME``, means over layers;
+    ``layer_NN/NAME``; ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
 
-    What a model cannot show is absent: all but the cost without experts, ``balance/margin``, ``balance/next_churn``,
-    ``balance/maxvio_floor`` and ``balance/coactivation_even`` where experts choose tokens.
+    Inapplicable results are absent: everything except ``text/*`` for a model without experts; ``balance/margin``,
+    ``balance/next_churn``, ``balance/maxvio_floor_global`` and ``balance/coactivation_even`` with expert choice.
     """
-    routed, result = measured.routed, dict[str, Any](measured.cost)
+    routed = measured.routed
+    result: dict[str, Any] = {f"text/{name}": value for name, value in measured.cost.items()}
     if routed is None:
         return result
     experts, tokens = routed.loads.shape[-1], int(measured.cost["tokens"])
-    spread = evenness(routed.loads)
+    spread = {f"{name}_global": value for name, value in evenness(routed.loads).items()}
     others = {
         "bias_norm": bias_norm(routed.biases),
         "bias_spread": bias_spread(routed.biases),
         "coactivation": closest_companion(routed.coactivation),
         **routed.per_layer,
     }
-    result |= {f"balance/{name}_global": value.mean().item() for name, value in spread.items()}
     result["balance/dead_experts_global"] = int(dead_experts(routed.loads).sum())
-    result |= {f"balance/{name}": value.mean().item() for name, value in others.items()}
+    result |= {f"balance/{name}": value.mean().item() for name, value in (spread | others).items()}
+    biases = torch.cat([routed.biases, routed.biases_ahead])
+    result |= {
+        "balance/bias_norm": bias_norm(biases).mean().item(),
+        "balance/bias_spread": bias_spread(biases).mean().item(),
+    }
     if routed.top_k is not None:
-        result["balance/maxvio_floor"] = random_floor(tokens, experts, routed.top_k)
+        result["balance/maxvio_floor_global"] = random_floor(tokens, experts, routed.top_k)
         result["balance/coactivation_even"] = (routed.top_k - 1) / max(1, experts - 1)
     by_layer = spread | others | specialisation(routed)
     result |= {name: value.mean().item() for name, value in specialisation(routed).items()}
@@ -49,7 +54,7 @@ def summary(measured: Measured) -> dict[str, Any]:
 
 
 def specialisation(routed: Routed) -> dict[str, Tensor]:
-    """Of each domain, (L,) each: ``bits`` (corrected), ``bits_plug_in``, and ``share`` of the value's entropy."""
+    """Return (L,) each per domain: ``bits`` (corrected), ``bits_plug_in``, and ``share`` of the value's entropy."""
     found = {}
     for domain, counts in routed.domains.items():
         information = mutual_information(counts.slots)
@@ -60,7 +65,7 @@ def specialisation(routed: Routed) -> dict[str, Tensor]:
 
 
 def closest_companion(coactivation: Tensor) -> Tensor:
-    """How much of its tokens an expert shares with the one it shares most with, mean over experts that have any:
+    """Largest fraction of its tokens that an expert shares with another one, mean over experts that have tokens:
     counts (L, E, E) -> (L,)."""
     share = coactivation_share(coactivation)
     share = share.masked_fill(torch.eye(share.shape[-1], dtype=torch.bool), 0.0).amax(dim=-1)

@@ -1,4 +1,4 @@
-"""Where every kind of token went, as one long table."""
+"""Assignments of all token domains as one long table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s15erav3.analysis.collect import Routed
 from s15erav3.files import whole
 
 SPARSE = ("bowler", "batter", "token")
-"""Domains of so many values that rows with count 0 are left out."""
+"""Domains with so many values that rows with count 0 are omitted."""
 
 SCHEMA = pa.schema(
     [
@@ -28,16 +28,16 @@ SCHEMA = pa.schema(
 
 
 def long_table(routed: Routed, tokens: int) -> pa.Table:
-    """One row for each layer, expert, domain and value.
+    """Build a table with one row per layer, expert, domain and value.
 
     Columns: ``layer``, ``expert``, ``domain``, ``value``, ``count`` (assignments of tokens with that value to that
-    expert) and ``of`` (tokens that have the value). The domain ``all`` has the one value ``all``: loads. In
-    ``expert``, co-activation, values are the other experts ("E07") of a token, and ``of`` is the other's load; the
-    expert itself is among them. The rest are the domains of the text. Rows with count 0 are left out of
-    ``bowler``, ``batter`` and ``token``.
+    expert) and ``of`` (number of tokens with the value). The domain ``all`` has the single value ``all``: loads. In
+    the domain ``expert`` (co-activation), values are the experts ("E07") of the same token, including the expert
+    itself, and ``of`` is the load of that expert. The other domains are those of the text. Rows with count 0 are
+    omitted for ``bowler``, ``batter`` and ``token``.
 
     Args:
-        tokens: of the whole text.
+        tokens: number of tokens of the whole text.
     """
     experts = [f"E{e:02d}" for e in range(routed.loads.shape[-1])]
     parts = [
@@ -49,7 +49,7 @@ def long_table(routed: Routed, tokens: int) -> pa.Table:
 
 
 def _rows(routed: Routed, domain: str, values: list[str], slots: Tensor, tokens: Tensor) -> pa.Table:
-    """Rows of counts (L, V, E) with tokens (V,) or (L, V), layer by layer, value by value."""
+    """Convert counts (L, V, E) with tokens (V,) or (L, V) to rows, ordered by layer, then value."""
     count = slots.numpy()
     of = np.broadcast_to(tokens.numpy()[..., None], count.shape)
     kept = count > 0 if domain in SPARSE else np.ones(count.shape, dtype=bool)
@@ -66,6 +66,6 @@ def _rows(routed: Routed, domain: str, values: list[str], slots: Tensor, tokens:
 
 
 def write_table(table: pa.Table, file: Path) -> None:
-    """Write Parquet, whole or not at all."""
+    """Write Parquet atomically."""
     with whole(file, binary=True) as stream:
         pq.write_table(table, stream, compression="zstd")

@@ -1,6 +1,6 @@
-"""What the routers decide token by token on a few passages of a text, as the reader of a page can look at.
+"""Per-token routing on a few passages of a text, for display on a page.
 
-Shapes: N tokens of all passages together, L MoE layers, E routed experts, K the most experts that one token has.
+Shapes: N tokens of all passages together, L MoE layers, E routed experts, K the maximum number of experts per token.
 """
 
 from __future__ import annotations
@@ -22,67 +22,61 @@ from s15erav3.data.tokens import Tokens
 from s15erav3.model import Router, Routing, Transformer, routers
 
 LONGEST = 200
-"""Tokens of a passage; a longer one is cut."""
+"""Maximum tokens of a passage; longer ones are truncated."""
 MOST_SLOTS = 120_000
-"""Slots, each one token at one expert of one layer, that a page shall carry: some 0.8 MB."""
+"""Maximum slots (one token at one expert of one layer) embedded in a page: about 0.8 MB."""
 NOBODY = -1
-"""In place of an expert, where a token has fewer than K."""
+"""Placeholder id where a token has fewer than K experts."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 class Passage(NamedTuple):
-    """Tokens ``start`` to ``stop`` (left out) of a part of a corpus."""
+    """Tokens ``start`` to ``stop`` (exclusive) of a part of a corpus."""
 
     start: int
     stop: int
 
 
 class Trace(NamedTuple):
-    """The choices of N tokens. A token's experts come in the order of their affinity, and so of their gate weight."""
+    """Routing of N tokens. A token's experts are sorted by affinity, and so by gate weight."""
 
     layers: list[int]
-    """Numbers of the L layers."""
+    """Indices of the L layers."""
     top_k: int | None
-    """Experts of every token; ``None`` where experts choose tokens, and a token may have none."""
+    """Experts per token; ``None`` with expert choice, where a token can have none."""
     length: int
-    """Tokens of the windows that were read."""
+    """Window length in tokens."""
     passages: list[Passage]
-    """The N tokens are theirs, one passage after the other."""
+    """Passages whose concatenated tokens are the N tokens."""
     biases: Floats
     """b, (L, E)."""
     experts: Ints
-    """(L, N, K); ``NOBODY`` where there are fewer."""
+    """Expert ids, (L, N, K); ``NOBODY`` where there are fewer."""
     scores: Floats
     """Affinities s of these experts, without bias, (L, N, K); 0 for ``NOBODY``."""
     weights: Floats
     """Gate weights of these experts, (L, N, K); 0 for ``NOBODY``."""
     without_bias: Ints
-    """Experts that s alone would have chosen, (L, N, K), ordered likewise."""
-
-    @property
-    def biased(self) -> Floats:
-        """s + b of the chosen experts, which chose them, (L, N, K); 0 for ``NOBODY``."""
-        layer = np.arange(len(self.layers))[:, None, None]
-        return np.where(self.experts == NOBODY, 0, self.scores + self.biases[layer, self.experts]).astype(np.float32)
+    """Experts that s without bias would have selected, (L, N, K), in the same order."""
 
 
 def sample_passages(
     tokens: Tokens, labels: dict[str, Domain], end_of_text: int, *, slots: int, count: int = 16
 ) -> list[Passage]:
-    """Passages worth looking at, in the order of the text.
+    """Select sample passages, in the order of the text.
 
-    Of commentary they are whole events, as many of each kind (FOUR, SIX, wicket, other), spread evenly over the part;
-    of other text, and where no event can be parsed, the first stretches of ``LONGEST`` tokens, none of which goes
-    from one document into the next.
+    For commentary these are whole events, equally many of each kind (FOUR, SIX, wicket, other), spread evenly over
+    the part. For other text, and if no event can be parsed, they are the first stretches of ``LONGEST`` tokens; a
+    stretch never crosses a document boundary.
 
     Args:
         tokens: ids of the part, (length,).
-        labels: of these tokens, by :func:`~s15erav3.data.labels.label_tokens`.
-        slots: experts that one token has in all layers together: where they are many, fewer passages are taken
-            than ``count``, yet four.
-        count: passages at most.
+        labels: labels of these tokens, from :func:`~s15erav3.data.labels.label_tokens`.
+        slots: experts per token, summed over all layers; if this is large, fewer than ``count`` passages are
+            taken, but at least four.
+        count: maximum number of passages.
     """
     kinds = _events(labels) if "part" in labels else {}
     candidates = [passage for found in kinds.values() for passage in found] or _stretches(tokens, end_of_text)
@@ -98,7 +92,7 @@ def sample_passages(
 
 
 def _events(labels: dict[str, Domain]) -> dict[str, list[Passage]]:
-    """Events of a known ending, by that ending."""
+    """Group events with a known outcome by that outcome."""
     part, ending = labels["part"], labels["event"]
     names = np.array(part.names)[part.codes]
     begins = np.isin(names, ("header", UNKNOWN, NO_TEXT))
@@ -130,17 +124,18 @@ def trace(
     *,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Trace | None:
-    """Read passages with what stands before them, in windows of ``length`` tokens as in training.
+    """Run the model on passages and their preceding context, in windows of ``length`` tokens as in training.
 
-    A token has at least half a window before it, or all that there is. Where experts choose tokens, they choose among
-    those of the window, which ends with the passage or, of a passage longer than half a window, within it.
+    Each token has at least half a window of context, or all that exists. With expert choice, experts choose among
+    the tokens of the window, which ends at the end of the passage or, for passages longer than half a window,
+    within it.
 
     Args:
-        net: in evaluation mode; everything runs on its device.
+        net: model in evaluation mode; everything runs on its device.
         tokens: ids of the part, (length of the part,).
-        passages: at least one.
-        length: tokens of a window, at least 2.
-        autocast: the context of the forward passes.
+        passages: at least one passage.
+        length: window length in tokens, at least 2.
+        autocast: autocast context of the forward passes.
 
     Returns:
         ``None`` for a model without experts.
@@ -149,7 +144,7 @@ def trace(
     n_layers = config.num_moe_layers
     if not n_layers:
         return None
-    own = routers(net)[:n_layers]  # without those of multi-token prediction
+    own = routers(net)[:n_layers]  # excluding multi-token prediction
     pieces: list[list[tuple[Tensor, Tensor, Tensor, Tensor]]] = [[] for _ in own]
     for begin, first, end in (window for passage in passages for window in _windows(passage, length)):
         ids = torch.from_numpy(tokens[begin:end].astype(np.int64)).to(net.lm_head.weight.device)
@@ -177,7 +172,7 @@ def trace(
 
 
 def _windows(passage: Passage, length: int) -> Iterator[tuple[int, int, int]]:
-    """Begin of a window, the first token that is looked at in it, and its end."""
+    """Yield the start of each window, the first token recorded from it, and its end."""
     step = max(1, length // 2)
     for first in range(passage.start, passage.stop, step):
         end = min(first + step, passage.stop)
@@ -185,7 +180,7 @@ def _windows(passage: Passage, length: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _dense(router: Router, routing: Routing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scores, weights, what was chosen and what s alone would have chosen, on the CPU, (tokens of the window, E)."""
+    """Return scores, weights, the selection and the selection by s without bias, on the CPU, (window tokens, E)."""
     scores, by_bias = routing.scores.float(), chosen(routing)
     weights = torch.zeros_like(scores).index_put(slots(routing), routing.weights.float().flatten())
     by_score = by_bias
@@ -196,7 +191,7 @@ def _dense(router: Router, routing: Routing) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _ordered(is_chosen: Tensor, scores: Tensor) -> Tensor:
-    """Ids (L, N, K) of the experts chosen (L, N, E), greatest score first; of equal ones the first."""
+    """Return ids (L, N, K) of the chosen experts (L, N, E), highest score first, ties by lower id."""
     width = int(is_chosen.sum(dim=-1).amax())
     order = scores.where(is_chosen, float("-inf")).argsort(dim=-1, descending=True, stable=True)[..., :width]
     return order.where(is_chosen.gather(-1, order), NOBODY)

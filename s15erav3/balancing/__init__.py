@@ -1,4 +1,4 @@
-"""Ways to keep experts busy, and the numbers to judge them by."""
+"""Load-balancing strategies and balance metrics."""
 
 from s15erav3.balancing.add_ons import AddOns, Combined
 from s15erav3.balancing.auxiliary import AuxiliaryLoss

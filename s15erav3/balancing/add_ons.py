@@ -1,4 +1,4 @@
-"""What combines with every strategy: z-loss, capacity with dropping, router jitter, expert dropout."""
+"""Add-ons for any strategy: z-loss, capacity with dropping, router jitter, expert dropout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from s15erav3.model import ConfigError, Router, TrainingRules
 
 
 class AddOns(Balancer):
-    """A loss on the size of logits, and the routers' :class:`TrainingRules`.
+    """Router z-loss and the routers' :class:`TrainingRules`.
 
     Args:
         z_loss: weight of ``sum_l mean over tokens of logsumexp(logits)^2`` (ST-MoE, arXiv 2202.08906, eq. 5: 1e-3);
-            0 for none.
-        router_jitter, capacity_factor, expert_dropout: see :class:`TrainingRules`.
+            0 disables it.
+        router_jitter: see :class:`TrainingRules`.
+        capacity_factor: see :class:`TrainingRules`.
+        expert_dropout: see :class:`TrainingRules`.
 
     Raises:
         UserError: a value is out of range.
@@ -43,7 +45,7 @@ class AddOns(Balancer):
             raise UserError(f"balancing.{error}.") from error
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Give every router the rules; refuse a capacity where experts choose, as they have one already."""
+        """Set the rules on every router. Reject a capacity with expert choice, which already has one."""
         if self.rules.capacity_factor is not None:
             refuse_expert_choice(routers, f"capacity_factor={self.rules.capacity_factor}")
         for router in routers:
@@ -58,26 +60,27 @@ class AddOns(Balancer):
 
 
 class Combined(Balancer):
-    """A strategy and what is added to it, as one balancer: losses and changes of bias are added up."""
+    """A strategy and its add-ons as one balancer: losses are summed, the bias update is the strategy's."""
 
     def __init__(self, strategy: Balancer, add_ons: AddOns) -> None:
         super().__init__()
-        self.strategy, self.add_ons, self.causal = strategy, add_ons, strategy.causal
+        self.strategy, self.add_ons = strategy, add_ons
+        self.causal, self.router_settings = strategy.causal, strategy.router_settings
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Both, the add-ons last."""
+        """Attach both, the add-ons last."""
         self.strategy.attach(routers)
         self.add_ons.attach(routers)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
-        """The sum of those that there are."""
+        """Sum of the losses that are not ``None``."""
         terms = [t for part in (self.strategy, self.add_ons) if (t := part.loss(micro_batch)) is not None]
         return torch.stack(terms).sum() if terms else None
 
     def observe(self, micro_batch: MicroBatch) -> None:
-        """The strategy's."""
+        """Delegate to the strategy."""
         self.strategy.observe(micro_batch)
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """The strategy's."""
-        return self.strategy.bias_change(loads, progress)
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Delegate to the strategy."""
+        return self.strategy.bias_update(loads, progress)

@@ -1,4 +1,4 @@
-"""The auxiliary loss of Switch and GShard over a micro-batch, each sequence or the global batch.
+"""The auxiliary loss of Switch and GShard per micro-batch, per sequence or over the global batch.
 
 Shapes: N tokens (B sequences), K experts per token, E experts, L layers.
 """
@@ -20,18 +20,18 @@ Scope = Literal["micro", "sequence", "global"]
 
 
 class AuxiliaryLoss(Balancer):
-    """Make the router itself even: the loss ``alpha sum_l sum_i f_i P_i``, with
+    """Auxiliary load-balancing loss ``alpha sum_l sum_i f_i P_i``, with
 
         f_i = E / (K N) (tokens that chose expert i),    P_i = mean over tokens of s_i / sum_j s_j,
 
-    is smallest where both are even, and then alpha for each layer l (Switch, arXiv 2101.03961, eq. 4; with K
-    experts DeepSeek-V3, arXiv 2412.19437, eq. 17-20). Gradients flow through P alone.
+    minimal where both are uniform, with the value alpha for each layer l (Switch, arXiv 2101.03961, eq. 4; for K
+    experts DeepSeek-V3, arXiv 2412.19437, eq. 17-20). Gradients flow through P only.
 
     Args:
         alpha: weight of the loss.
-        scope: tokens over which f is counted. ``micro``: one rank's micro-batch. ``sequence``: each sequence by
-            itself, the losses being averaged (DeepSeek-V3's complementary loss). ``global``: all ranks, and
-            the micro-batches of the step so far (arXiv 2501.11873); P stays the micro-batch's own.
+        scope: tokens over which f is counted. ``micro``: one rank's micro-batch. ``sequence``: each sequence
+            separately, with averaged losses (DeepSeek-V3's complementary loss). ``global``: all ranks and
+            the micro-batches of the step so far (arXiv 2501.11873); P is still that of the micro-batch.
 
     Raises:
         UserError: a value is out of range.
@@ -43,14 +43,16 @@ class AuxiliaryLoss(Balancer):
         if scope not in get_args(Scope):
             raise UserError(f"balancing.scope={scope} is unknown; choose one of {', '.join(get_args(Scope))}.")
         self.alpha, self.scope = alpha, scope
-        self._step_loads: Tensor | None = None  # of the step so far, (L, E); checkpoints lie between steps
+        self._step_loads: Tensor | None = (
+            None  # of the step so far, (L, E); not a buffer, as checkpoints are saved between steps
+        )
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, whose loads are even by construction."""
+        """Reject expert choice, whose loads are even by construction."""
         refuse_expert_choice(routers, type(self).__name__)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """See the class; a scalar."""
+        """Compute the loss of the class docstring: a scalar."""
         routings = micro_batch.routings
         if self.scope == "sequence":
             losses = [sequence_loss(routing, micro_batch.sequences) for routing in routings]
@@ -64,10 +66,10 @@ class AuxiliaryLoss(Balancer):
         probability = torch.stack([affinity_share(routing).mean(dim=0) for routing in routings])
         return self.alpha * loads.shape[-1] * (share.to(probability.dtype) * probability).sum()
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """None; the step is over."""
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Return a zero update and clear the loads of the step."""
         self._step_loads = None
-        return super().bias_change(loads, progress)
+        return super().bias_update(loads, progress)
 
 
 def affinity_share(routing: Routing) -> Tensor:
@@ -76,7 +78,7 @@ def affinity_share(routing: Routing) -> Tensor:
 
 
 def sequence_loss(routing: Routing, sequences: int) -> Tensor:
-    """``sum_i f_i P_i`` of each of B sequences, their mean (DeepSeek-V3, eq. 17-20 without alpha): a scalar."""
+    """Mean of ``sum_i f_i P_i`` over B sequences (DeepSeek-V3, eq. 17-20 without alpha): a scalar."""
     n_experts = routing.scores.shape[-1]
     chosen = routing.experts.view(sequences, -1)  # (B, T K)
     counts = torch.zeros(sequences, n_experts, device=chosen.device).scatter_add(

@@ -1,14 +1,16 @@
-"""What every balancing strategy is: a loss term, a change of bias, or both; and the loads they see.
+"""Base class of balancing strategies (a loss term, a bias update, or both), and the loads they receive.
 
 Shapes: L MoE layers, E routed experts, N tokens of a micro-batch in one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,44 +20,55 @@ from s15erav3.model import Router, Routing
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass of training routed."""
+    """Routings of one training forward pass."""
 
     routings: Sequence[Routing]
     """One per MoE layer, with gradients in ``scores``, ``logits`` and ``weights``."""
     sequences: int
-    """B: the N tokens of a routing are B sequences of equal length, one after the other."""
+    """B: the N tokens of a routing are B concatenated sequences of equal length."""
 
 
 class Balancer(nn.Module):
-    """Base of all strategies. Override :meth:`loss`, :meth:`bias_change`, or both.
+    """Base class of all strategies. Override :meth:`loss`, :meth:`bias_update`, or both.
 
-    State between steps belongs in buffers: they are checkpointed and moved with the model.
+    Keep state between steps in buffers: these are checkpointed and moved with the model.
     """
 
     causal: bool = True
-    """Whether a training token's experts depend on earlier tokens and steps alone."""
+    """Whether a training token's experts depend only on earlier tokens and steps."""
+    router_settings: Mapping[str, Any] = MappingProxyType({})
+    """The ``experts.*`` settings that the strategy's config file also sets."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Accept ``bias_change``, the method's name until version 0.2, as ``bias_update``."""
+        super().__init_subclass__(**settings)
+        if "bias_change" in vars(cls) and "bias_update" not in vars(cls):
+            warnings.warn(f"{cls.__qualname__}.bias_change is now called bias_update", DeprecationWarning, stacklevel=2)
+            cls.bias_update = cls.bias_change  # type: ignore[method-assign,attr-defined]
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Called once, before anything is trained or loaded, with the routers of the model in the order of its
-        routings: to set their rules, to size buffers, or to refuse a model that the strategy is not for.
+        """Set up the strategy for the routers of a model, in the order of its routings.
+
+        Called once, before training or loading. Use it to set the routers' rules, allocate buffers, or reject
+        models that the strategy does not support.
 
         Raises:
-            UserError: the strategy is not for such routers.
+            UserError: the strategy does not support these routers.
         """
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
-        """A term added to the training loss of one micro-batch, in nats per token; ``None`` for no term."""
+        """Return a term of the training loss of one micro-batch, in nats per token; ``None`` for no term."""
         return None
 
     def observe(self, micro_batch: MicroBatch) -> None:
-        """See what one micro-batch routed, without gradients: for rules that need more than loads."""
+        """Inspect the routings of one micro-batch, without gradients: for rules that need more than loads."""
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """How far each router's bias moves after one optimizer step.
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Return the change of each router's bias after one optimizer step.
 
         Args:
             loads: tokens received in that step, summed over micro-batches and ranks, int64, (L, E).
-            progress: share of training done, 0 to 1.
+            progress: fraction of training completed, 0 to 1.
 
         Returns:
             fp32, (L, E).
@@ -64,7 +77,7 @@ class Balancer(nn.Module):
 
 
 def stack_loads(routings: Sequence[Routing]) -> Tensor:
-    """Loads of all layers in one tensor, int64, (L, E)."""
+    """Stack the loads of all layers into one tensor, int64, (L, E)."""
     return torch.stack([routing.load for routing in routings])
 
 
@@ -73,7 +86,7 @@ _apart: ContextVar[bool] = ContextVar("apart", default=False)
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it this rank asks the others for nothing, and what is summed over ranks are its own values."""
+    """Disable communication between ranks: inside this context, sums over ranks return this rank's values."""
     token = _apart.set(True)
     try:
         yield
@@ -86,19 +99,19 @@ def _several() -> bool:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sums over all ranks of each rank's own values: one all-reduce, in place; none in a single process."""
+    """Sum values over all ranks: one in-place all-reduce, or none in a single process."""
     if _several():
         dist.all_reduce(values)
     return values
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """As :func:`sum_over_ranks`, over the number of ranks."""
+    """Return :func:`sum_over_ranks` divided by the world size."""
     return sum_over_ranks(values) / (dist.get_world_size() if _several() else 1)
 
 
 def from_all_ranks(values: Tensor) -> Tensor:
-    """Rows (N, ...) of every rank one after the other, (ranks N, ...); each rank has as many."""
+    """Gather rows (N, ...) of all ranks into (ranks N, ...); N must be the same on each rank."""
     if not _several():
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
@@ -106,13 +119,13 @@ def from_all_ranks(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def of_trained(routers: Sequence[Router], change: Tensor) -> Tensor:
-    """``change`` (L, E) with rows of 0 for frozen routers: where the matrix learns nothing, the bias stays, too."""
+def of_trained(routers: Sequence[Router], update: Tensor) -> Tensor:
+    """Zero the rows of ``update`` (L, E) for frozen routers: if the matrix is not trained, neither is the bias."""
     trained = [router.weight.requires_grad for router in routers]
-    return change if all(trained) else change * change.new_tensor(trained).unsqueeze(1)
+    return update if all(trained) else update * update.new_tensor(trained).unsqueeze(1)
 
 
 @torch.no_grad()
-def move_biases(routers: Sequence[Router], change: Tensor) -> None:
-    """Add row l of ``change`` (L, E) to the bias of router l, in place."""
-    torch._foreach_add_([router.bias for router in routers], list(change.unbind()))
+def update_biases(routers: Sequence[Router], update: Tensor) -> None:
+    """Add row l of ``update`` (L, E) to the bias of router l, in place."""
+    torch._foreach_add_([router.bias for router in routers], list(update.unbind()))

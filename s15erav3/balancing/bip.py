@@ -1,4 +1,4 @@
-"""Balancing by binary integer programming (arXiv 2502.15451): an even assignment of the very tokens at hand.
+"""Balancing by binary integer programming (arXiv 2502.15451): an even assignment of the current micro-batch.
 
 Shapes: N tokens of a micro-batch, E experts, K experts per token.
 """
@@ -25,13 +25,13 @@ class BIP(Balancer):
         p_t = max(0, (K+1)-th largest over i of s_ti - q_i),
         q_i = max(0, (N K / E + 1)-th largest over t of s_ti - p_t)
 
-    begin at the last q; then each token takes the top K of ``s - q``.
+    start from the last q; then each token takes the top K of ``s - q``.
 
-    **Not causal in training**: q is solved for the tokens that it routes, so a token's experts depend on later
-    tokens. Evaluation and generation route by the bias ``-q`` of the training before, and are causal.
+    **Not causal in training**: q is solved for the same tokens that it routes, so a token's experts depend on later
+    tokens. Evaluation and generation use the bias ``-q`` from earlier training steps, and are causal.
 
     Args:
-        rounds: of the two lines above, at least 1 (the paper: 2 to 14).
+        rounds: iterations of the two lines above, at least 1 (the paper: 2 to 14).
 
     Raises:
         UserError: the value is out of range.
@@ -44,11 +44,13 @@ class BIP(Balancer):
         check_number("balancing.rounds", rounds, at_least=1, whole=True)
         self.rounds = rounds
         self._top_k = 0
-        self._solved: list[Tensor] = []  # (L, E) of each micro-batch; checkpoints lie between steps
+        self._solved: list[
+            Tensor
+        ] = []  # (L, E) of each micro-batch; not a buffer, as checkpoints are saved between steps
         self._routers: list[Router] = []
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Let every router solve before it chooses."""
+        """Install the solver on every router."""
         refuse_expert_choice(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
         self._top_k = routers[0].top_k
@@ -57,7 +59,7 @@ class BIP(Balancer):
             router.solver = self.solve
 
     def solve(self, scores: Tensor, bias: Tensor) -> Tensor:
-        """``-q`` (E,) for scores (N, E), from ``bias`` (E,) on."""
+        """Solve for ``-q`` (E,) from scores (N, E), starting at ``bias`` (E,)."""
         tokens, n_experts = scores.shape
         if self._top_k == n_experts:  # nothing to choose
             return bias
@@ -69,11 +71,11 @@ class BIP(Balancer):
         return -q
 
     def observe(self, micro_batch: MicroBatch) -> None:
-        """Keep the biases that were solved."""
+        """Store the solved biases."""
         self._solved.append(torch.stack([routing.bias for routing in micro_batch.routings]))
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """Move each bias to the mean of those solved in this step, over micro-batches and ranks; (L, E)."""
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Move each bias to the mean of the solutions of this step over micro-batches and ranks; (L, E)."""
         solved = mean_over_ranks(torch.stack(self._solved).mean(dim=0))
         self._solved.clear()
         return (solved - torch.stack([router.bias for router in self._routers])).float()

@@ -1,4 +1,4 @@
-"""Balancing as DeepSeek-V3 was trained (arXiv 2412.19437, sections 2.1.2 and 4.2)."""
+"""Load balancing as in DeepSeek-V3's training (arXiv 2412.19437, sections 2.1.2 and 4.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s15erav3.errors import check_number
 
 
 class DeepSeekV3(LossFree):
-    """The sign rule, frozen for the last part of training, and a small loss against extremes within a sequence:
+    """The sign rule, frozen for the last part of training, plus a small loss against imbalance within a sequence:
 
         e_i = sign(c̄ - c_i),    b_i <- b_i + u (e_i - mean_j e_j),
         loss = alpha sum over layers of the mean over sequences of sum_i f_i P_i,
@@ -21,7 +21,7 @@ class DeepSeekV3(LossFree):
 
     Args:
         rate: u (DeepSeek-V3: 1e-3).
-        freeze_at: share of training from which on u is 0 (DeepSeek-V3: 14.3 of 14.8 T tokens).
+        freeze_at: fraction of training after which u is 0 (DeepSeek-V3: 14.3 of 14.8 T tokens).
         alpha: weight of the sequence-wise loss (DeepSeek-V3: 1e-4).
 
     Raises:
@@ -34,6 +34,6 @@ class DeepSeekV3(LossFree):
         self.alpha = alpha
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """See the class; a scalar."""
+        """Compute the sequence-wise loss of the class docstring: a scalar."""
         losses = [sequence_loss(routing, micro_batch.sequences) for routing in micro_batch.routings]
         return self.alpha * torch.stack(losses).sum()

@@ -1,4 +1,4 @@
-"""How even the loads are and how hard biases pull: plain functions of both. ``choices.py`` has those of routings.
+"""Metrics of loads and biases. For metrics of routings see ``routing_diagnostics.py``.
 
 Shapes: L MoE layers, E routed experts.
 """
@@ -30,9 +30,10 @@ def min_violation(loads: Tensor) -> Tensor:
 
 
 def gini(loads: Tensor) -> Tensor:
-    """Gini coefficient per layer: (L, E) -> (L,), 0 when even, 1 - 1 / E when one expert has everything.
+    """Gini coefficient per layer: (L, E) -> (L,), 0 when even, 1 - 1 / E when one expert has all tokens.
 
-    It is the mean of |x - y| over all ordered pairs of experts, itself included, over twice the mean load.
+    The mean of |x - y| over all ordered pairs of experts (including pairs of an expert with itself), divided by twice
+    the mean load.
     """
     ascending = loads.double().sort(dim=-1).values
     n = loads.shape[-1]
@@ -41,19 +42,19 @@ def gini(loads: Tensor) -> Tensor:
 
 
 def load_entropy(loads: Tensor) -> Tensor:
-    """Entropy of the load distribution over its maximum log E: (L, E) -> (L,), 1 when perfectly even."""
+    """Entropy of the load distribution divided by its maximum log E: (L, E) -> (L,), 1 when perfectly even."""
     share = loads.double() / loads.sum(dim=-1, keepdim=True)
     entropy: Tensor = torch.special.entr(share).sum(dim=-1)
     return entropy / math.log(max(2, loads.shape[-1]))
 
 
 def dead_experts(loads: Tensor) -> Tensor:
-    """Experts that received no token at all: (L, E) -> (L,), int64."""
+    """Number of experts that received no token: (L, E) -> (L,), int64."""
     return (loads == 0).sum(dim=-1)
 
 
 def coefficient_of_variation(loads: Tensor) -> Tensor:
-    """Standard deviation of the loads over their mean: (L, E) -> (L,)."""
+    """Standard deviation of the loads divided by their mean: (L, E) -> (L,)."""
     loads = loads.double()
     return loads.std(dim=-1, correction=0) / loads.mean(dim=-1)
 
@@ -76,21 +77,21 @@ def bias_norm(biases: Tensor) -> Tensor:
 
 
 def bias_spread(biases: Tensor) -> Tensor:
-    """Largest minus smallest bias of each layer: (L, E) -> (L,). Unlike the norm it sees no common offset, which
-    chooses nobody."""
+    """Largest minus smallest bias of each layer: (L, E) -> (L,). Unlike the norm it ignores a common offset, which
+    does not affect the selection."""
     return (biases.amax(dim=-1) - biases.amin(dim=-1)).double()
 
 
 @lru_cache(maxsize=256)
 def random_floor(tokens: int, n_experts: int, top_k: int) -> float:
-    """MaxVio that perfectly random, even routing shows on average: no strategy stays below it by chance.
+    """Expected MaxVio of uniformly random routing: no strategy stays below it by chance.
 
     Each of N tokens picks K of E experts uniformly. The loads have mean N p and variance N p (1 - p) with
     p = K / E, and correlations -1 / (E - 1). By normal approximation their maximum lies
 
         sqrt(N p (1 - p)) sqrt(E / (E - 1)) m_E
 
-    above the mean, with m_E the expected maximum of E independent standard normals.
+    above the mean, where m_E is the expected maximum of E independent standard normals.
     """
     if top_k >= n_experts or tokens == 0:
         return 0.0

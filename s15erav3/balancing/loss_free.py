@@ -17,6 +17,6 @@ class LossFree(LoadRule):
     """
 
     def error(self, loads: Tensor) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
-        # Sums, not means, are compared: in integers a load equal to the mean has sign 0 exactly.
+        """Compute e from loads: (L, E) -> (L, E)."""
+        # Compare sums, not means: with integers a load equal to the mean has sign 0 exactly.
         return torch.sign(loads.sum(dim=-1, keepdim=True) - loads * loads.shape[-1]).float()

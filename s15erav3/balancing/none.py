@@ -1,7 +1,7 @@
-"""No balancing: the baseline that shows how routing collapses by itself."""
+"""No balancing: the baseline that shows routing collapse."""
 
 from s15erav3.balancing.base import Balancer
 
 
 class Unbalanced(Balancer):
-    """Loads are recorded, nothing acts on them."""
+    """Loads are recorded but not used."""

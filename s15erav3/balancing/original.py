@@ -1,44 +1,33 @@
-"""The rule of the course project that this one grew out of, as a baseline."""
+"""The rule of the original course project, as a baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from s15erav3.balancing.base import Balancer
-from s15erav3.balancing.refuse import refuse_expert_choice
-from s15erav3.errors import check_number
-from s15erav3.model import Router
+from s15erav3.balancing.rule import LoadRule
 
 
-class OriginalRule(Balancer):
-    """Move each bias by the signed square of the expert's distance from its fair share of the load.
+class OriginalRule(LoadRule):
+    """Change each bias by the signed square of the expert's deviation from its fair share of the load.
 
     With the load fraction f_i of expert i among E experts,
 
         d_i = f_i - 1 / E,    b_i <- b_i - rate |d_i| d_i.
 
-    The original computed f from other inputs than those it routed, and trained the bias as a parameter
-    beside. Here the loads are the routing's own and only the rule moves the bias.
+    The original computed f from other inputs than those it routed, and also trained the bias as a parameter.
+    Here the loads are those of the routing, and only the rule updates the bias.
 
     Args:
-        rate: 0.1 in the original.
+        rate: the update rate, 0.1 in the original.
 
     Raises:
         UserError: the rate is not positive.
     """
 
     def __init__(self, rate: float = 0.1) -> None:
-        super().__init__()
-        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
-        self.rate = rate
+        super().__init__(rate, centred=False)
 
-    def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, which no bias moves."""
-        refuse_expert_choice(routers, type(self).__name__)
-
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
+    def error(self, loads: Tensor) -> Tensor:
+        """Compute ``-|d_i| d_i`` from loads: (L, E) -> (L, E)."""
         distance = loads.float() / loads.sum(dim=-1, keepdim=True) - 1 / loads.shape[-1]
-        return -self.rate * distance.abs() * distance
+        return -distance.abs() * distance

@@ -8,14 +8,14 @@ from s15erav3.balancing.rule import LoadRule, relative_error
 
 
 class Proportional(LoadRule):
-    """Move each bias by its expert's relative error, so that a step shrinks as the loads become even:
+    """Change each bias by its expert's relative error, so that the update shrinks as the loads become even:
 
         e_i = (c̄ - c_i) / c̄,    b_i <- b_i + u (e_i - mean_j e_j).
 
-    The paper takes the error in tokens; over the mean it does not depend on the size of the batch. Its sum
-    over experts is 0, so centring changes nothing but rounding.
+    The paper uses the error in tokens; dividing by the mean makes it independent of the batch size. It sums
+    to 0 over experts, so centring only affects rounding.
     """
 
     def error(self, loads: Tensor) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
+        """Compute e from loads: (L, E) -> (L, E)."""
         return relative_error(loads)

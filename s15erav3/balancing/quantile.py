@@ -1,4 +1,4 @@
-"""Quantile balancing (Kimi K3, arXiv 2607.24653, section 2.3.3): the bias that would have been even, without a rate.
+"""Quantile balancing (Kimi K3, arXiv 2607.24653, section 2.3.3): the bias that balances the step, without a rate.
 
 Shapes: N tokens of the step, E experts, K experts per token.
 """
@@ -17,7 +17,7 @@ from s15erav3.model import Router
 
 
 class Quantile(Balancer):
-    """Give each expert the bias at which a share K / E of the step's tokens would have chosen it.
+    """Set each expert's bias so that a fraction K / E of the step's tokens would have chosen it.
 
     A token takes expert i if ``s_i + b_i`` exceeds its cutoff, the (K+1)-th largest of ``s + b``. So
 
@@ -25,11 +25,11 @@ class Quantile(Balancer):
         b*_i = the K / E quantile over tokens t of alpha_t - s_ti,
         b <- ema b + (1 - ema) b*,    centred,
 
-    the quantile lying halfway between the last token that gets in and the first that does not. All tokens of
-    the step count, those of all micro-batches and ranks.
+    where the quantile is halfway between the last token that is admitted and the first that is not. All tokens
+    of the step count, over all micro-batches and ranks.
 
     Args:
-        ema: share of the old bias that stays, 0 to below 1; 0 remembers nothing.
+        ema: weight of the old bias, 0 to below 1; 0 keeps no history.
 
     Raises:
         UserError: the value is out of range.
@@ -39,12 +39,14 @@ class Quantile(Balancer):
         super().__init__()
         check_number("balancing.ema", ema, at_least=0, below=1)
         self.ema = ema
-        self._needed: list[list[Tensor]] = []  # by micro-batch and layer; checkpoints lie between steps
+        self._needed: list[
+            list[Tensor]
+        ] = []  # by micro-batch and layer; not a buffer, as checkpoints are saved between steps
         self._biases: list[Tensor] = []
         self._top_k = 0
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse routers whose cutoff is not the (K+1)-th largest score."""
+        """Reject routers whose cutoff is not the (K+1)-th largest score."""
         refuse_expert_choice(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
         self._top_k = routers[0].top_k
@@ -54,7 +56,7 @@ class Quantile(Balancer):
             )
 
     def observe(self, micro_batch: MicroBatch) -> None:
-        """Keep what bias each token would have needed to choose each expert, (N, E) in each layer."""
+        """Store the bias that each token would have needed to choose each expert, (N, E) in each layer."""
         needed = []
         for routing in micro_batch.routings:
             cutoff = (routing.scores + routing.bias).topk(self._top_k + 1, dim=-1).values[:, -1:]
@@ -62,15 +64,15 @@ class Quantile(Balancer):
         self._needed.append(needed)
         self._biases = [routing.bias for routing in micro_batch.routings]
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """See the class; (L, E)."""
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Compute the update of the class docstring: (L, E)."""
         solved = torch.stack([self._solve(torch.cat(parts)) for parts in zip(*self._needed, strict=True)])
         self._needed.clear()
         solved = solved - solved.mean(dim=-1, keepdim=True)
         return (1 - self.ema) * (solved - torch.stack(self._biases)).float()
 
     def _solve(self, needed: Tensor) -> Tensor:
-        """b* (E,) from needed biases (N, E) of this rank."""
+        """Compute b* (E,) from this rank's needed biases (N, E)."""
         needed = from_all_ranks(needed)
         tokens, n_experts = needed.shape
         last_in = min(tokens - 1, max(1, round(tokens * self._top_k / n_experts)))

@@ -1,4 +1,4 @@
-"""Models that a strategy is not for."""
+"""Checks that reject models a strategy does not support."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s15erav3.model import Router
 
 
 def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
-    """Say so where experts choose tokens.
+    """Reject models with expert choice.
 
     Raises:
-        UserError: they do.
+        UserError: a router uses expert choice.
     """
     if any(router.expert_choice for router in routers):
         raise UserError(
@@ -22,10 +22,10 @@ def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
 
 
 def refuse_groups(routers: Sequence[Router], strategy: str) -> None:
-    """Say so where a token may use some groups of experts alone.
+    """Reject models with node-limited routing, where a token can use only some groups of experts.
 
     Raises:
-        UserError: it may.
+        UserError: a router limits groups.
     """
     for router in routers:
         if router.top_groups < router.groups:

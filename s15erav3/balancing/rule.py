@@ -1,4 +1,4 @@
-"""What rules on loads have in common: a rate, its schedule over training, centring."""
+"""Base class of load-based bias rules: update rate, schedule, centring."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ RateSchedule = Literal["constant", "cosine", "freeze"]
 
 
 class LoadRule(Balancer):
-    """A bias that follows the error e of the loads at a rate u: ``b_i <- b_i + u (e_i - mean_j e_j)``.
+    """Bias update from the error e of the loads with rate u: ``b_i <- b_i + u (e_i - mean_j e_j)``.
 
-    Centring leaves every choice as it is (only differences of biases matter) and keeps the biases from
-    drifting away together when more experts lie on one side of the mean than on the other.
+    Centring does not change the selection (only differences of biases matter) and prevents a common drift of
+    the biases when more experts are on one side of the mean than on the other.
 
     Args:
-        rate: u, in units of the affinity score.
-        schedule: ``constant``; ``cosine`` down to 0 at the end; ``freeze``, constant, then 0 from the
-            share ``freeze_at`` of training on, as in DeepSeek-V3.
-        freeze_at: share of training, 0 to 1; only ``freeze`` reads it.
+        rate: u, the update rate: the bias update for an error of 1, in units of the affinity score.
+        schedule: ``constant``; ``cosine``, decaying to 0 at the end; ``freeze``, constant, then 0 after the
+            fraction ``freeze_at`` of training, as in DeepSeek-V3.
+        freeze_at: fraction of training, 0 to 1; used only by ``freeze``.
         centred: subtract the mean of the errors.
 
     Raises:
@@ -47,23 +47,23 @@ class LoadRule(Balancer):
         self.rate, self.schedule, self.freeze_at, self.centred = rate, schedule, freeze_at, centred
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse expert choice, which no bias moves."""
+        """Reject expert choice, which does not use the bias."""
         refuse_expert_choice(routers, type(self).__name__)
 
     def error(self, loads: Tensor) -> Tensor:
-        """How far each expert is below its fair share, fp32, (L, E), from loads (L, E)."""
+        """Return how far each expert is below its fair share, fp32, (L, E), from loads (L, E)."""
         raise NotImplementedError
 
     def rate_at(self, progress: float) -> float:
-        """u when the share ``progress`` of training is done."""
+        """Return u at the training fraction ``progress``."""
         if self.schedule == "cosine":
             return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         if self.schedule == "freeze" and progress >= self.freeze_at:
             return 0.0
         return self.rate
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Apply the rule of the class docstring: loads (L, E) -> (L, E)."""
         error = self.error(loads)
         if self.centred:
             error = error - error.mean(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""SimBal, balance by routers that preserve similarity (arXiv 2506.14038)."""
+"""SimBal: load balancing by similarity-preserving routers (arXiv 2506.14038)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from s15erav3.model import Router
 
 
 class SimBal(Balancer):
-    """Keep the rows of each router's matrix R (E, D) near to orthonormal: the loss
+    """Keep the rows of each router's matrix R (E, D) close to orthonormal, with the loss
 
         alpha sum over layers of || R R^T - I ||_1,    the sum of the absolute values of all entries.
 
-    It never looks at loads: tokens that resemble each other have logits that resemble each other, and no
-    direction in which tokens lie can be claimed by all experts at once.
+    It does not use loads: similar tokens get similar logits, and no direction of token states can be
+    preferred by all experts at once.
 
     Args:
         alpha: weight of the loss (the paper: 0.1).
@@ -34,11 +34,11 @@ class SimBal(Balancer):
         self._routers: list[Router] = []
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Remember the routers, whose matrices the loss reads."""
+        """Store the routers, whose matrices the loss reads."""
         self._routers = list(routers)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """See the class; a scalar."""
+        """Compute the loss of the class docstring: a scalar."""
         rows = torch.stack([router.weight for router in self._routers]).float()  # (L, E, D)
         with torch.autocast(rows.device.type, enabled=False):
             return self.alpha * (rows @ rows.mT - torch.eye(rows.shape[1], device=rows.device)).abs().sum()

@@ -13,17 +13,18 @@ from s15erav3.model import Router
 
 
 class SMEBU(LoadRule):
-    """The sign rule made smooth: bounded for large errors, proportional to small ones, with momentum.
+    """A smooth sign rule: bounded for large errors, proportional for small ones, with momentum.
 
         v_i = tanh(kappa (c̄ - c_i) / c̄),    d_i = u (v_i - mean_j v_j),
         m_i <- beta m_i + (1 - beta) d_i,    b_i <- b_i + m_i.
 
     Args:
         rate: u (Trinity: 5e-4).
-        kappa: steepness; the rule is one of signs as it grows.
-        beta: share of the momentum that stays, 0 to below 1.
-        schedule, freeze_at, centred: of u, as in :class:`LoadRule`. The momentum goes on after a freeze until it is
-            spent.
+        kappa: steepness; the rule approaches the sign rule as it grows.
+        beta: momentum coefficient, 0 to below 1.
+        schedule: schedule of u, as in :class:`LoadRule`. After a freeze the momentum decays on.
+        freeze_at: as in :class:`LoadRule`.
+        centred: as in :class:`LoadRule`.
 
     Raises:
         UserError: a value is out of range.
@@ -46,15 +47,15 @@ class SMEBU(LoadRule):
         self.kappa, self.beta = kappa, beta
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Make the momentum, fp32, (L, E)."""
+        """Allocate the momentum buffer, fp32, (L, E)."""
         super().attach(routers)
         self.register_buffer("momentum", torch.zeros(len(routers), len(routers[0].bias), dtype=torch.float32))
 
     def error(self, loads: Tensor) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
+        """Compute v from loads: (L, E) -> (L, E)."""
         return torch.tanh(self.kappa * relative_error(loads))
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-        """See the class; loads (L, E) -> (L, E)."""
-        self.momentum.lerp_(super().bias_change(loads, progress), 1 - self.beta)
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+        """Update the momentum and return m: loads (L, E) -> (L, E)."""
+        self.momentum.lerp_(super().bias_update(loads, progress), 1 - self.beta)
         return self.momentum.clone()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from s15erav3.balancing.auxiliary import AuxiliaryLoss
 from s15erav3.balancing.refuse import refuse_groups
@@ -11,11 +13,11 @@ from s15erav3.model import Router
 
 
 class Switch(AuxiliaryLoss):
-    """One expert per token by a softmax gate, a capacity beyond which tokens pass by on the residual stream, and
-    the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
+    """One expert per token with a softmax gate, a capacity beyond which tokens are dropped to the residual stream,
+    and the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
 
-    ``conf/balancing/switch.yaml`` sets the gate and the capacity (``balancing.capacity_factor``) along with it.
-    A shared expert, where there is one, still sees the tokens that were dropped.
+    ``conf/balancing/switch.yaml`` also sets the gate and the capacity (``balancing.capacity_factor``). Shared
+    experts, if any, still process dropped tokens.
 
     Args:
         alpha: weight of the loss (the paper: 0.01).
@@ -24,18 +26,30 @@ class Switch(AuxiliaryLoss):
         UserError: the value is out of range.
     """
 
+    router_settings = MappingProxyType({"num_experts_per_tok": 1, "scoring_func": "softmax", "norm_topk_prob": False})
+
     def __init__(self, alpha: float = 0.01) -> None:
         super().__init__(alpha, "micro")
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Refuse another gate than Switch's."""
+        """Reject gates other than Switch's."""
         super().attach(routers)
         refuse_groups(routers, type(self).__name__)
         for router in routers:
-            if router.top_k != 1 or not router.softmax or router.normalise:
-                gate = "softmax" if router.softmax else "sigmoid"
+            found = {
+                "num_experts_per_tok": router.top_k,
+                "scoring_func": "softmax" if router.softmax else "sigmoid",
+                "norm_topk_prob": router.normalise,
+            }
+            wrong = [name for name, needed in self.router_settings.items() if found[name] != needed]
+            if wrong:
                 raise UserError(
-                    "balancing=switch takes one expert per token by a softmax gate without normalisation, found "
-                    f"experts.num_experts_per_tok={router.top_k}, scoring_func={gate} and norm_topk_prob="
-                    f"{str(router.normalise).lower()}; leave these settings to balancing=switch."
+                    f"{_settings(found, wrong)} contradicts balancing=switch, which takes one expert per token by a "
+                    f"softmax gate without normalisation and sets {_settings(self.router_settings, wrong)} itself; "
+                    "leave that out, or take another strategy, as balancing=aux."
                 )
+
+
+def _settings(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Format settings as they are typed on the command line."""
+    return " and ".join(f"experts.{name}={str(values[name]).lower()}" for name in names)

@@ -1,1 +1,1 @@
-"""What watches training: callbacks read the model and never change it."""
+"""Callbacks that monitor training: they read the model and never change it."""

@@ -1,4 +1,4 @@
-"""best.ckpt: the checkpoint of the least val/bpb, also of a run whose folder has been moved."""
+"""best.ckpt: the checkpoint with the lowest val/bpb, robust against moving the run's folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's, for one file that lies where the run is now.
+    """Lightning's ModelCheckpoint for a single file in the run's current folder.
 
-    Lightning's own forgets the best score when the folder has another name than in the checkpoint, and would then
-    overwrite ``best.ckpt`` by whatever comes first; and it deletes the file that a checkpoint names.
+    Lightning's own loses the best score when the folder's name differs from the one in the checkpoint. It would then
+    overwrite ``best.ckpt`` by the next checkpoint. It also deletes the file that a checkpoint names.
 
     Args:
-        file: where the best checkpoint lies.
-        monitor: the metric, the less the better.
+        file: path of the best checkpoint.
+        monitor: the metric; lower is better.
     """
 
     def __init__(self, file: Path, monitor: str) -> None:
@@ -34,14 +34,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """As checkpoints have always called it."""
+        """The key that checkpoints have always used."""
         return super().state_key.replace(type(self).__qualname__, "ModelCheckpoint", 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best score over, if the file is there that reached it.
+        """Restore the best score, if the file that reached it exists.
 
         Raises:
-            ValueError: the score is none.
+            ValueError: the score is not a number.
         """
         score, name = state_dict["best_model_score"], str(self.file)
         if score is not None and (

@@ -1,4 +1,4 @@
-"""At every validation: loads and biases as pictures, for the loggers that can show them."""
+"""Images of loads and biases at every validation, for loggers that support them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from s15erav3.training.module import LanguageModule
 
 
 class ExpertMedia(L.Callback):
-    """Send heatmaps (layers x experts) of the validation's loads and of the biases, and how often an expert has which
-    share of a layer's load.
+    """Log heatmaps (layers x experts) of the validation's loads and of the biases, and a histogram of load shares.
 
-    The only moment at which it reads from the device is after a validation, which has just waited for it. Loggers
-    without ``log_media`` get nothing.
+    The histogram counts experts by their share of a layer's load. The callback reads from the device only after a
+    validation, which has just synchronised it. Loggers without ``log_media`` receive nothing.
     """
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        # Telemetry, validation, samples and pictures of the step before are all in by now.
+        # By now telemetry, validation, samples and images of the previous step are complete.
         for logger in trainer.loggers:
             if hasattr(logger, "end_row"):
                 logger.end_row()
@@ -30,9 +29,9 @@ class ExpertMedia(L.Callback):
         takers = [logger for logger in trainer.loggers if hasattr(logger, "log_media")]
         if load is None or not takers or not trainer.is_global_zero:
             return
-        from s15erav3.figures.heatmap import bias_heatmap, load_heatmap  # half a second, which other runs need not wait
+        from s15erav3.figures.heatmap import bias_heatmap, load_heatmap  # slow (0.5 s), and needed for media only
 
-        layers = list(pl_module.net.config.moe_layers)  # those of multi-token prediction last: validation has none
+        layers = list(pl_module.net.config.moe_layers)  # MTP layers come last, and validation skips them
         load = load.cpu().double()
         biases = torch.stack([router.bias for router in pl_module.routers]).cpu()
         shares = load / load.mean(dim=-1, keepdim=True).clamp(min=1e-12)

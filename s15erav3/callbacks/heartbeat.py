@@ -1,4 +1,4 @@
-"""progress.json: how far a run is and which process runs it, for whoever watches the sweep from outside."""
+"""progress.json: a run's progress and its process, for monitoring the sweep from outside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SHOWN = ("train/loss", "train/bpb", "balance/maxvio_batch", "perf/tokens_per_sec
 
 
 class Heartbeat(L.Callback):
-    """Write ``{"step", "max_steps", "seconds", "pid", "host", "time"}`` and the last known metrics, at the beginning,
-    every few seconds and at every validation.
+    """Write ``{"step", "max_steps", "seconds", "pid", "host", "time"}`` and the latest metrics to progress.json.
 
-    It shows what :class:`Telemetry` last read, and so never waits for the device itself.
+    It is written at the start, every few seconds and at every validation. The metrics are those that :class:`Telemetry`
+    read last, so this callback never synchronises the device.
 
     Args:
         run_dir: folder of ``progress.json``.
-        every_seconds: least time between two writes within training.
+        every_seconds: minimum interval between two writes during training.
     """
 
     def __init__(self, run_dir: Path, every_seconds: float = 2.0) -> None:
@@ -47,6 +47,7 @@ class Heartbeat(L.Callback):
         self._validated = validated or self._validated
         telemetry = next((c for c in trainer.callbacks if isinstance(c, Telemetry)), None)  # type: ignore[attr-defined]
         latest = telemetry.latest if telemetry else {}
+        overall = telemetry.throughput.overall() if telemetry and hasattr(telemetry, "throughput") else {}
         self._wrote = time.time()
         progress = {
             "step": trainer.global_step,
@@ -54,6 +55,7 @@ class Heartbeat(L.Callback):
             "first_step": self._first_step,
             "seconds": self._wrote - self._began,
             **{key: latest[key] for key in SHOWN if key in latest},
+            **overall,
             **self._validated,
         }
         beat(self.run_dir, progress)

@@ -1,4 +1,4 @@
-"""last.ckpt: every N steps, when a signal asks for the end, and at the end; and copies on the way."""
+"""last.ckpt: saved every N steps, when a signal requests the end, and at the end; with optional permanent copies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
-"""What submitit sends a job near its time limit. Where it is handled, the step is saved before the handler acts."""
+"""Signal that submitit sends near the time limit. If it has a handler, the step is saved before that one runs."""
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""Signals beside Ctrl-C that ask a run to save and end: of a cluster, a closed terminal, a service manager."""
+"""Signals besides Ctrl-C that ask a run to save and end: from a cluster, a closed terminal, a service manager."""
 
 TOGETHER = 1.0
-"""Seconds within which signals mean one request: a cluster or a service manager signals every process of a sweep, whose
-program passes its own on."""
+"""Seconds within which several signals count as one request: a cluster or a service manager signals every process of a
+sweep, and the sweep's process forwards its own signals too."""
 
 
 class Interrupted(BaseException):
-    """A signal asked for the end; the last checkpoint holds the step that was just finished, unless it came twice.
+    """A signal requested the end; the last checkpoint holds the step just completed, unless the signal came twice.
 
-    Like KeyboardInterrupt no Exception, so that a sweep ends with its job.
+    Like KeyboardInterrupt it is not an Exception, so that a sweep ends with its job.
     """
 
     def __init__(self, signal_number: int, run_dir: Path) -> None:
@@ -36,21 +36,21 @@ class Interrupted(BaseException):
         self._made_of = signal_number, run_dir
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path]]:
-        return type(self), self._made_of  # worker processes hand it on
+        return type(self), self._made_of  # worker processes pickle it
 
 
 class LastCheckpoint(Checkpoint):
-    """Save between two optimizer steps, where nothing is half done; after the validation of a step that has one.
+    """Save between two optimizer steps, when no step is in progress; after the validation of a step that has one.
 
-    Ctrl-C and SIGTERM let the step at hand finish, save, and raise :class:`Interrupted`; a second one
-    stops at once. The last step also asks for a validation, which Lightning would leave out where the
-    steps are not a multiple of its interval. A Checkpoint by type, so that Lightning calls it after all
-    other callbacks: what they are to remember of this step is then known.
+    Ctrl-C and SIGTERM let the current step finish, save, and raise :class:`Interrupted`; a second one stops at once.
+    The last step also triggers a validation, which Lightning would skip if the number of steps is not a multiple of its
+    interval. This is a Checkpoint by type, so that Lightning calls it after all other callbacks, whose state for this
+    step is then complete.
 
     Args:
         file: where to save.
         every_n_steps: optimizer steps between two saves.
-        keep_every_n_steps: optimizer steps between two copies that stay, ``step_000500.ckpt`` beside ``file``; ``None``
+        keep_every_n_steps: optimizer steps between two permanent copies, ``step_000500.ckpt`` beside ``file``; ``None``
             keeps none.
     """
 
@@ -62,24 +62,24 @@ class LastCheckpoint(Checkpoint):
         self._hosts: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size > 1 and dist.get_backend() != "gloo":  # a group of the hosts: no device is waited for
+        if trainer.world_size > 1 and dist.get_backend() != "gloo":  # a group on the hosts: no device synchronisation
             self._hosts = dist.new_group(backend="gloo", timeout=getattr(trainer.strategy, "_timeout", None))
         for number in (signal.SIGINT, *STOPS):
-            if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as nohup does
+            if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as with nohup
                 self._handlers[number] = signal.signal(number, self._receive)
 
     @property
     def received(self) -> int:
-        """The signal that asked for the end, else 0; it may have come in the last step, which is the end anyway."""
+        """Return the signal that requested the end, else 0; it may have arrived in the last step."""
         return self._received or 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self._received is None
         if not first and not {number, self._received} & {REQUEUE} and time.monotonic() - self._at > TOGETHER:
-            raise Interrupted(number, self.file.parent.parent)  # of a KeyboardInterrupt Lightning makes exit status 1
+            raise Interrupted(number, self.file.parent.parent)  # Lightning turns a KeyboardInterrupt into exit status 1
         if first:
             self._at = time.monotonic()
-        if first or number == REQUEUE:  # Slurm may send SIGTERM before it and after it
+        if first or number == REQUEUE:  # Slurm may send SIGTERM before or after it
             self._received = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, due: bool) -> None:
         received = self._received or 0
-        if trainer.world_size > 1:  # a signal may have reached one rank only, and saving is for all of them
+        if trainer.world_size > 1:  # a signal may have reached one rank only, and all ranks must save together
             numbers = torch.tensor(received)
             dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._hosts)
             received = int(numbers)
@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
         if received and not trainer.should_stop:
             if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):
-                self._handlers[REQUEUE](REQUEUE, None)  # queues the job again and exits, or says why it does not
+                self._handlers[REQUEUE](REQUEUE, None)  # requeues the job and exits, or reports why it does not
             raise Interrupted(received, self.file.parent.parent)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

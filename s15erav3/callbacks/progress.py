@@ -1,4 +1,4 @@
-"""The line that a user watches: step, bar, time left, then as many figures as the terminal has room for."""
+"""The progress line on the terminal: step, bar, time left, then as many metrics as fit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FIGURES = (
     ("global", "balance/maxvio_global", "{:.2f}", 5),
     ("tokens/s", "perf/tokens_per_second", "{:,.0f}", 3),
 )
-"""What each is called, its metric, its form, and its place among those that room is made for."""
+"""Label, metric, format and priority of each metric; lower priorities are shown first."""
 
 
 class Watch(ProgressBar):
     """A live bar on a terminal; elsewhere (a log file, CI) a plain line at each validation.
 
-    It shows what :class:`Telemetry` last read, and so never waits for the device itself.
+    It shows the metrics that :class:`Telemetry` read last, and so never synchronises the device.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Watch(ProgressBar):
         self._validated: dict[str, float] = {}
 
     def disable(self) -> None:
-        """Lightning asks this of every rank but the first."""
+        """Disable output; Lightning calls this on every rank but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Draw again."""
+        """Enable output again."""
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,15 +92,15 @@ class Watch(ProgressBar):
 
 
 class Line(Progress):
-    """A bar of one line; its task has the metrics ``known``."""
+    """A progress bar of one line; its task has the metrics ``known``."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Rich's own: what is drawn, anew each time, as a terminal may change its width."""
+        """Return what Rich draws; rendered each time, as a terminal may change its width."""
         return [drawn(task, self.console.width) for task in self.tasks]
 
 
 def drawn(task: Task, width: int) -> RenderableType:
-    """Step, bar, time left and figures in at most ``width`` columns."""
+    """Return step, bar, time left and metrics in at most ``width`` columns."""
     total = task.total or 0
     step = f"step {task.completed:.0f}/{total:.0f}"
     left = "-:--:--" if task.time_remaining is None else str(timedelta(seconds=int(task.time_remaining)))
@@ -115,7 +115,7 @@ def drawn(task: Task, width: int) -> RenderableType:
 
 
 def fitting(known: Mapping[str, float], room: int | None) -> str:
-    """The known figures, first the most wanted, that ``room`` columns can hold; all of them if it is ``None``."""
+    """Return the known metrics that fit into ``room`` columns, by priority; all of them if it is ``None``."""
     texts = {rank: f"{name} {form.format(known[key])}" for name, key, form, rank in FIGURES if key in known}
     chosen, used = set(), -2
     for rank in sorted(texts):

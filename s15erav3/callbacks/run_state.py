@@ -1,4 +1,4 @@
-"""What a checkpoint needs beyond Lightning's own: the run's description, its last figures, the random generators."""
+"""Additions to Lightning's checkpoints: the run's description, its latest metrics, the random generators."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import torch
 
 
 class RunState(L.Callback):
-    """Put ``run`` (plain containers: config, model, tokenizer), ``metrics`` and ``rng`` into every checkpoint.
+    """Add ``run`` (plain containers: config, model, tokenizer), ``metrics`` and ``rng`` to every checkpoint.
 
-    Lightning saves no generator state. All of it is stored as tensors and numbers, so that checkpoints
-    load with ``weights_only=True``.
+    Lightning saves no generator state. Everything is stored as tensors and numbers, so that checkpoints load with
+    ``weights_only=True``.
     """
 
     def __init__(self, run: dict[str, Any]) -> None:
         self.run = run
         self.metrics: dict[str, float] = {}
-        """Of the last validation before the checkpoint that was resumed from: a run may have no other step to do."""
+        """Metrics of the last validation before the checkpoint resumed from: the run may have no further step to do."""
         self._restored: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        for logger in trainer.loggers:  # what is known of this step is told before it becomes the past
+        for logger in trainer.loggers:  # loggers write this step's pending metrics first
             if hasattr(logger, "end_row"):
                 logger.end_row()
+            logger.save()
         checkpoint["run"] = self.run
         checkpoint["metrics"] = self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
         checkpoint["rng"] = collect_rng()
@@ -36,14 +37,14 @@ class RunState(L.Callback):
         self.metrics = checkpoint.get("metrics", {})
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        # As late as possible: setting up loaders and loggers may draw numbers of its own.
+        # As late as possible: setting up loaders and loggers may draw random numbers.
         if self._restored is not None:
             restore_rng(self._restored)
             self._restored = None
 
 
 def collect_rng() -> dict[str, Any]:
-    """States of Python's, NumPy's, torch's and CUDA's generators."""
+    """Return the states of the random generators of Python, NumPy, torch and CUDA."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -55,7 +56,7 @@ def collect_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Go back to what :func:`collect_rng` found; CUDA's only where there are as many devices."""
+    """Restore the states from :func:`collect_rng`; CUDA's only if the number of devices is the same."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

@@ -18,7 +18,7 @@ class Samples(L.Callback):
 
     Args:
         run_dir: folder of ``samples.jsonl``.
-        prompts: texts to continue.
+        prompts: texts to continue; ``None`` takes those of the data.
         max_new_tokens: at most so many tokens each; 0 draws nothing.
         temperature, top_k, top_p, min_p, repetition_penalty: see :class:`Sampling`.
         seed: of the draws, the same at every validation.
@@ -27,7 +27,7 @@ class Samples(L.Callback):
     def __init__(
         self,
         run_dir: str,
-        prompts: list[str],
+        prompts: str | list[str] | None = None,
         max_new_tokens: int = 48,
         temperature: float = 0.8,
         top_k: int = 0,
@@ -37,15 +37,20 @@ class Samples(L.Callback):
         seed: int = 0,
     ) -> None:
         self.file = Path(run_dir) / "samples.jsonl"
-        self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
+        self.prompts = [prompts] if isinstance(prompts, str) else prompts
+        self.max_new_tokens, self.seed = max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
         self.sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net: Any = pl_module.net
-        if not trainer.is_global_zero or not self.max_new_tokens or not self.prompts or not net.config.causal:
+        if not trainer.is_global_zero or not self.max_new_tokens or not net.config.causal:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.prompts is None:
+            self.prompts = data.prompts()
+        if not self.prompts:
+            return
         tokenizer = data.tokenizer
         tokens: list[list[int]] = [[] for _ in self.prompts]
 

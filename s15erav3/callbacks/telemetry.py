@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from s15erav3.balancing.diagnostics import (
     bias_spread,
     dead_experts,
     evenness,
-    max_violation,
     random_floor,
 )
+from s15erav3.callbacks.expert_series import all_experts, condensed, condensed_names, condenses, layer_balance
 from s15erav3.callbacks.throughput import Throughput
 from s15erav3.model import ModelConfig, training_flops_per_token
 from s15erav3.training.hardware import peak_flops
@@ -27,21 +28,24 @@ Metrics = dict[str, float]
 
 
 class Telemetry(L.Callback):
-    """Log ``train/*``, ``perf/*``, ``balance/*`` and every expert's load, bias and bias update.
+    """Log ``train/*``, ``perf/*``, ``balance/*`` and experts' loads, biases and bias updates.
 
     Between logged steps only sums are kept, on the device. ``balance.jsonl`` gets the same loads, biases
-    and updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "update"}`` each,
-    with biases as they are after the update.
+    and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "bias_update"}``
+    each, with biases as they are after the update.
 
     Args:
         run_dir: folder of ``balance.jsonl``.
         every_n_steps: optimizer steps between two rows; the first and the last step are always logged.
-        per_expert: also send each expert's scalars to the loggers (``balance.jsonl`` has them anyway).
+        per_expert: which experts' scalars the loggers get (``balance.jsonl`` has all of them anyway): ``True`` all,
+            ``False`` none, ``"auto"`` all while a layer has at most 64 series, i.e. 21 experts, and above that its
+            most and least loaded experts and quantiles across its experts.
+        extremes: how many of the most and of the least loaded experts ``"auto"`` tells.
     """
 
-    def __init__(self, run_dir: str, every_n_steps: int = 10, per_expert: bool = True) -> None:
+    def __init__(self, run_dir: str, every_n_steps: int = 10, per_expert: bool | str = True, extremes: int = 4) -> None:
         self.balance_file = Path(run_dir) / "balance.jsonl"
-        self.every_n_steps, self.per_expert = every_n_steps, per_expert
+        self.every_n_steps, self.per_expert, self.extremes = every_n_steps, per_expert, extremes
         self.latest: Metrics = {}
         self.throughput: Throughput
         self._losses: list[Tensor] = []
@@ -60,7 +64,8 @@ class Telemetry(L.Callback):
         if any(loss.ndim != 1 for loss in losses):
             raise ValueError("the losses are no rows of numbers")
         self._losses = losses
-        self.latest = {str(name): float(value) for name, value in state_dict.get("latest", {}).items()}
+        latest = state_dict.get("latest", {})
+        self.latest = {str(name): float(value) for name, value in latest.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         config = _language(pl_module).net.config
@@ -77,6 +82,9 @@ class Telemetry(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if hasattr(self, "throughput"):
             self.throughput.start()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.throughput.pause()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
@@ -111,10 +119,15 @@ class Telemetry(L.Callback):
             losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
         self._losses.clear()
-        moved = record.loads is not None and record.bias_change is not None
+        moved = record.loads is not None and record.bias_update is not None
+        config = module.net.config
+        few = moved and condenses(self.per_expert, config.n_routed_experts)
         if moved:
             biases = torch.stack([router.bias for router in module.routers])
-            parts += [t.flatten() for t in (record.loads, biases, record.bias_change, record.dropped) if t is not None]
+            on_device = [t for t in (record.loads, biases, record.bias_update, record.dropped) if t is not None]
+            parts += [table.flatten() for table in on_device]
+            if few:
+                parts.append(condensed(on_device[0], biases, on_device[2], self.extremes).flatten())
         host = torch.cat([part.double() for part in parts]).cpu()
         counts, host = host[:5], host[5:]
         module.refuse_if_diverged(counts.tolist())
@@ -125,8 +138,9 @@ class Telemetry(L.Callback):
         if tolerant:
             metrics["train/skipped_steps"] = counts[1].item()
         if moved:
-            config = module.net.config
-            tables = host[len(names) :].view(-1, len(module.routers), config.n_routed_experts)
+            host = host[len(names) :]
+            size = len(on_device) * biases.numel()
+            tables = host[:size].view(-1, len(module.routers), config.n_routed_experts)
             loads, biases, update = tables[:3]
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
@@ -134,7 +148,12 @@ class Telemetry(L.Callback):
             if record.dropped is not None:
                 metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:
-                metrics |= expert_metrics(layers, loads, biases, update)
+                metrics |= layer_balance(layers, loads)
+            if few:
+                columns = [condensed_names(layer, config.n_routed_experts, self.extremes) for layer in layers]
+                metrics |= zip(chain(*columns), host[size:].tolist(), strict=True)
+            elif self.per_expert:
+                metrics |= all_experts(layers, loads, biases, update)
         return metrics
 
     def _append(self, module: LanguageModule, layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> None:
@@ -168,20 +187,6 @@ def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metri
         "balance/bias_norm": bias_norm(biases).mean().item(),
         "balance/bias_spread": bias_spread(biases).mean().item(),
     }
-
-
-def expert_metrics(layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> Metrics:
-    """Per layer its MaxVio; per expert its load (1.0 is the fair share), bias and last bias update."""
-    metrics: Metrics = {}
-    shares = (loads / loads.mean(dim=-1, keepdim=True)).tolist()
-    rows = zip(layers, max_violation(loads).tolist(), shares, biases.tolist(), update.tolist(), strict=True)
-    for layer, maxvio, share, bias, change in rows:
-        metrics[f"layer_{layer:02d}/maxvio"] = maxvio
-        for expert in range(len(share)):
-            metrics[f"load_L{layer:02d}/E{expert:02d}"] = share[expert]
-            metrics[f"bias_L{layer:02d}/E{expert:02d}"] = bias[expert]
-            metrics[f"bias_update_L{layer:02d}/E{expert:02d}"] = change[expert]
-    return metrics
 
 
 def _language(module: L.LightningModule) -> LanguageModule:

@@ -1,4 +1,4 @@
-"""Tokens per second, model FLOPs utilisation, memory."""
+"""Tokens per second, model FLOPs utilisation (MFU), memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 class Throughput:
-    """A clock that runs while training and stands still while validating.
+    """A clock that runs during training and pauses during validation.
 
     Args:
-        flops_per_token: to train on one token.
-        peak_flops: of all devices together; ``None`` if unknown, and then there is no MFU.
+        flops_per_token: FLOPs of training on one token.
+        peak_flops: peak FLOP/s of all devices together; ``None`` if unknown, and then there is no MFU.
     """
 
     def __init__(self, flops_per_token: float, peak_flops: float | None) -> None:
@@ -25,11 +25,11 @@ class Throughput:
         self._mark = (0, 0.0)
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start or continue the clock."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stop the clock."""
+        """Pause the clock."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None
@@ -39,8 +39,10 @@ class Throughput:
         self.tokens += tokens
 
     def since_last(self, device: torch.device) -> dict[str, float]:
-        """``perf/*`` over the time since the last call. Reads a clock and counters, nothing of the device's
-        queue: call it after something else has waited for the device."""
+        """Return ``perf/*`` over the time since the last call.
+
+        It reads a clock and counters, not the device's queue: call it after something else has synchronised the device.
+        """
         self.pause()
         tokens, seconds = self.tokens - self._mark[0], self.seconds - self._mark[1]
         self._mark = (self.tokens, self.seconds)
@@ -48,8 +50,10 @@ class Throughput:
         return self._metrics(tokens, seconds) | {"perf/memory_gb": memory_gb(device)}
 
     def overall(self) -> dict[str, float]:
-        """``perf/*`` over all of this process' training."""
-        return self._metrics(self.tokens, self.seconds)
+        """Return ``perf/*_overall``, over all of this process's training so far; empty before any."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        metrics = self._metrics(self.tokens, self.seconds + running) if self.tokens else {}
+        return {f"{name}_overall": value for name, value in metrics.items()}
 
     def _metrics(self, tokens: int, seconds: float) -> dict[str, float]:
         speed = tokens / max(seconds, 1e-9)
@@ -60,7 +64,7 @@ class Throughput:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Peak memory so far in 1e9 bytes: allocated on a GPU, else resident in this process."""
+    """Return the peak memory so far in 1e9 bytes: allocated on a GPU, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -7,7 +7,15 @@ from typing import NamedTuple, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from s15erav3.cli.overrides import given, is_place, key_of
 from s15erav3.errors import UserError
+
+PLACES = {
+    "checkpoint": ("a checkpoint", "RUN_DIR_OR_CKPT"),
+    "output": ("an output", "OUTPUT"),
+    "run_dir": ("a run's folder", "RUN_DIR"),
+}
+"""Settings that may be given by their place in the command: what each is called in messages, and in the usage."""
 
 
 class Line(NamedTuple):
@@ -41,16 +49,16 @@ def split(arguments: Sequence[str]) -> Line:
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    given = vars(parser.parse_intermixed_args(list(arguments)))
-    if given["experimental_rerun"] is not None:
+    found = vars(parser.parse_intermixed_args(list(arguments)))
+    if found["experimental_rerun"] is not None:
         raise UserError(
-            f"--experimental-rerun={given['experimental_rerun']} is not offered, as it executes the pickle that it "
+            f"--experimental-rerun={found['experimental_rerun']} is not offered, as it executes the pickle that it "
             "reads; go on with a run by train resume=RUN_DIR."
         )
-    words = given.pop("overrides")
+    words = found.pop("overrides")
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in given.items()
+        for name, value in found.items()
         if value not in (None, False)
     ]
     return Line(flags, words)
@@ -60,6 +68,29 @@ def flags() -> list[str]:
     """The long names of all flags that a user may give."""
     known = [name for action in get_args_parser()._actions for name in action.option_strings]
     return [name for name in known if name.startswith("--") and name != "--experimental-rerun"]
+
+
+def by_place(verb: str, arguments: Sequence[str], *settings: str) -> list[str]:
+    """Turn the leading words of ``s15erav3 VERB CKPT ...`` into settings, as ``checkpoint=CKPT``.
+
+    Args:
+        settings: keys of :data:`PLACES`, in their order.
+
+    Raises:
+        UserError: one of them is not given.
+    """
+    line = split(arguments)
+    found, rest = [], list(line.words)
+    for name in settings:
+        if any("=" in word and key_of(word) == name for word in line.words):
+            continue
+        if not rest or not is_place(rest[0]):
+            if line.only_tells:
+                break
+            usage = " ".join([verb, *(PLACES[setting][1] for setting in settings)])
+            raise UserError(f"{verb} needs {PLACES[name][0]} first: s15erav3 {usage} [SETTING=VALUE ...]")
+        found.append(given(name, rest.pop(0), line.multirun))
+    return [*line.flags, *found, *rest]
 
 
 def _refuse(message: str) -> NoReturn:

@@ -29,7 +29,7 @@ from s15erav3.cli.schema.describe import overview
 from s15erav3.cli.schema.tree import keys
 from s15erav3.cli.settings import check_settings, read_interpolated
 from s15erav3.cli.trust import conf_dir
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, nearest, one_line
 
 # Also for the worker processes of a sweep, which import this module with the job that they are handed.
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
@@ -141,7 +141,7 @@ def call(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, folder, verb)) from error
     except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
-        raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {_flat(error)}.") from error
+        raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {one_line(error)}.") from error
     except OSError as error:
         if error.filename is None:
             raise
@@ -200,24 +200,21 @@ def explain(error: BaseException, folder: Path, verb: str) -> str:
     """One sentence for what Hydra found wrong."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, error.options or [])}"
+        options = error.options or [file.stem for file in (folder / group).glob("*.yaml")]  # none for one of a list
+        return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, options)}"
     cause = error.__cause__
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):
             return str(cause)
-        return f"a setting does not fit what it configures: {_flat(cause or error)}"
+        return f"a setting does not fit what it configures: {one_line(cause or error)}"
     if isinstance(error, OverrideParseException):
-        return f"the setting {str(error.override)!r} cannot be read: {_flat(error).split('See https')[0].strip()}"
+        return f"the setting {str(error.override)!r} cannot be read: {one_line(error).split('See https')[0].strip()}"
     if isinstance(error, ConfigCompositionException):
         override = _failing_override(str(error))
         if override:
             key = key_of(override)
             return f"'{key}' is not a setting or group: {nearest(key, _settings(folder, verb))}"
-    return _flat(cause if isinstance(cause, OmegaConfBaseException) else error)
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return one_line(cause if isinstance(cause, OmegaConfBaseException) else error)
 
 
 def _failing_override(message: str) -> str | None:

@@ -14,7 +14,8 @@ def own_plugins(conf: Path) -> None:
     """Make our ``hydra/`` configs the only ones of their names, and let Hydra instantiate our launcher and sweeper.
 
     Hydra would merge a file such as ``hydra/launcher/joblib.yaml`` into the installed plugin's config of that name,
-    with a warning of deprecation, and refuse to where that config has a defaults list, as Optuna's has.
+    with a warning of deprecation, and refuse to where that config has a defaults list,
+    as that of hydra-optuna-sweeper has.
 
     Args:
         conf: the config folder.

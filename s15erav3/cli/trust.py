@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.cli.overrides import PATHS, literal
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.files import load_yaml
 
 MORE = {
@@ -47,7 +47,7 @@ FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "versi
 
 LAUNCHER = {"partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
 LAUNCHER |= {"array_parallelism", "n_jobs", "gpus", "jobs_per_gpu", "cpu_slots", "threads_per_job", "name", "exclude"}
-SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params"}
+SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params", "sampler", "pruner"}
 MOST_BYTES = 1_000_000
 
 _trusted: list[str] = []
@@ -148,9 +148,9 @@ def read_config(file: Path) -> DictConfig:
             raise ValueError("it holds no settings")
         config = OmegaConf.create(found)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
     except Exception as error:  # OmegaConf's own, of keys or interpolations that it cannot read
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
     for key in ("hydra", "defaults"):
         if key in found:
             raise UserError(f"{file} has the key '{key}', which no run of this program saves; nothing was executed.")

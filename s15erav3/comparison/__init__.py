@@ -1,1 +1,1 @@
-"""Runs of sweeps side by side: groups over seeds, tables, figures, the page."""
+"""Comparison of the runs of sweeps: groups over seeds, tables, figures and the page."""

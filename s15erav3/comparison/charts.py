@@ -1,4 +1,4 @@
-"""The pictures of compare.html: quality against balance, effects of settings, parallel coordinates, curves."""
+"""The charts of compare.html: quality against balance, effects of settings, parallel coordinates, curves."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from s15erav3.comparison.colours import Colouring, default_text
 from s15erav3.comparison.curves import Curve, curves
 from s15erav3.comparison.differences import against, dots
 from s15erav3.comparison.effects import Effect, effects
 from s15erav3.comparison.groups import BPB, MAXVIO, Group
 from s15erav3.comparison.overlay import Line, overlay
 from s15erav3.comparison.parallel import Axis, category_axis, number_axis, parallel
-from s15erav3.comparison.scatter import GREY, Point, trade_off
+from s15erav3.comparison.scatter import Point, trade_off
 from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.comparison.tables import Grid, number
 from s15erav3.comparison.tables import text as told
-from s15erav3.figures.style import CATEGORIES
 from s15erav3.pages.page import Chart, Choice, Html, Section, details, table
 
 MOST_GROUPS, MOST_CURVES, MOST_SETTINGS, MOST_VALUES = 300, 200, 12, 30
-"""What one picture holds, and a reader's eye."""
+"""Limits that keep a chart readable."""
 OVER_TIME = {BPB: "val/bpb", MAXVIO: "MaxVio global", "balance/maxvio_batch": "MaxVio of a step"}
 
 
-def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Grid) -> Section:
-    """Bits per byte against MaxVio, and the Pareto front as a table."""
-    labels, columns = shown.labels, shown.header[: shown.n_settings]
-    title = "Quality against balance"
+def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Grid, colours: Colouring) -> Section:
+    """Plot bits per byte against MaxVio, with the Pareto front as a table."""
+    labels, title = shown.labels, "Quality against balance"
     fair = [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     chosen = sorted(fair, key=lambda i: not front[i])[:MOST_GROUPS]
     both = sorted(i for i in chosen if groups[i].spread(MAXVIO).n)
@@ -37,39 +36,29 @@ def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Gri
         return Section(title, "No group has both val/bpb and MaxVio, as models with routed experts do.", [])
     best = sorted((i for i in both if front[i]), key=lambda i: groups[i].spread(BPB).median)
     number_of = {i: str(n) for n, i in enumerate(best, start=1)}
-    kind = _kind([groups[i] for i in both], columns)
-    points = [_point(groups[i], i, kind, number_of.get(i)) for i in both]
+    points = [_point(groups[i], i, colours.kinds[i], number_of.get(i)) for i in both]
     dense = [(f"without MaxVio: {labels[i]}", i, groups[i].spread(BPB).median) for i in chosen if i not in both]
-    text = "Lower is better in both. No group beats a star, of the Pareto front, in both."
-    text += f" Colours tell {kind}." if kind else ""
+    text = f"Lower is better in both. No group beats a star, of the Pareto front, in both. {default_text(colours)}"
     text += " Dashed: groups without routed experts, which have no MaxVio." if dense else ""
     text += f" Drawn: the front and the first {MOST_GROUPS} groups of the table." if len(chosen) < len(fair) else ""
-    caption = "Medians, with bars from the lowest to the highest run and the runs as faint dots."
+    caption = "Medians, with bars from the lowest to the highest run and the runs as rings."
     rows = [
         [number_of[i], labels[i], told(BPB, groups[i].spread(BPB)), told(MAXVIO, groups[i].spread(MAXVIO))]
         for i in best
     ]
-    figure = trade_off(points, "MaxVio (global)", "val/bpb", dense)
+    figure = trade_off(points, "MaxVio (global)", "val/bpb", colours.legend, dense)
     listing = table(["", "group", BPB, MAXVIO], rows, "The Pareto front, lowest val/bpb first")
     return Section(title, text, [Chart(figure, caption, wide=True), listing])
 
 
-def _point(group: Group, at: int, kind: str, label: str | None) -> Point:
+def _point(group: Group, at: int, kind: int, label: str | None) -> Point:
     x, y = group.spread(MAXVIO), group.spread(BPB)
     runs = list(zip(group.values(MAXVIO), group.values(BPB), strict=True))
-    of_kind = f"{kind}={group.settings[kind]}" if kind else ""
-    return Point(group.name, at, x[:3], y[:3], of_kind, label is not None, label or "", runs)
-
-
-def _kind(groups: Sequence[Group], columns: Sequence[str]) -> str:
-    """The setting that colours tell: of the columns the one with most values that the eye can tell apart; empty for
-    none."""
-    count = {key: len({group.settings[key] for group in groups}) for key in columns}
-    return max((key for key, n in count.items() if 1 < n < len(CATEGORIES)), key=lambda key: count[key], default="")
+    return Point(group.name, at, x[:3], y[:3], kind, label is not None, label or "", runs)
 
 
 def effects_section(groups: Sequence[Group]) -> Section:
-    """What each setting changes, the others being equal."""
+    """Plot the effect of each setting with all others equal."""
     title = "Effect of each setting"
     settings = groups[0].settings if groups else {}
     many = {key for key in settings if len({group.settings[key] for group in groups} - {ABSENT}) > MOST_VALUES}
@@ -81,7 +70,7 @@ def effects_section(groups: Sequence[Group]) -> Section:
         figures: dict[tuple[str, ...], go.Figure | Html] = {
             (metric,): _dots(name, metric, some) for metric, some in its.items() if some
         }
-        caption = "Left of the line: lower, and so better. A dot for each pair of groups, a diamond at the median."
+        caption = "Left of the line: lower, and so better. A ring for each pair of groups, a diamond at the median."
         blocks.append(Choice(name, ["of"], figures, caption))
     for key in sorted(many)[: MOST_SETTINGS - len(blocks)]:
         blocks += _against(groups, key)
@@ -105,7 +94,7 @@ def effects_section(groups: Sequence[Group]) -> Section:
 
 
 def _against(groups: Sequence[Group], key: str) -> list[Choice]:
-    """A setting of many numbers, of which few groups have one in common; nothing for texts."""
+    """Plot a setting with many numeric values, few of them shared by groups; nothing for texts."""
     try:
         values = [math.nan if (text := group.settings[key]) == ABSENT else float(text) for group in groups]
     except ValueError:
@@ -133,10 +122,10 @@ def _dots(name: str, metric: str, found: Sequence[Effect]) -> go.Figure:
 
 
 def parallel_section(groups: Sequence[Group], columns: Sequence[str]) -> Section:
-    """Settings, bits per byte and MaxVio as parallel coordinates.
+    """Plot settings, bits per byte and MaxVio as parallel coordinates.
 
     Args:
-        columns: the settings that the table has columns for; what only some choices have is drawn as well.
+        columns: settings with a column in the table; settings that only some choices have are drawn too.
     """
     title, fair = "Parallel coordinates", [i for i, group in enumerate(groups) if group.causal and group.spread(BPB).n]
     drawn = fair[:MOST_GROUPS]
@@ -174,24 +163,24 @@ def _axis(key: str, values: list[str]) -> Axis:
         return category_axis(key, values, order)
 
 
-def curves_section(groups: Sequence[Group], labels: Sequence[str]) -> list[Section]:
-    """Curves overlaid; nothing where no run has logged anything."""
+def curves_section(groups: Sequence[Group], labels: Sequence[str], colours: Colouring) -> list[Section]:
+    """Plot overlaid curves; nothing if no run has logged metrics."""
     found = curves(groups, list(OVER_TIME), MOST_CURVES)
     single = sum(curve.run is not None for curve in found)
-    own = _colours(found)
     options: dict[tuple[str, ...], go.Figure | Html] = {}
     for metric, name in OVER_TIME.items():
         some = [curve for curve in found if np.isfinite(curve.values.get(metric, math.nan)).any()]
         for over in ("steps", "tokens") if some else ():
-            lines = [_line(curve, groups, labels, metric, over, own) for curve in some]
+            lines = [_line(curve, groups, labels, metric, over, colours) for curve in some]
             for part in ("all", "second half"):
-                options[name, over, part] = overlay(lines, over, name, log=metric != BPB, end=part != "all")
+                options[name, over, part] = overlay(
+                    lines, over, name, colours.legend, log=metric != BPB, end=part != "all"
+                )
     if not options:
         return []
     total = sum(len(group.runs) for group in groups)
     text = "Thick: a group's median, at steps that all its runs have; thin: its runs, dotted where they do not count."
-    if len({curve.group for curve in found}) > len(own):
-        text += f" The first {len(own)} groups of the table have colours; point at a grey line for its name."
+    text += f" {default_text(colours)} Point at a line for its name."
     if single < total:
         text += f" Drawn: {single:,} of {total:,} runs, those of the first groups of the table that have logged."
     caption = "val/bpb and MaxVio global have a point at each validation."
@@ -199,20 +188,14 @@ def curves_section(groups: Sequence[Group], labels: Sequence[str]) -> list[Secti
     return [Section("Curves", text, [choice])]
 
 
-def _colours(found: Sequence[Curve]) -> dict[int, str]:
-    numbers = list(dict.fromkeys(curve.group for curve in found))
-    usable = [colour for colour in CATEGORIES if colour != GREY]
-    return dict(zip(numbers, usable, strict=False))
-
-
 def _line(
-    curve: Curve, groups: Sequence[Group], labels: Sequence[str], metric: str, over: str, own: dict[int, str]
+    curve: Curve, groups: Sequence[Group], labels: Sequence[str], metric: str, over: str, colours: Colouring
 ) -> Line:
     group, name = groups[curve.group], labels[curve.group]
     lone = len(group.counted) < 2
     if curve.run is not None:
         name += f" seed={curve.run.config.get('seed')}" + ("" if curve.counted else f" ({curve.run.status})")
-    bold = curve.group in own and (curve.run is None or (lone and curve.counted))
+    bold = curve.run is None or (lone and curve.counted)
     xs = curve.steps if over == "steps" else curve.tokens
     dash = "solid" if curve.counted else "dot"
-    return Line(name, curve.group, xs, curve.values[metric], own.get(curve.group, GREY), bold, dash)
+    return Line(name, curve.group, xs, curve.values[metric], colours.kinds[curve.group], bold, dash)

@@ -1,4 +1,4 @@
-"""Curves of a sweep's runs over their training, and the median curve of each group."""
+"""Training curves of a sweep's runs, and the median curve of each group."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from s15erav3.runs.reader import Floats, Run, read_metrics
 
 
 class Curve(NamedTuple):
-    """What ``metrics.csv`` tells of a run or, as medians, of a group. Shapes: S logged steps."""
+    """Metrics of a run from ``metrics.csv``, or medians of a group. Shapes: S logged steps."""
 
     group: int
-    """Number of the group."""
+    """Index of the group."""
     run: Run | None
-    """``None``: medians of the group."""
+    """``None`` for the medians of a group."""
     counted: bool
     """Whether the run's metrics count for its group."""
     steps: Floats
     """(S,)."""
     tokens: Floats
-    """Seen up to each step, (S,); NaN where the run does not tell."""
+    """Tokens seen up to each step, (S,); NaN where not logged."""
     values: dict[str, Floats]
-    """By metric, (S,), NaN where a step does not have it."""
+    """Values by metric, (S,); NaN where a step lacks the metric."""
 
 
 def curves(groups: Sequence[Group], metrics: Sequence[str], at_most: int = 200) -> list[Curve]:
-    """Curves of the groups' runs, of no more than ``at_most``, in the order of the groups and each group whole, as long
-    as there is place; after the runs of a group its medians, where two or more count."""
+    """Return curves of up to ``at_most`` runs, in the order of the groups and with complete groups while they fit.
+    The runs of a group are followed by its medians if two or more runs count."""
     found: list[Curve] = []
     left = at_most
     for number, group in enumerate(groups):
@@ -48,12 +48,12 @@ def curves(groups: Sequence[Group], metrics: Sequence[str], at_most: int = 200) 
 
 
 def middle(found: Sequence[Curve]) -> Curve:
-    """Medians at the steps that all the curves have; of each metric over those where all have a value."""
+    """Return medians at the steps common to all curves; for each metric where all have a value."""
     shared = found[0].steps
     for curve in found[1:]:
         shared = np.intersect1d(shared, curve.steps)
     rows = [np.searchsorted(curve.steps, shared) for curve in found]
-    # np.median gives NaN where one is missing, as it should here
+    # np.median returns NaN where a value is missing, as intended
     medians = {
         name: np.median([c.values[name][at] for c, at in zip(found, rows, strict=True)], axis=0)
         for name in found[0].values
@@ -70,7 +70,7 @@ def _read(group: int, run: Run, counted: bool, metrics: Sequence[str]) -> Curve 
     known = np.isfinite(table["step"])
     steps, rows = np.unique(table["step"][known], return_inverse=True)
     merged = {}
-    for name, column in table.items():  # a step has a row for each time that something was logged
+    for name, column in table.items():  # a step has one row per logging call
         told = np.isfinite(column[known])
         merged[name] = np.full(len(steps), np.nan)
         merged[name][rows[told]] = column[known][told]

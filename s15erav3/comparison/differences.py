@@ -1,4 +1,4 @@
-"""What one setting makes of a metric: differences pair by pair, or, where it has many values, a dot for each group."""
+"""Effect of one setting on a metric: pairwise differences or, for many values, a dot per group."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from s15erav3.comparison.scatter import GREY, rounded, shortened, wrapped
-from s15erav3.figures.style import CATEGORIES, figure
+from s15erav3.comparison.legend import GREY
+from s15erav3.comparison.scatter import rounded, shortened, wrapped
+from s15erav3.figures.style import CATEGORIES, figure, log_axis
 from s15erav3.figures.training import significant
 
 
@@ -21,12 +22,12 @@ def dots(
     *,
     colour: str = CATEGORIES[0],
 ) -> go.Figure:
-    """Differences, a row for each comparison: one faint dot a pair, a diamond at their median, a line at none.
+    """Plot differences, one row per comparison: a ring for each pair, a diamond at the median, a line at zero.
 
     Args:
-        rows: name, differences and what each pair has in common; the first stands on top.
-        x: of which metric the differences are.
-        zero: what stands at 0.
+        rows: name, differences and common settings of each pair; the first row is on top.
+        x: name of the metric.
+        zero: label of the line at 0.
     """
     fig = figure(title, f"{x}, difference to {shortened(zero, 40)}", "", height=130 + 26 * len(rows))
     names = [shortened(name, 28) for name, _, _ in rows]
@@ -35,8 +36,7 @@ def dots(
             x=rounded(np.asarray(differences, dtype=np.float64)),
             y=[at] * len(differences),
             mode="markers",
-            opacity=0.45,
-            marker={"size": 8, "color": colour},
+            marker={"size": 8, "color": colour, "symbol": "circle-open"},
             showlegend=False,
             hovertemplate=[f"{wrapped(f'{name}: {context}')}<br>%{{x:+.4g}}<extra></extra>" for context in contexts],
         )
@@ -61,11 +61,11 @@ def dots(
 def against(
     title: str, values: ArrayLike, metric: ArrayLike, y: str, names: Sequence[str], groups: Sequence[int]
 ) -> go.Figure:
-    """A metric against a setting that has many numbers for values: a dot for each of N groups.
+    """Plot a metric against a setting with many numeric values: a dot for each of N groups.
 
     Args:
-        values, metric: (N,); the axis of the values is logarithmic if all are above 0 and twentyfold apart.
-        names, groups: told under the pointer, and the groups' numbers, (N,).
+        values, metric: (N,); the axis of the values is logarithmic if all are positive and span a factor of 20.
+        names, groups: hover text and index of each group, (N,).
     """
     xs, ys = np.asarray(values, dtype=np.float64), np.asarray(metric, dtype=np.float64)
     fig = figure(title, title, y, height=340)
@@ -77,7 +77,6 @@ def against(
                 "y": rounded([at]),
                 "mode": "markers",
                 "marker": {"size": 7, "color": CATEGORIES[0]},
-                "opacity": 0.7,
                 "showlegend": False,
                 "hovertemplate": f"{wrapped(name)}<br>{y} %{{y}}<extra></extra>",
                 "meta": {"group": group},
@@ -88,6 +87,6 @@ def against(
     )
     finite = xs[np.isfinite(xs)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 20:
-        fig.update_xaxes(type="log", dtick="D2")
+        fig.update_xaxes(log_axis())
     fig.update_layout(hovermode="closest")
     return fig

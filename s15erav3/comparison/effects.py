@@ -1,4 +1,4 @@
-"""What one setting changes, the others being equal."""
+"""Effect of single settings with all others equal."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from s15erav3.comparison.groups import BPB, Group
 from s15erav3.comparison.settings import ABSENT, natural
 
 OFF = ("none", "null", "false", "dense", "0", "0.0")
-"""Values that stand for doing nothing: what others are best measured against."""
+"""Values that mean "off": preferred as the reference."""
 
 
 class Effect(NamedTuple):
-    """One value of a setting against another, in every pair of groups that is equal in all else."""
+    """One value of a setting compared with another, over all pairs of groups that are otherwise equal."""
 
     setting: str
     """Settings that always change together count as one: ``optimizer.lr + optimizer.weight_decay``."""
     value: str
     reference: str
     differences: list[float]
-    """Median of the group with ``value`` less median of that with ``reference``, by pair."""
+    """Per pair: median of the group with ``value`` minus median of the group with ``reference``."""
     contexts: list[str]
-    """What each pair has in common."""
+    """Common settings of each pair."""
 
     @property
     def median(self) -> float:
-        """Of the differences."""
+        """Median of the differences."""
         return median(self.differences)
 
 
 def effects(groups: Sequence[Group], metric: str, best: str = BPB) -> list[Effect]:
-    """Effects of every setting on a metric, the setting with the largest first, within a setting by size.
+    """Compute the effects of all settings on a metric: the setting with the largest effect first, then by size.
 
-    Each value is compared with the one that is found beside most others; where several are, one that stands for doing
-    nothing, else the first. Settings below a choice (``balancing.rate`` below ``balancing``) belong to the choice: of
-    several groups that differ in these alone, the one with the lowest median of ``best`` stands for the choice. Groups
-    that are not causal are left out.
+    The reference is the value that is paired with most others; among ties one that means "off", else the first.
+    Settings below a choice (``balancing.rate`` below ``balancing``) belong to the choice: of groups that differ only
+    in these, the one with the lowest median of ``best`` represents the choice. Groups that are not causal are
+    excluded.
     """
     fair = [group for group in groups if group.causal and group.spread(metric).n]
     found = [_of(fair, keys, metric, best) for keys in _together(groups)]
@@ -48,7 +48,7 @@ def effects(groups: Sequence[Group], metric: str, best: str = BPB) -> list[Effec
 
 
 def _together(groups: Sequence[Group]) -> list[list[str]]:
-    """The settings, those in one list that change together: either tells the other."""
+    """Group the settings that always change together, so that each determines the others."""
     found: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key in groups[0].settings if groups else ():
         numbers: dict[str, int] = {}
@@ -57,7 +57,7 @@ def _together(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _of(groups: Sequence[Group], keys: list[str], metric: str, best: str) -> list[Effect]:
-    """Effects of settings that change together."""
+    """Compute the effects of settings that change together."""
     cells: dict[tuple[str, ...], dict[tuple[str, ...], Group]] = defaultdict(dict)
     for group in groups:
         chosen = tuple(group.settings[key] for key in keys)

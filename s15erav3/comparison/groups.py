@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ from s15erav3.runs.reader import Run
 
 BPB, MAXVIO = "val/bpb", "balance/maxvio_global"
 TEXT = ("name", "path", "document", "val_fraction", "test_fraction", "split_seed")
-"""Of ``data``: what decides which text is measured."""
+"""Keys of ``data`` that determine which text is measured."""
 NOT_METRICS = ("seed", "pid", "time", "first_step", "causal")
 
 
 class Spread(NamedTuple):
-    """A metric over the counted runs of a group that have a finite value of it; NaN where none has."""
+    """Statistics of a metric over the counted runs of a group with finite values; NaN if there are none."""
 
     median: float
     low: float
@@ -29,44 +30,42 @@ class Spread(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     settings: dict[str, str]
-    """Those in which the groups differ."""
+    """Settings in which the groups differ."""
     runs: list[Run]
-    """All of them, in whatever state."""
+    """All runs, in any state."""
     counted: list[Run]
-    """Those whose metrics count."""
+    """Runs whose metrics count."""
 
     def values(self, metric: str) -> list[float]:
-        """Of the counted runs, NaN where one lacks it."""
+        """Return the metric of each counted run; NaN where missing."""
         return [value(run, metric) for run in self.counted]
 
     def spread(self, metric: str) -> Spread:
-        """Median and range."""
+        """Compute median and range."""
         finite = sorted(v for v in self.values(metric) if math.isfinite(v))
         if not finite:
             return Spread(math.nan, math.nan, math.nan, 0)
-        half = len(finite) // 2
-        median = finite[half] if len(finite) % 2 else (finite[half - 1] + finite[half]) / 2
-        return Spread(median, finite[0], finite[-1], len(finite))
+        return Spread(median(finite), finite[0], finite[-1], len(finite))
 
     @property
     def causal(self) -> bool:
-        """Whether no run sees tokens that it has to predict; else its bits per byte are too few."""
+        """Whether all runs are causal; otherwise their bits per byte are too low."""
         return all(run.result.get("causal", True) for run in self.counted)
 
     @property
     def name(self) -> str:
-        """The settings that it has, in one line."""
+        """The group's settings in one line."""
         return " ".join(f"{key}={text}" for key, text in self.settings.items() if text != ABSENT) or "all runs"
 
 
 def groups(runs: Sequence[Run], *, unfinished: bool = False) -> list[Group]:
-    """Groups in the natural order of their settings; broken runs, whose config is not known, belong to none.
+    """Group runs, in the natural order of their settings. Broken runs, whose config is unknown, are skipped.
 
     Args:
-        unfinished: the last metrics of runs that are still at work count as well as those of completed ones.
+        unfinished: also count the latest metrics of running runs.
     """
     known = [run for run in runs if run.status != "broken"]
     found: dict[str, list[Run]] = defaultdict(list)
@@ -81,13 +80,13 @@ def groups(runs: Sequence[Run], *, unfinished: bool = False) -> list[Group]:
 
 
 def value(run: Run, metric: str) -> float:
-    """A metric of ``Run.result``; NaN where it is not there or no number."""
+    """Return a metric of ``Run.result``; NaN if it is missing or not a number."""
     found = run.result.get(metric)
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
 
 
 def metrics(runs: Sequence[Run]) -> list[str]:
-    """Every number that any of the runs tells."""
+    """Return the names of all numeric metrics of the runs."""
     return list(
         dict.fromkeys(
             key
@@ -99,7 +98,7 @@ def metrics(runs: Sequence[Run]) -> list[str]:
 
 
 def ordered(found: Sequence[Group], metric: str, *, descending: bool = False) -> list[Group]:
-    """By a metric's median, those without it last."""
+    """Sort groups by a metric's median, those without it last."""
 
     def place(group: Group) -> tuple[bool, float]:
         median = group.spread(metric).median
@@ -109,35 +108,36 @@ def ordered(found: Sequence[Group], metric: str, *, descending: bool = False) ->
 
 
 def pareto(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which of points (N, 2) no other point equals or undercuts in both and undercuts in one: (N,). Points with a NaN
-    are never among them."""
+    """Mark the non-dominated points of (N, 2), lower being better: (N,). Points with NaN are never included."""
     table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     front, last = np.zeros(len(table), dtype=bool), None
     for i in np.lexsort((table[:, 1], table[:, 0])):
         if np.isnan(table[i]).any():
             continue
-        front[i] = last is None or table[i, 1] < last[1] or (table[i] == last).all()  # the last: or its twin
+        front[i] = (
+            last is None or table[i, 1] < last[1] or (table[i] == last).all()
+        )  # the last case: a duplicate of the previous front point
         if front[i]:
             last = table[i]
     return front
 
 
 def states(runs: Sequence[Run]) -> dict[str, int]:
-    """How many runs are in each state, the good ones first."""
+    """Count runs per state, successful states first."""
     count = Counter(run.status for run in runs)
-    known = ("completed", "running", "interrupted", "failed", "broken")
+    known = ("completed", "pruned", "running", "interrupted", "failed", "broken")
     return {state: count[state] for state in (*known, *sorted(count.keys() - set(known))) if count[state]}
 
 
 def account(run: Run) -> str:
-    """Why a run does not count, or how far it is."""
+    """Explain why a run does not count, or its progress."""
     step, of = run.result.get("step", run.result.get("steps")), run.result.get("max_steps")
     reached = f"step {step:,} of {of:,}" if isinstance(step, int) and isinstance(of, int) and of > 0 else ""
     return "; ".join(part for part in (" ".join(run.reason.split()), reached) if part)
 
 
 def cautions(found: Sequence[Group]) -> list[str]:
-    """What to know before the groups are compared, a sentence each."""
+    """Return caveats of the comparison, one sentence each."""
     notes = []
     uneven = [
         (group, lengths)
@@ -168,7 +168,7 @@ def cautions(found: Sequence[Group]) -> list[str]:
 
 
 def json_text(data: Any) -> tuple[Any, ...]:
-    """Which text is measured, as far as the config's ``data`` tells."""
+    """Identify the measured text from the config's ``data``."""
     return tuple(str(data.get(key)) for key in TEXT) if isinstance(data, dict) else ()
 
 

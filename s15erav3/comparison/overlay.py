@@ -1,4 +1,4 @@
-"""The curves of many runs on one pair of axes."""
+"""Curves of many runs in one plot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from s15erav3.comparison.scatter import GREY, rounded, wrapped
-from s15erav3.figures.style import figure
+from s15erav3.comparison.legend import Legend, legend_group, legend_traces
+from s15erav3.comparison.scatter import rounded, wrapped
+from s15erav3.figures.style import figure, log_axis
 from s15erav3.figures.training import thinned
 
 
 class Line(NamedTuple):
-    """One curve among many. Shapes: S points; those that are not finite are left out."""
+    """One curve among many. Shapes: S points; non-finite points are omitted."""
 
     name: str
     group: int
@@ -24,21 +25,23 @@ class Line(NamedTuple):
     """(S,)."""
     y: ArrayLike
     """(S,)."""
-    colour: str
+    kind: int
+    """Index into the legend, which determines the colour."""
     bold: bool
-    """Drawn over the others, with an entry in the legend."""
+    """Whether the curve is drawn on top of the others."""
     dash: str = "solid"
 
 
 def overlay(
-    lines: Sequence[Line], x: str, y: str, *, log: bool = False, end: bool = False, at_most: int = 150
+    lines: Sequence[Line], x: str, y: str, legend: Legend, *, log: bool = False, end: bool = False, at_most: int = 150
 ) -> go.Figure:
-    """Many curves on one pair of axes.
+    """Plot many curves on the same axes.
 
     Args:
-        end: show the second half of x, and no more of y than that needs.
-        log: a logarithmic y axis, if all values are above 0.
-        at_most: points of each curve that are drawn.
+        legend: names and colours of the kinds of lines.
+        end: zoom to the second half of x, and to the range of y there.
+        log: use a logarithmic y axis if all values are above 0.
+        at_most: maximum points drawn per curve.
     """
     fig = figure(f"{y} over {x}", x, y, height=460)
     half = max((float(np.nanmax(line.x)) for line in lines if np.isfinite(line.x).any()), default=0.0) / 2
@@ -59,19 +62,20 @@ def overlay(
                 "x": [int(value) for value in xs[kept]],
                 "y": rounded(ys[kept]),
                 "mode": "lines" if len(kept) > 1 else "markers",
-                "opacity": 1 if line.bold else 0.3,
-                "line": {"color": line.colour, "width": 2.4 if line.bold else 1, "dash": line.dash},
-                "showlegend": line.bold and line.colour != GREY,
+                "opacity": 1 if line.bold else 0.45,
+                "line": {"color": legend[line.kind][1], "width": 2.2 if line.bold else 1, "dash": line.dash},
+                "marker": {"color": legend[line.kind][1]},
+                "showlegend": False,
                 "hovertemplate": f"{wrapped(line.name)}<br>%{{y}} at %{{x:,}}<extra></extra>",
-                "legendgroup": str(line.group),
+                "legendgroup": legend_group(line.kind),
                 "meta": {"group": line.group},
             }
         )
-    fig.add_traces(traces)
+    fig.add_traces([*traces, *(legend_traces(legend) if traces else [])])
     fig.update_layout(hovermode="closest", xaxis={"rangemode": "tozero"})
     log = log and 0 < lowest < math.inf
     if log:
-        fig.update_yaxes(type="log", dtick="D2")
+        fig.update_yaxes(log_axis())
     if end and shown:
         low, high = (math.log10(v) if log else v for v in (min(shown), max(shown)))
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

@@ -20,6 +20,42 @@
     }));
   }
 
+  // One colouring for all charts that have exchangeable legends, chosen beside each of them.
+  const colourings = JSON.parse(document.getElementById("colourings").textContent);
+  let colouring = colourings[0];
+  const coloured = (trace, kind) => {
+    const colour = colouring.legend[kind][1];
+    const found = { ...trace, legendgroup: `kind${kind}` };
+    for (const key of ["marker", "line", "error_x", "error_y"]) if (found[key]) found[key] = { ...found[key], color: colour };
+    return found;
+  };
+  page.paint = (trace) => {
+    const { legend: entry, group } = trace.meta ?? {};
+    if (entry !== undefined) {
+      const visible = colouring.legend.length > 1 && entry < colouring.legend.length;
+      return visible ? { ...coloured(trace, entry), name: colouring.legend[entry][0], visible } : { ...trace, visible };
+    }
+    return group !== undefined && trace.legendgroup ? coloured(trace, colouring.kinds[group]) : trace;
+  };
+  const choosers = [];
+  if (colourings.length > 1) page.states.forEach(({ figures, element }) => {
+    if (!figures[0].data.some((trace) => trace.meta?.legend !== undefined)) return;
+    const place = element.parentElement.querySelector(".choice") ?? document.createElement("div");
+    place.className = "choice";
+    if (!place.parentElement) element.before(place);
+    const label = place.appendChild(document.createElement("label"));
+    const select = document.createElement("select");
+    select.className = "colour-by";
+    label.append("Colour by ", select);
+    colourings.forEach(({ name }) => select.add(new Option(name)));
+    choosers.push(select);
+    select.addEventListener("change", () => {
+      colouring = colourings[select.selectedIndex];
+      choosers.forEach((other) => { other.selectedIndex = select.selectedIndex; });
+      page.redraw();
+    });
+  });
+
   const filter = document.querySelector(".filter");
   if (!filter) return;
   const groups = JSON.parse(filter.querySelector("script").textContent);

@@ -1,4 +1,4 @@
-"""compare.html: the groups of a sweep in a table, and what the pictures tell of them."""
+"""compare.html: a table of the groups of a sweep, and charts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from s15erav3.comparison.charts import (
     parallel_section,
     trade_off_section,
 )
+from s15erav3.comparison.colours import Colouring, colourings, colourings_json
 from s15erav3.comparison.groups import BPB, MAXVIO, Group, pareto, states
 from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.comparison.tables import Grid
+from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, script_json, table, write_page
 from s15erav3.runs.reader import Run
 
@@ -40,26 +42,27 @@ def write_comparison(
 
     Args:
         groups: in the order of the table.
-        shown: the table of these groups.
-        left_out: folder, state and account of the runs that do not count.
-        sorted_by, descending: by which metric, and how.
+        shown: table of these groups.
+        left_out: folder, state and reason of the runs that do not count.
+        sorted_by, descending: sort metric and direction.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     front = on_front(groups)
     counts = ", ".join(f"{n:,} {state}" for state, n in states(runs).items())
     subtitle = (
         f"{_many(len(runs), 'run')} ({counts}) in {_many(len(groups), 'group')}, which differ in more than a seed"
     )
-    sections = [groups_section(groups, shown, cautions, front, {sorted_by: descending})]
+    colours = colourings(groups, shown.header[: shown.n_settings], shown.labels)
+    sections = [groups_section(groups, shown, cautions, front, {sorted_by: descending}, colours)]
     if any(group.counted for group in groups):
         sections += [
-            trade_off_section(groups, front, shown),
+            trade_off_section(groups, front, shown, colours[0]),
             effects_section(groups),
             parallel_section(groups, shown.header[: shown.n_settings]),
         ]
-    sections += curves_section(groups, shown.labels)
+    sections += curves_section(groups, shown.labels, colours[0])
     n_axes = 2 + min(MOST_SETTINGS, len(groups[0].settings) if groups else 0)
     if left_out:
         listed = table(["run", "state", "why, or how far"], left_out, _many(len(left_out), "run"))
@@ -80,15 +83,20 @@ def _many(n: int, what: str) -> str:
 
 
 def on_front(groups: Sequence[Group]) -> list[bool]:
-    """Which groups are on the Pareto front of bits per byte and MaxVio; those that are not causal never are."""
+    """Mark the groups on the Pareto front of bits per byte and MaxVio; groups that are not causal never are."""
     medians = [(g.spread(MAXVIO).median, g.spread(BPB).median) if g.causal else (math.nan, math.nan) for g in groups]
     return [bool(one) for one in pareto(medians)]
 
 
 def groups_section(
-    groups: Sequence[Group], shown: Grid, cautions: Sequence[str], front: Sequence[bool], order: dict[str, bool]
+    groups: Sequence[Group],
+    shown: Grid,
+    cautions: Sequence[str],
+    front: Sequence[bool],
+    order: dict[str, bool],
+    colours: Sequence[Colouring],
 ) -> Section:
-    """The table, with what to know before it, and the filter."""
+    """Build the section with caveats, filter, choice of colours, and the table."""
     text = "Median over the runs of a group (lowest to highest); n is how many count. Press a header to sort by it."
     if any(front):
         text += " Bold: on the Pareto front of val/bpb and MaxVio."
@@ -100,7 +108,9 @@ def groups_section(
         blocks.append(Html(f'<ul class="cautions">{items}</ul>'))
     if len(groups) > 1:
         blocks.append(_filter(groups))
-    return Section("Groups", text, [*blocks, _sortable(shown, front, order)])
+    data = f'<script type="application/json" id="colourings">{colourings_json(colours)}</script>'
+    listed = _sortable(shown, front, order)
+    return Section("Groups", text, [*blocks, listed._replace(markup=listed.markup + data)])
 
 
 def _filter(groups: Sequence[Group]) -> Html:
@@ -126,7 +136,8 @@ def _sortable(shown: Grid, front: Sequence[bool], order: dict[str, bool]) -> Htm
     for i, name in enumerate(shown.header):
         direction = {None: "", False: ' aria-sort="ascending"', True: ' aria-sort="descending"'}[order.get(name)]
         right = ' class="number"' if i >= shown.n_settings else ""
-        heads.append(f'<th scope="col"{right}{direction}><button type="button">{_breakable(name)}</button></th>')
+        title = f' title="{escape(about)}"' if (about := hover(name)) else ""
+        heads.append(f'<th scope="col"{right}{title}{direction}><button type="button">{_breakable(name)}</button></th>')
     rows = []
     for n, (texts, keys) in enumerate(zip(shown.rows, shown.keys, strict=True)):
         cells = []

@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line for each group of runs across an axis for each setting and metric."""
+"""Parallel coordinates: one line per group of runs, one axis per setting and metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
-from s15erav3.comparison.scatter import GREY, shortened, wrapped
+from s15erav3.comparison.legend import GREY
+from s15erav3.comparison.scatter import shortened, wrapped
 from s15erav3.figures.style import DEPTH, figure
 
 
@@ -19,20 +20,20 @@ class Axis(NamedTuple):
 
     label: str
     places: ArrayLike
-    """Where each of N lines crosses it, from 0 at the bottom to 1, NaN where it does not: (N,)."""
+    """Position of each of N lines, from 0 at the bottom to 1, NaN where undefined: (N,)."""
     ticks: list[tuple[float, str]]
-    """Places and what stands there."""
+    """Tick positions and labels."""
 
 
 def category_axis(label: str, values: Sequence[str], order: Sequence[str]) -> Axis:
-    """An axis of texts, evenly spaced in the given order from the bottom to the top."""
+    """Build an axis of texts, evenly spaced in the given order from bottom to top."""
     step = max(1, len(order) - 1)
     at = {text: i / step if len(order) > 1 else 0.5 for i, text in enumerate(order)}
     return Axis(label, [at[text] for text in values], [(place, text) for text, place in at.items()])
 
 
 def number_axis(label: str, values: ArrayLike, *, log: bool | None = None) -> Axis:
-    """An axis of numbers; logarithmic if told so, or if all are positive and twentyfold apart."""
+    """Build a numeric axis; logarithmic if requested, or if all values are positive and span a factor of 20."""
     table = np.asarray(values, dtype=np.float64)
     finite = table[np.isfinite(table)]
     if not len(finite):
@@ -55,18 +56,18 @@ def number_axis(label: str, values: ArrayLike, *, log: bool | None = None) -> Ax
 
 
 def parallel(axes: Sequence[Axis], score: ArrayLike, names: Sequence[str], groups: Sequence[int]) -> go.Figure:
-    """A line for each of N groups across all axes, coloured by a score, the lowest drawn last and so on top.
+    """Plot a line for each of N groups across all axes, coloured by a score, with the lowest drawn last (on top).
 
     Args:
         score: (N,); lines without one are grey.
-        names: told under the pointer, (N,).
-        groups: their numbers, (N,).
+        names: hover texts, (N,).
+        groups: indices of the groups, (N,).
     """
     scores = np.asarray(score, dtype=np.float64)
     good = np.isfinite(scores)
     low, high = (float(scores[good].min()), float(scores[good].max())) if good.any() else (0.0, 1.0)
     places = np.array([np.asarray(axis.places, dtype=np.float64) for axis in axes])
-    # Lines that share a category would hide each other: each keeps to a track of its own.
+    # Lines that share a category would hide each other, so each gets its own offset.
     apart = (np.argsort(np.argsort(-np.where(good, scores, np.inf))) / max(1, len(scores) - 1) - 0.5) * 0.03
     fig = figure(
         "Parallel coordinates", "", "", height=max(480, 90 + 24 * max((len(a.ticks) for a in axes), default=0))

@@ -1,4 +1,4 @@
-"""Which settings tell the runs of a sweep apart."""
+"""Settings that distinguish the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from s15erav3.runs.identity import is_repeated
 from s15erav3.runs.reader import Run, read_choices
 
 ABSENT = "-"
-"""Of a run that does not have the setting: a rate where no rule has one."""
+"""Value for runs without the setting, such as a rate when the strategy has none."""
 
 _MISSING = object()
 
 
 def identity(config: dict[str, Any]) -> str:
-    """What a run is, seed, place and watchers apart: equal texts for repetitions."""
+    """Return a run's identity without seed, location and logging settings: equal texts for repetitions."""
     kept = {key: value for key, value in leaves(config) if not is_repeated(key)}
     return json.dumps(kept, sort_keys=True, default=str)
 
 
 def settings(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run the settings that differ among the runs, all with the same keys, as text.
+    """Return for each run the settings that differ among the runs, as text, all with the same keys.
 
-    These are what any command line said and whose values differ; a run whose command line does not say it has its
-    default. Where two runs are equal in all these and yet of different configs (a default was edited in between), what
-    differs between their configs comes on top.
+    These are the settings that any command line overrides and whose values differ; a run without the override has its
+    default. If two runs are equal in all these but have different configs (a default was edited in between), the
+    differences between their configs are added.
     """
     said = dict.fromkeys(key for run in runs for key in run.overrides if not is_apart(key))
     columns = {key: [setting(run, key) for run in runs] for key in said}
@@ -47,12 +47,12 @@ def settings(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def is_apart(key: str) -> bool:
-    """Whether the choice of a group, or a setting, cannot tell runs apart; of ``callbacks`` each is looked at."""
+    """Whether a group choice or setting does not distinguish runs; ``callbacks`` are checked one by one."""
     return key == "callbacks" or is_repeated(key)
 
 
 def setting(run: Run, key: str) -> str:
-    """A run's value of a dotted key, or its choice of a group, as text."""
+    """Return a run's value of a dotted key, or its group choice, as text."""
     value = _MISSING if "/" in key else _at(run.config, key)
     is_group = "." not in key and (value is _MISSING or isinstance(value, dict) or key not in run.config)
     if not is_group:
@@ -63,7 +63,7 @@ def setting(run: Run, key: str) -> str:
 
 
 def natural(value: str) -> tuple[Any, ...]:
-    """Sorts values as people do: absent ones first, numbers by size, e8 before e16."""
+    """Sort key for natural order: absent values first, numbers by size, e8 before e16."""
     try:
         return (0 if value == ABSENT else 1, float(value), value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Sweeps as tables: one row for each group for people, one row for each run as CSV."""
+"""Sweeps as tables: one row per group for display, one row per run as CSV."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from s15erav3.comparison.groups import BPB, MAXVIO, Group, Spread, account, metr
 from s15erav3.comparison.settings import ABSENT
 from s15erav3.runs.reader import Run
 
-USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second", "params/active")
+USUAL = (BPB, MAXVIO, "balance/dead_experts_global", "perf/tokens_per_second_overall", "params/active")
 NOT_CAUSAL, UNFINISHED = " †", " *"
 
 
 class Grid(NamedTuple):
-    """A table of texts, a row for each group."""
+    """A table of texts with a row per group."""
 
     header: list[str]
     rows: list[list[str]]
     keys: list[list[float | str]]
-    """What each cell sorts by."""
+    """Sort keys of the cells."""
     n_settings: int
-    """So many columns at the left are settings."""
+    """Number of setting columns at the left."""
     same: dict[str, str]
-    """Metrics that were not asked for by name and are the same in all groups."""
+    """Metrics that were not requested by name and are the same in all groups."""
     labels: list[str]
     """A short name for each group."""
 
 
 def grid(groups: Sequence[Group], wanted: Sequence[str] | None = None) -> Grid:
-    """Settings, number of counted runs and metrics as median and range.
+    """Build a table of settings, number of counted runs, and metrics as median and range.
 
     Args:
-        wanted: columns; ``None`` takes the usual ones that the groups have, and those that are the same everywhere
-            are left out.
+        wanted: metric columns; ``None`` selects the default ones that the groups have, without those that are the
+            same everywhere.
     """
     columns, same = list(wanted or USUAL), {}
     for name in USUAL if wanted is None else ():
@@ -63,10 +63,11 @@ def grid(groups: Sequence[Group], wanted: Sequence[str] | None = None) -> Grid:
 
 
 def folded(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """The settings as columns; those that only some choices have stand beside the choice: ``dsv3 rate=0.003``.
+    """Return the settings as columns; settings that only some choices have are shown with the choice:
+    ``dsv3 rate=0.003``.
 
-    So does a setting that all groups have and whose value most groups of a choice share; it is told where it is another
-    or where the command line says it.
+    The same applies to a setting that all groups have and whose value most groups of a choice share; it is shown where
+    the value differs or the command line sets it.
 
     Returns:
         names of the columns, and a row of cells for each group.
@@ -92,14 +93,14 @@ def folded(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
 
 
 def _usual(choices: list[str], values: list[str]) -> dict[str, str]:
-    """The value that most groups of each choice have; empty if one of the choices has none such."""
+    """Return the most common value for each choice; empty if a choice has none."""
     pairs, count = Counter(zip(choices, values, strict=True)), Counter(choices)
     found = {choice: value for (choice, value), n in pairs.items() if 2 * n > count[choice]}
     return found if len(found) == len(count) else {}
 
 
 def _labels(settings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """Choices as they are called, values with the last part of their key."""
+    """Build labels: choices by name, values with the last part of their key."""
     labels = []
     for row in cells:
         parts = [
@@ -112,14 +113,14 @@ def _labels(settings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str
 
 
 def counted(group: Group) -> str:
-    """How many runs count, of how many if that is not all, and a star if some of these are still at work."""
+    """Format the number of counted runs, the total if it differs, and a star if some are still running."""
     n, of = len(group.counted), len(group.runs)
     unfinished = any(run.status != "completed" for run in group.counted)
     return (f"{n}" if n == of else f"{n} of {of}") + (UNFINISHED if unfinished else "")
 
 
 def number(metric: str, found: float) -> str:
-    """A metric as people read it."""
+    """Format a metric for display."""
     if math.isnan(found):
         return ABSENT
     if metric.endswith("bpb"):
@@ -130,33 +131,33 @@ def number(metric: str, found: float) -> str:
 
 
 def text(metric: str, spread: Spread) -> str:
-    """``1.4896 (1.4812 to 1.4950)``."""
+    """Format median and range: ``1.4896 (1.4812 to 1.4950)``."""
     middle, low, high = (number(metric, found) for found in spread[:3])
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], n_left: int) -> str:
-    """A Markdown table; all columns but the first ``n_left`` are set right."""
+    """Build a Markdown table; all columns after the first ``n_left`` are right-aligned."""
     rule = ["---" if i < n_left else "---:" for i in range(len(header))]
     lines = [header, rule, *rows]
     return "".join("| " + " | ".join(in_markdown(cell) for cell in line) + " |\n" for line in lines)
 
 
 def in_markdown(text: str) -> str:
-    """Text of a cell as it stands there, without markup of Markdown or HTML."""
+    """Escape the text of a cell for Markdown and HTML."""
     flat = " ".join(escape(text, quote=False).split())
     return re.sub(r"([|\\`\[\]*~])", r"\\\1", flat)
 
 
 def left_out(runs: Sequence[Run], groups: Sequence[Group]) -> list[list[str]]:
-    """Folder, state and account of each run that does not count, or counts unfinished."""
+    """Return folder, state and reason of each run that does not count, or counts while unfinished."""
     final = {run.folder for group in groups for run in group.counted if run.status == "completed"}
     return [[str(run.folder), run.status, account(run)] for run in runs if run.folder not in final]
 
 
 def to_csv(runs: Sequence[Run], groups: Sequence[Group]) -> str:
-    """One row for each run: its folder, group (numbered as the groups come), state, settings and every metric; empty
-    where there is nothing."""
+    """Write one row per run: folder, group (numbered in the given order), state, settings and all metrics; empty where
+    missing."""
     place = {run.folder: (n, group) for n, group in enumerate(groups, start=1) for run in group.runs}
     settings, names = list(groups[0].settings) if groups else [], metrics(runs)
     stream = io.StringIO()

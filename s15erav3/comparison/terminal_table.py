@@ -1,4 +1,4 @@
-"""The table of a comparison as wide as the terminal: ranges go first, then metrics, and no figure is ever cut."""
+"""Comparison table fitted to the terminal width: ranges are dropped first, then metrics; numbers are never cut."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rich.table import Table
 from s15erav3.comparison.tables import Grid
 
 LONGEST = 24
-"""Columns that a setting gets at most where room is short; longer ones are written on several lines."""
+"""Maximum width of a setting when space is short; longer ones are wrapped."""
 
 
 def fitted(shown: Grid, rows: int, width: int, kept: Collection[str]) -> tuple[Table, list[str]]:
-    """The first ``rows`` groups in at most ``width`` columns.
+    """Fit the first ``rows`` groups into at most ``width`` terminal columns.
 
-    Where it is too wide, only the first two metrics tell their range, then none; then metrics are left out from the
-    right, but for those in ``kept``.
+    If the table is too wide, only the first two metrics show their range, then none; then metrics are dropped from the
+    right, except for those in ``kept``.
 
     Returns:
-        the table, and the metrics that are left out.
+        the table, and the dropped metrics.
     """
     left_out: list[str] = []
     for variant in (shown, without_ranges(shown, 2)):
@@ -42,10 +42,10 @@ def fitted(shown: Grid, rows: int, width: int, kept: Collection[str]) -> tuple[T
 
 
 def drawn(shown: Grid, rows: int, *, folded: bool = False) -> Table:
-    """The table, figures and numbers of runs never in several lines.
+    """Build the table; metrics and run counts are never wrapped.
 
     Args:
-        folded: whether the columns of settings are as narrow as their longest words.
+        folded: whether setting columns are as narrow as their longest words.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(shown.header):
@@ -66,7 +66,7 @@ def _wide(table: Table) -> int:
 
 
 def broken(name: str) -> str:
-    """A metric's name in lines of some twelve characters."""
+    """Wrap a metric's name to lines of about twelve characters."""
     lines = [""]
     for part in re.findall(r"[^/_.]+[/_.]?", name):
         lines += [part] if lines[-1][-1:] == "/" or len(lines[-1] + part) > 13 else [lines.pop() + part]
@@ -74,13 +74,13 @@ def broken(name: str) -> str:
 
 
 def without_ranges(shown: Grid, n: int) -> Grid:
-    """Medians alone in all metrics but the first ``n``."""
+    """Return a table with only medians in all metrics after the first ``n``."""
     first = shown.n_settings + 1 + n  # after the settings and the number of runs
     rows = [[*row[:first], *(cell.partition(" (")[0] for cell in row[first:])] for row in shown.rows]
     return shown._replace(rows=rows)
 
 
 def without_column(shown: Grid, at: int) -> Grid:
-    """Without one column."""
+    """Return a table without one column."""
     header = [*shown.header[:at], *shown.header[at + 1 :]]
     return shown._replace(header=header, rows=[[*row[:at], *row[at + 1 :]] for row in shown.rows])

@@ -1,1 +1,1 @@
-"""Text to tokens to windows."""
+"""Data pipeline: text, tokens, windows."""

@@ -1,11 +1,10 @@
-"""Where derived data is kept, and how a file appears there whole or not at all."""
+"""Cache of derived data, with locks and atomic writes."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import platformdirs
 from filelock import FileLock
 
 from s15erav3.errors import Accident, UserError, disk_full
+from s15erav3.files import beside
 
 
 def cache_dir() -> Path:
@@ -38,15 +38,15 @@ def _unwritable(target: Path, error: OSError) -> UserError:
 
 @contextmanager
 def only_writer(target: Path) -> Iterator[None]:
-    """Hold the lock of ``target`` among processes: of several jobs one makes it and the others find it.
+    """Hold an inter-process lock on ``target``, so that only one of several jobs creates it.
 
     Raises:
-        UserError: the place is not writable.
+        UserError: the folder is not writable.
     """
     _make_folder(target.parent)
     try:
         with FileLock(target.with_name(target.name + ".lock")):
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):  # by a process that was killed
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
             yield
     except OSError as error:
@@ -54,7 +54,7 @@ def only_writer(target: Path) -> Iterator[None]:
 
 
 def discard(target: Path) -> None:
-    """Remove what lies at ``target`` and is not what it should be.
+    """Remove an invalid file or folder at ``target``.
 
     Raises:
         UserError: it cannot be removed.
@@ -70,26 +70,22 @@ def discard(target: Path) -> None:
 
 @contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target`` to make a file or folder at; rename it when all went well.
+    """Yield a temporary path next to ``target`` for a new file or folder; rename it to ``target`` on success.
 
-    A folder that another process completed meanwhile is kept and the new one dropped: both hold the same.
+    If another process has completed the same folder meanwhile, that one is kept: both have the same content.
 
     Raises:
-        UserError: the place is not writable.
+        UserError: the folder is not writable.
     """
     _make_folder(target.parent)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with beside(target) as made:
+            yield made
     except OSError as error:
-        raise _unwritable(target, error) from error
-    made = scratch / target.name
-    try:
-        yield made
-        if not (made.is_dir() and target.exists()):
-            os.replace(made, target)
-    except OSError as error:
-        if not disk_full(error) and not str(error.filename).startswith(str(target.parent)):  # of what is read
+        if error.filename2 == str(target) and target.is_dir():
+            return
+        if not disk_full(error) and not str(error.filename).startswith(
+            str(target.parent)
+        ):  # an error of the input, not of the target
             raise
         raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Ball-by-ball commentary: its events, the innings that they make up, and one ball taken apart."""
+"""Ball-by-ball commentary: events, innings, and parsing of a single ball."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from s15erav3.errors import UserError
 UNKNOWN = "unknown"
 
 _HEADER = re.compile(r"^\S.* \d(?:st|nd|rd|th) Inns\s*$")
-_OVER = re.compile(r"^(\d{1,4})\.(\d{1,4}) overs?\s*$")  # int() takes no number of any length
-_NAME = r"[^\s,!?:;]+ (?: \ [^\s,!?:;]+ ){0,3}?"  # up to four words: no sentence passes for a name
-# An innings line, an over line, then "Bowler to Batter, outcome, commentary"; blank lines and spaces may lie between.
+_OVER = re.compile(r"^(\d{1,4})\.(\d{1,4}) overs?\s*$")  # int() limits the number of digits
+_NAME = r"[^\s,!?:;]+ (?: \ [^\s,!?:;]+ ){0,3}?"  # up to four words, so that no sentence matches as a name
+# An innings line, an over line, then "Bowler to Batter, outcome, commentary"; blank lines and spaces may be in between.
 _BALL = re.compile(
     rf"""
     \s* (?P<header> (?P<team> \S.* )\ \d(?:st|nd|rd|th)\ Inns ) \s*? \n
@@ -48,23 +48,23 @@ class Event(NamedTuple):
 
 
 class Ball(NamedTuple):
-    """What one event says; what cannot be parsed is ``unknown``."""
+    """Parsed fields of one event; ``unknown`` where parsing fails."""
 
     phase: str
-    """powerplay (up to and with "6.0", the last ball of the sixth over), middle (up to "15.0") or death."""
+    """powerplay (up to and including "6.0", the last ball of the sixth over), middle (up to "15.0") or death."""
     event: str
     """FOUR (off the bat or not), SIX, wicket or other."""
     team: str
-    """The side at the bat: "RCB" of "RCB 1st Inns"."""
+    """The batting side: "RCB" in "RCB 1st Inns"."""
     bowler: str
     batter: str
     spans: tuple[tuple[int, str], ...]
-    """First byte of each part of the text and the part's name, ascending. Between parts (", ", " to ", ends of
-    lines) the name is ``between``. A space before a word belongs to the word, as in byte-pair vocabularies."""
+    """First byte and name of each part of the text, ascending. Separators (", ", " to ", line ends) are named
+    ``between``. A space before a word belongs to the word, as in byte-pair vocabularies."""
 
 
 def is_commentary(path: Path) -> bool:
-    """Whether a file begins as ball-by-ball commentary does, with an innings line and an over line."""
+    """Whether a file starts like ball-by-ball commentary, with an innings line and an over line."""
     if not os.path.isfile(path):
         return False
     written = [line for line in itertools.islice(read_lines(path), 10) if not line.isspace()]
@@ -72,18 +72,18 @@ def is_commentary(path: Path) -> bool:
 
 
 def parse_events(lines: Iterable[str], source: Path) -> Iterator[Event]:
-    """Commentary lines to events: a header line, an over line, then text up to the next header.
+    """Parse commentary lines into events: a header line, an over line, then text up to the next header.
 
     Blank lines between them, several lines of text and a missing final newline are all accepted; every
     line belongs to exactly one event.
 
     Raises:
-        UserError: the text does not begin with an innings header and an over.
+        UserError: the text does not start with an innings header and an over.
     """
     block: list[str] = []
     for line in lines:
         if _OVER.match(line):
-            # Only an over makes the line before it a header: commentary, too, may end with "1st Inns".
+            # A line is a header only if an over follows: commentary can also end with "1st Inns".
             written = [i for i, earlier in enumerate(block) if not earlier.isspace()]
             if len(written) > 1 and _HEADER.match(block[written[-1]]):
                 yield _event(block[: written[-1]], source)
@@ -105,10 +105,10 @@ def _event(block: list[str], source: Path) -> Event:
 
 
 def innings(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """Consecutive events of one innings.
+    """Group consecutive events by innings.
 
-    Overs stand in play order or, as scraped, in the order of their text ("1.0", "10.0", "2.0"). A new
-    innings of the same side begins where the over falls in both orders.
+    Overs are in play order or, as scraped, in text order ("1.0", "10.0", "2.0"). A new innings of the same
+    side starts where the over decreases in both orders.
     """
     current: list[Event] = []
     for event in events:
@@ -161,7 +161,7 @@ def _spans(text: str, match: re.Match[str]) -> tuple[tuple[int, str], ...]:
         if match[part] is None:
             continue
         start, stop = match.span(part)
-        start += len(match[part]) - len(match[part].lstrip())  # the commentary's pattern takes white space along
+        start += len(match[part]) - len(match[part].lstrip())  # the commentary pattern includes leading white space
         start -= start > end and text[start - 1] == " "
         spans += [(end, "between")] * (start > end) + [(start, part)]
         end = stop

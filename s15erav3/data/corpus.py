@@ -1,4 +1,4 @@
-"""Reading text as documents."""
+"""Reading of text as documents."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ DocumentBoundary = Literal["blank_line", "file"]
 
 
 class Document(NamedTuple):
-    """A piece of text that no split divides. The documents of a file, put together, are the file."""
+    """Smallest unit of a split. The concatenated documents of a file are the file."""
 
     text: str
     contents: tuple[str, ...]
-    """The commentary of each event, or the text itself, without differences of case and white space.
-    Documents that share one of them belong to the same split."""
+    """The commentary of each event, or the text itself, with case and white space normalised.
+    Documents that share any of these belong to the same split."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """UTF-8 text on disk: one file, or the .txt files of a folder in the order of their names (see
+    """UTF-8 text on disk: one file, or the .txt files of a folder sorted by name (see
     :func:`~s15erav3.data.sources.sources`).
 
-    ``ipl`` documents are innings; ``text`` documents end at blank lines or with the file. A byte-order
-    mark is dropped; CRLF and a lone CR become LF.
+    ``ipl`` documents are innings; ``text`` documents end at blank lines or at the end of the file. A
+    byte-order mark is removed; CRLF and a lone CR become LF.
 
     Raises:
-        UserError: the path is missing, empty, binary or not in the format.
+        UserError: the path is missing, empty, binary or not in the expected format.
     """
 
     path: Path
@@ -45,11 +45,11 @@ class Corpus:
         return sources(self.path).files
 
     def passed_over(self) -> list[str]:
-        """Files of the folder that hold no text, each as ``path (why)``."""
+        """Files of the folder without text, each as ``path (why)``."""
         return sources(self.path).passed_over
 
     def fingerprint(self) -> str:
-        """Hash of the content and of how it is divided into documents; the files' place does not count."""
+        """Hash of the content and of its division into documents; independent of the files' location."""
         digest = hashlib.sha256(f"documents-1 {self.format} {self.document}".encode())
         for file in self.files():
             try:
@@ -60,7 +60,7 @@ class Corpus:
         return digest.hexdigest()
 
     def documents(self) -> Iterator[Document]:
-        """All documents in file order, read as a stream unless a file is one document."""
+        """Yield all documents in file order, streamed unless a file is a single document."""
         for file in self.files():
             if self.format == "ipl":
                 yield from (_innings(events) for events in innings(parse_events(read_lines(file), file)))
@@ -79,7 +79,7 @@ def _normal(text: str) -> str:
 
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Cut before the first line after a blank one; blank lines stay with what they follow."""
+    """Split before the first line after a blank one; blank lines stay with the preceding text."""
     kept: list[str] = []
     has_text = False
     for line in lines:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
+from s15erav3.data.openings import openings
 from s15erav3.data.sources import shown
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
@@ -26,7 +27,8 @@ Source = Literal["sample", "ipl", "text"]
 class CommentaryData(L.LightningDataModule):
     """Training windows in a stateless shuffled order, and whole splits for validation and test.
 
-    One batch is one optimizer step of one device. The text is divided by ``split_seed`` and shuffled by
+    What is loaded at once is one optimizer step of one device: ``windows_per_step`` windows, those of its
+    micro-batches one after the other. The text is divided by ``split_seed`` and shuffled by
     ``seed``, so a sweep over ``seed`` compares runs on the same validation text.
 
     Args:
@@ -35,8 +37,10 @@ class CommentaryData(L.LightningDataModule):
         tokenizer: ``corpus_bpe``, a public encoding's name, or a ready :class:`Tokenizer`.
         vocab_size: entries of a ``corpus_bpe``.
         sequence_length: T, inputs of a window.
-        batch_size: windows of one batch, on one device.
+        batch_size: windows of one micro-batch, on one device.
+        micro_batches: of one optimizer step.
         eval_batch_size: windows of one validation batch.
+        prompts: texts that samples go on from; ``None`` takes the openings of held-out documents.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class CommentaryData(L.LightningDataModule):
         vocab_size: int | None = None,
         sequence_length: int = 256,
         batch_size: int = 16,
+        micro_batches: int = 1,
         eval_batch_size: int = 16,
         document: DocumentBoundary = "blank_line",
         val_fraction: float = 0.05,
@@ -56,13 +61,16 @@ class CommentaryData(L.LightningDataModule):
         seed: int = 1,
         num_workers: int = 0,
         single_part: bool = False,
+        prompts: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.path, self.document = name, path, document
         self.wanted_tokenizer, self.vocab_size = tokenizer, vocab_size
         self.length, self.batch_size, self.eval_batch_size = sequence_length, batch_size, eval_batch_size
+        self.micro_batches = micro_batches
         self.plan = None if single_part else SplitPlan(split_seed, val_fraction, test_fraction)
         self.seed, self.num_workers = seed, num_workers
+        self.own_prompts = [prompts] if isinstance(prompts, str) else prompts
         self.start = 0
         self.val_limit: int | float = 1.0
         self.tokenizer: Tokenizer
@@ -108,17 +116,28 @@ class CommentaryData(L.LightningDataModule):
                 )
         return self
 
+    def prompts(self) -> list[str]:
+        """Texts that samples go on from: those of the config, else the openings of the first held-out documents."""
+        if self.own_prompts is not None:
+            return self.own_prompts
+        return openings(self.token_files.part("val"), self.tokenizer)
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows of one optimizer step, on one device."""
+        return self.batch_size * self.micro_batches
+
     @property
     def samples_per_epoch(self) -> int:
         """Windows in one pass over the training part."""
         return TrainingWindows(self.token_files.part("train"), self.length, self.seed).windows_per_epoch
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Endless batches (batch_size, T + 1) from where training stands."""
+        """Endless steps (windows_per_step, T + 1) from where training stands."""
         rank, world = self._place()
         return self._loader(
             TrainingWindows(self.token_files.part("train"), self.length, self.seed),
-            TrainingPositions(self.batch_size, self.start, rank, world),
+            TrainingPositions(self.windows_per_step, self.start, rank, world),
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:

@@ -1,4 +1,4 @@
-"""Text as its tokens arrive."""
+"""Incremental detokenization."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from s15erav3.data.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Turns tokens into text, piece by piece, and ends it at the first of some strings.
+    """Converts tokens to text incrementally, up to the first stop string.
 
-    A character comes out when its last byte is there, and text that may become a stop string only once it
-    is known not to. The pieces together are ``tokenizer.decode`` of the tokens, up to the stop string.
+    A character is emitted when its last byte has arrived. Text that could become a stop string is held back until
+    this is ruled out. The concatenated pieces equal ``tokenizer.decode`` of the tokens, up to the stop string.
 
     Args:
-        stop: strings that end the text and are not part of it.
+        stop: stop strings, not included in the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -26,11 +26,11 @@ class TextStream:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """The text that is certain after ``token``, beyond what was returned before."""
+        """Add a token and return the new text that is final."""
         return self._advance(self._decoder.decode(self.tokenizer.bytes_of(token)))
 
     def close(self) -> str:
-        """The rest, when no token follows; bytes of an unfinished character are dropped."""
+        """Return the remaining text after the last token; bytes of an incomplete character are dropped."""
         return self._advance(self._decoder.decode(b"", final=True), last=True)
 
     def _advance(self, new: str, last: bool = False) -> str:
@@ -38,7 +38,7 @@ class TextStream:
             return ""
         held = self._held + new
         complete = [(at + len(string), at) for string in self.stop if (at := held.find(string)) >= 0]
-        found = min(complete)[1] if complete else None  # the one that ends first, however tokens cut the text
+        found = min(complete)[1] if complete else None  # the one that ends first, independent of token boundaries
         self.ended = last or found is not None
         certain = len(held) - (0 if self.ended else self._uncertain(held))
         if found is not None:
@@ -48,7 +48,7 @@ class TextStream:
         return held[:certain]
 
     def _uncertain(self, held: str) -> int:
-        """Length of the longest end of ``held`` that begins a stop string."""
+        """Length of the longest suffix of ``held`` that is a prefix of a stop string."""
         longest = max(map(len, self.stop), default=0)
         return next(
             (n for n in range(min(len(held), longest), 0, -1) if any(s.startswith(held[-n:]) for s in self.stop)), 0

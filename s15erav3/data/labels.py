@@ -1,7 +1,7 @@
-"""What each token of a part is about: the domains in which experts may specialise.
+"""Labels for each token of a part: the domains in which experts may specialise.
 
-Nothing is tokenized again: the ids of a part give byte lengths, its documents give the bytes at which events and
-their parts begin, and a token belongs where its first byte lies.
+Nothing is tokenized again: the token ids give byte lengths, the documents give the byte offsets of events and
+their parts, and a token gets the label of its first byte.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from s15erav3.errors import UserError
 
 DOMAINS = ("phase", "event", "team", "bowler", "batter", "part")
 NO_TEXT = "none"
-"""The value of end-of-text, which is in no document, in every domain of commentary."""
+"""Value of end-of-text, which belongs to no document, in every commentary domain."""
 
 
 class Domain(NamedTuple):
-    """A label for every token of a part."""
+    """Labels of all tokens of a part."""
 
     codes: npt.NDArray[np.int64]
-    """Of each token, an index into ``names``, (length of the part,)."""
+    """Index into ``names`` per token, (length of the part,)."""
     names: list[str]
-    """The values, each once."""
+    """The distinct values."""
 
 
 def label_tokens(
     corpus: Corpus, plan: SplitPlan | None, part: Part, tokenizer: Tokenizer, tokens: Tokens
 ) -> dict[str, Domain]:
-    """The domains of one part of a corpus.
+    """Label the tokens of one part of a corpus in all domains.
 
-    ``token``, the vocabulary as far as it occurs, is there for any text. Commentary has ``phase``, ``event``,
-    ``team``, ``bowler``, ``batter`` and ``part`` besides (see :class:`.commentary.Ball`), ``unknown`` where
-    an event cannot be parsed and ``none`` at end-of-text.
+    Any text has the domain ``token``, the vocabulary that occurs in it. Commentary also has ``phase``, ``event``,
+    ``team``, ``bowler``, ``batter`` and ``part`` (see :class:`.commentary.Ball`), with the value ``unknown``
+    where an event cannot be parsed and ``none`` at end-of-text.
 
     Args:
-        plan, tokenizer: those that ``tokens`` were made with.
+        plan, tokenizer: those used to create ``tokens``.
         tokens: ids of the part, (length,).
 
     Raises:
-        ValueError: the tokens are not those of the part.
+        ValueError: the tokens do not match the part.
     """
     ids, codes = np.unique(tokens, return_inverse=True)
     labels = {"token": Domain(codes.astype(np.int64), [token_name(tokenizer, int(i)) for i in ids])}
@@ -75,7 +75,7 @@ def label_tokens(
 
 
 def _place(lengths: npt.NDArray[np.int64], starts: list[int], values: list[str]) -> Domain:
-    """Label tokens of such byte lengths with the value of the stretch, begun at ``starts``, of their first byte."""
+    """Label tokens, given by byte lengths, with the value of the stretch (from ``starts``) of their first byte."""
     first_byte = np.cumsum(lengths) - lengths
     stretch = np.searchsorted(starts, first_byte, side="right") - 1
     stretch[lengths == 0] = len(values)
@@ -84,8 +84,8 @@ def _place(lengths: npt.NDArray[np.int64], starts: list[int], values: list[str])
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """A token's bytes as printable text: other characters as \\n, \\t or \\x and the hexadecimal digits of their
-    UTF-8 bytes, a backslash doubled; so different tokens have different names."""
+    """Return a token's bytes as printable text. Non-printable characters become \\n, \\t or \\x with the hexadecimal
+    digits of their UTF-8 bytes, and a backslash is doubled, so names are unique."""
     if token == tokenizer.end_of_text:
         return "<|endoftext|>"
     return "".join(_printable(c) for c in tokenizer.bytes_of(token).decode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""What tiktoken and tokenizers, which are Rust, raise where they fail on something: made errors of this program."""
+"""Conversion of Rust panics from tiktoken and tokenizers to errors of this program."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from s15erav3.errors import UserError
 
 @contextmanager
 def no_panic(what: str, remedy: str) -> Iterator[None]:
-    """Make a panic, which is a BaseException without a class to import, a mistake that ends its own job alone.
+    """Convert a panic, a BaseException without an importable class, to a UserError that ends only its own job.
 
     Raises:
-        UserError: ``what`` happened, in which Rust panicked, and the ``remedy``.
+        UserError: Rust panicked; the message states ``what`` happened and the ``remedy``.
     """
     try:
         yield
@@ -28,10 +28,10 @@ def no_panic(what: str, remedy: str) -> Iterator[None]:
 
 
 def build_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
-    """A ``tiktoken.Encoding`` of what may come from a damaged or foreign file.
+    """Build a ``tiktoken.Encoding`` from values that may come from a damaged or foreign file.
 
     Raises:
-        ValueError: it has no end-of-text token, an id is none, or the pattern is no regular expression.
+        ValueError: there is no end-of-text token, an id is invalid, or the pattern is not a regular expression.
         UserError: tiktoken panics on it.
     """
     if ENDOFTEXT not in special:

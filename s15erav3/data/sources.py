@@ -1,4 +1,4 @@
-"""The files that a path stands for, and their text line by line; what is no text is named."""
+"""Text files at a path, and their lines; files that are not text are reported."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _BLOCK = 1 << 20
 
 
 class Sources(NamedTuple):
-    """What is read of a path, and what is not."""
+    """Files at a path that are read, and those that are skipped."""
 
     files: list[Path]
-    """Regular files, each once, in the order of their paths; at least one, and each with more than white space."""
+    """Distinct regular files sorted by path; at least one, and each with more than white space."""
     passed_over: list[str]
-    """What looks like text and holds none, each as ``path (why)``."""
+    """Entries that look like text files but have no text, each as ``path (why)``."""
 
 
 def sources(path: Path) -> Sources:
-    """A file, or the ``.txt`` files (in any case) of a folder and of the folders in it, linked ones included.
+    """Find a file, or the ``.txt`` files (in any case) of a folder and its subfolders, links included.
 
-    A file or folder that is reached in two ways counts once. Empty files, broken links, named pipes, sockets and
-    devices in a folder are passed over; text that is there and cannot be read is an error.
+    A file or folder reachable by several paths counts once. Empty files, broken links, named pipes, sockets and
+    devices in a folder are skipped; text that exists but cannot be read is an error.
 
     Raises:
-        UserError: there is no text to read, or some cannot be read.
+        UserError: there is no text, or some cannot be read.
     """
     try:
         mode = path.stat().st_mode
@@ -56,7 +56,7 @@ def sources(path: Path) -> Sources:
 def _in_folder(top: Path) -> Sources:
     found, passed_over = _walk(top)
     files: dict[tuple[int, int], Path] = {}
-    for _, path, place in sorted(found):  # of two ways to a file the one without links, then the first by name
+    for _, path, place in sorted(found):  # prefer the path without links, then the first by name
         files.setdefault(place, path)
     kept = []
     for path in sorted(files.values()):
@@ -76,12 +76,12 @@ def _in_folder(top: Path) -> Sources:
 
 
 def _walk(top: Path) -> tuple[list[tuple[bool, Path, tuple[int, int]]], list[tuple[Path, str]]]:
-    """Of each text file whether a link leads there, its path and its device and inode; then what is passed over."""
+    """Return (via link, path, (device, inode)) of each text file, and the skipped entries."""
     found: list[tuple[bool, Path, tuple[int, int]]] = []
     passed_over: list[tuple[Path, str]] = []
     entered: set[tuple[int, int]] = set()
     own: list[tuple[bool, Path]] = [(False, top)]
-    linked: list[Path] = []  # entered last, so that no link takes a folder away from its own place
+    linked: list[Path] = []  # visited last, so that a folder is found at its real path first
     while own or linked:
         through_link, folder = own.pop() if own else (True, linked.pop(0))
         try:
@@ -123,10 +123,10 @@ def _is_blank(file: Path) -> bool:
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file without its byte-order mark; CRLF and a lone CR end a line as LF does, and become it.
+    """Yield the lines of a UTF-8 file without its byte-order mark; CRLF and a lone CR become LF.
 
     Raises:
-        UserError: it is not text, or cannot be read.
+        UserError: the file is not text, or cannot be read.
     """
     try:
         with file.open(encoding="utf-8-sig") as stream:
@@ -148,10 +148,10 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def _no_text(file: Path) -> UserError:
-    """Why a file that could not be decoded, or holds NUL, is none: read once more, for the place in the whole file."""
+    """Explain why a file is not text (undecodable, or contains NUL). Rereads it to find the offset in the file."""
     changed = UserError(f"data.path={shown(file)} changes while it is read; wait until it is written.")
     with file.open("rb") as stream:
-        if not os.fstat(stream.fileno()).st_size:  # which cannot be mapped
+        if not os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
             return changed
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with content:
@@ -174,7 +174,7 @@ def _no_text(file: Path) -> UserError:
 
 
 def _is_utf16(head: bytes) -> bool:
-    """By its byte-order mark, or because every other byte is NUL, as of Western text."""
+    """Detect UTF-16 by its byte-order mark, or by NUL in every other byte, as in Western text."""
     even, odd = head[::2], head[1::2]
     alternate = any(
         2 * nul.count(0) > len(nul) and not other.count(0) for nul, other in ((even, odd), (odd, even)) if nul and other
@@ -187,7 +187,7 @@ def _undecodable(content: mmap.mmap) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(content), _BLOCK):
         block = content[at : at + _BLOCK]
-        held = len(decoder.getstate()[0])  # of a character that the last block began
+        held = len(decoder.getstate()[0])  # bytes of a character started in the last block
         try:
             decoder.decode(block, final=at + _BLOCK >= len(content))
         except UnicodeDecodeError as error:
@@ -196,17 +196,17 @@ def _undecodable(content: mmap.mmap) -> int:
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """One sentence for a file or folder that the system does not let us read."""
+    """Build the error for a file or folder that the system does not allow us to read."""
     return UserError(
         f"data.path={shown(path)} cannot be read: {error.strerror}; make it readable, or take it out of what is read."
     )
 
 
 def shown(path: Path) -> str:
-    """A path for messages: on one line and printable, whatever bytes are in it."""
+    """Format any path for messages: on one line and printable."""
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def listed(named: list[str]) -> str:
-    """The first few, and how many more."""
+    """List the first few names, and the number of the others."""
     return ", ".join(named[:5]) + (f" and {len(named) - 5:,} more" if len(named) > 5 else "")

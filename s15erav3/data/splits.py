@@ -1,4 +1,4 @@
-"""Dividing documents into training, validation and test parts."""
+"""Split of documents into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def assign_splits(
 ) -> list[Split]:
     """Decide the split of every document.
 
-    Documents that share any content are tied together first, so that no repeat of a commentary lies on two sides.
-    The ties are shuffled by ``seed`` and fill validation, then test, up to their fractions of the bytes; the rest is
-    for training. Of the bytes asked for, validation and test get at least half each and twice as many at most, or are
-    a single tie that is larger; training gets at least half.
+    Documents that share any content are first grouped into ties, so that no commentary occurs on both sides of a
+    split. Ties are shuffled by ``seed`` and fill validation, then test, up to their fractions of the bytes; the rest
+    is for training. Validation and test each get between half and twice the requested bytes, or a single larger tie;
+    training gets at least half of its share.
 
     Raises:
-        UserError: the documents cannot be divided so.
+        UserError: no such split exists.
     """
     tie_bytes, member = _ties(documents)
     wanted: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
@@ -38,7 +38,7 @@ def assign_splits(
 
 
 def _ties(documents: Iterable[Document]) -> tuple[npt.NDArray[np.float64], list[int]]:
-    """Bytes of each tie, and the tie of each document."""
+    """Return the bytes of each tie, and the tie of each document."""
     parent: list[int] = []
     sizes: list[int] = []
     owner: dict[bytes, int] = {}
@@ -62,21 +62,21 @@ def _ties(documents: Iterable[Document]) -> tuple[npt.NDArray[np.float64], list[
 
 
 def _divide(tie_bytes: npt.NDArray[np.float64], fractions: dict[Split, float], seed: int) -> list[Split] | None:
-    """The split of each tie, or ``None`` if none is found."""
+    """Return the split of each tie, or ``None`` if none is found."""
     draw = np.random.default_rng(seed)
     scale = 1.0
-    for _ in range(2 + 10_000 // len(tie_bytes)):  # of few documents not every order does
+    for _ in range(2 + 10_000 // len(tie_bytes)):  # with few documents not every order works
         sides = _fill(tie_bytes, draw.permutation(len(tie_bytes)).tolist(), fractions, scale)
         if sides is not None:
             return sides
-        scale = 0.5  # the least that is promised
+        scale = 0.5  # the guaranteed minimum
     return None
 
 
 def _fill(
     tie_bytes: npt.NDArray[np.float64], order: list[int], fractions: dict[Split, float], scale: float
 ) -> list[Split] | None:
-    """The split of each tie when parts are filled in this order up to so much of their fractions."""
+    """Return the split of each tie when parts are filled in order up to ``scale`` of their fractions."""
     sides: list[Split] = ["train"] * len(tie_bytes)
     total = float(tie_bytes.sum())
     left, drawn, goal = order, 0.0, 0.0
@@ -84,7 +84,7 @@ def _fill(
         asked, size, taken = fraction * total, 0.0, set()
         goal += scale * fraction
         for tie in left:
-            if drawn / total >= goal and size >= asked / 2:  # what the part before took too much counts here
+            if drawn / total >= goal and size >= asked / 2:  # an overshoot of the previous part counts here
                 break
             if size + tie_bytes[tie] <= 2 * asked:
                 taken.add(tie)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from tiktoken_ext.openai_public import ENDOFTEXT
 from s15erav3.data.cache import cache_dir, write_atomically
 from s15erav3.data.panics import build_encoding, no_panic
 from s15erav3.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
 # overs are then spelt the same way everywhere.
@@ -167,17 +170,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         UserError: the text does not hold that many merges, or the training fails on it.
     """
     # Imported here: only the process that trains a vocabulary needs it.
-    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as HFTokenizer
+    from tokenizers import models, pre_tokenizers, trainers
 
     trained = HFTokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trained.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    cut_into_bytes(trained, PATTERN)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         show_progress=False,
@@ -186,7 +183,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     with no_panic("tokenizer=corpus_bpe cannot be trained on this corpus", "look for very long words in it"):
         trained.train_from_iterator((piece for text in texts for piece in cut_long_words(text)), trainer)
 
-    bytes_of = {char: bytes([byte]) for byte, char in _byte_characters().items()}
+    bytes_of = {char: bytes([byte]) for byte, char in byte_characters().items()}
     by_id = sorted(trained.get_vocab().items(), key=lambda item: item[1])
     tokens = [b"".join(bytes_of[char] for char in token) for token, _ in by_id]
     if len(tokens) < 257:
@@ -202,7 +199,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(build_encoding(f"corpus_bpe_{vocab_size}", PATTERN, ranks, {ENDOFTEXT: vocab_size - 1}))
 
 
-def _byte_characters() -> dict[int, str]:
+def cut_into_bytes(tokenizer: tokenizers.Tokenizer, regex: str) -> None:
+    """Have tokenizers cut text into words by ``regex``, and words into characters that stand for bytes."""
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(regex), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+
+
+def byte_characters() -> dict[int, str]:
     """GPT-2's printable stand-in for each byte, which byte-level BPE files use."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]

@@ -1,4 +1,4 @@
-"""Token files: a corpus divided, encoded and written once, memory-mapped ever after."""
+"""Token files: a corpus is split, encoded and written once, then memory-mapped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Part = Split | Literal["all"]
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How documents are divided; part of every cache key below it."""
+    """Parameters of the split; part of every derived cache key."""
 
     seed: int
     val_fraction: float
@@ -34,24 +34,24 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """Encoded parts of one corpus. A part begins with end-of-text, which also follows every document."""
+    """Encoded parts of one corpus. A part starts with end-of-text, which also follows every document."""
 
     folder: Path
 
     def part(self, name: Part) -> Tokens:
-        """The ids of one part, memory-mapped, (length,)."""
+        """Return the ids of one part, memory-mapped, (length,)."""
         tokens: Tokens = np.memmap(self.folder / f"{name}.bin", dtype=self._meta()["dtype"], mode="r")
         return tokens
 
     @property
     def parts(self) -> dict[str, dict[str, int]]:
-        """Of each part: ``tokens``, ``bytes`` of text and ``documents``."""
+        """Counts per part: ``tokens``, ``bytes`` of text and ``documents``."""
         parts: dict[str, dict[str, int]] = self._meta()["parts"]
         return parts
 
     def are_whole(self, tokenizer: Tokenizer, names: tuple[Part, ...]) -> bool:
-        """Whether these are the parts of such names as they were written: files that are cut, changed or not ours,
-        such as a pipe or ids beyond the vocabulary, are not."""
+        """Whether the named parts are intact as written. Truncated, modified or foreign files, such as a pipe or ids
+        beyond the vocabulary, are not."""
         try:
             if not (self.folder / "meta.json").is_file():
                 return False
@@ -75,7 +75,7 @@ class TokenFiles:
 
 
 def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokenizer:
-    """The byte-level BPE of the corpus' training part, trained once and cached; trained again if that is damaged."""
+    """Return the byte-level BPE of the corpus' training part. It is cached, and trained again if damaged."""
     key = _key("bpe-2", corpus.fingerprint(), plan, vocab_size)
     file = cache_dir() / "tokenizers" / f"{key}.json"
     found = _read_vocabulary(file)
@@ -102,17 +102,17 @@ def _read_vocabulary(file: Path) -> Tokenizer | None:
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None) -> TokenFiles:
-    """Encode the parts of a corpus, or find them whole in the cache.
+    """Encode the parts of a corpus, or return intact ones from the cache.
 
-    Two processes may ask for the same files at once: one writes, the other waits and reads. The files
-    are made in a temporary folder and renamed, so they are complete or absent.
+    Processes can request the same files concurrently: one writes, the others wait and read. The files
+    are written to a temporary folder and renamed, so they are complete or absent.
 
     Args:
-        plan: how to divide; ``None`` makes the single part ``all``, every document in file order.
+        plan: the split; ``None`` creates the single part ``all`` with all documents in file order.
     """
     folder = cache_dir() / "tokens" / _key("tokens-2", corpus.fingerprint(), plan, tokenizer.fingerprint)
     files, names = TokenFiles(folder), _names(plan)
-    if not files.are_whole(tokenizer, names):  # looked at without the lock, too: a complete cache may be read-only
+    if not files.are_whole(tokenizer, names):  # also checked without the lock, as a complete cache can be read-only
         with only_writer(folder):
             if not files.are_whole(tokenizer, names):
                 discard(folder)
@@ -127,12 +127,12 @@ def _key(*parts: object) -> str:
 
 
 def documents_of(corpus: Corpus, plan: SplitPlan | None, part: Part) -> Iterator[Document]:
-    """The documents of one part in file order: put together, they are the text of its tokens."""
+    """Yield the documents of one part in file order. Concatenated, they are the text of its tokens."""
     return (document for document, name in _divided(corpus, plan) if name == part)
 
 
 def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Document, Part]]:
-    """Every document in file order and the part that it belongs to."""
+    """Yield every document in file order with its part."""
     if plan is None:
         return ((document, "all") for document in corpus.documents())
     fractions = {"val_fraction": plan.val_fraction, "test_fraction": plan.test_fraction}

@@ -1,6 +1,6 @@
-"""Windows of T + 1 tokens: in a stateless shuffled order for training, each token once for evaluation.
+"""Windows of T + 1 tokens: in a stateless shuffled order for training, without overlap for evaluation.
 
-A window gives T inputs and, one further, T targets.
+A window gives T inputs and T targets, shifted by one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from s15erav3.data.tokens import Tokens
 
 
 class TrainingWindows(Dataset[Tensor]):
-    """The endless sequence of training windows: item ``p`` depends on ``seed`` and ``p``, nothing else.
+    """The infinite sequence of training windows: item ``p`` depends only on ``seed`` and ``p``.
 
-    Position p is window ``p % n`` of epoch ``p // n``. Each epoch draws a phase, which moves all window
-    borders, and a permutation of the n windows. As there is no state, a run resumed at p continues as
-    if it had never stopped, and neither the number of workers nor their prefetching matters.
+    Position p is window ``p % n`` of epoch ``p // n``. Each epoch draws a phase, which shifts all window
+    borders, and a permutation of the n windows. There is no state, so a run resumed at p continues exactly,
+    and the number of workers and their prefetching do not matter.
     """
 
     def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
@@ -42,20 +42,25 @@ class TrainingWindows(Dataset[Tensor]):
 
 
 class TrainingPositions(Sampler[list[int]]):
-    """Batches of consecutive positions without end, from ``start``; rank r of W takes its r-th share."""
+    """Infinite steps of consecutive positions from ``start``; rank r of W takes the r-th share of each.
 
-    def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
+    Args:
+        windows_per_step: positions per rank and step.
+    """
+
+    def __init__(self, windows_per_step: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.windows_per_step, self.start = windows_per_step, start
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.start + self.rank * self.batch_size
+        first = self.start + self.rank * self.windows_per_step
         while True:
-            yield list(range(first, first + self.batch_size))
-            first += self.batch_size * self.world_size
+            yield list(range(first, first + self.windows_per_step))
+            first += self.windows_per_step * self.world_size
 
 
 class EvaluationWindows(Dataset[Tensor]):
-    """Windows that follow each other without gap or overlap of targets; the last one may be shorter."""
+    """Consecutive windows without gaps or overlap of targets; the last one can be shorter."""
 
     def __init__(self, tokens: Tokens, length: int) -> None:
         """``tokens`` (at least 2 long), ``length`` T."""
@@ -72,12 +77,12 @@ class EvaluationWindows(Dataset[Tensor]):
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Batches of full windows, then the shorter last one by itself: nothing is padded, so nothing padded
-    is ever routed or counted. Ranks take batches in turn, each batch once, and all take equally many turns: a rank
-    that has none left takes an empty one.
+    """Batches of full windows, then the shorter last window as its own batch. There is no padding, so none is routed
+    or counted. Ranks take batches in turn, each batch once, with the same number of turns: a rank without a batch
+    left takes an empty one.
 
     Args:
-        limit: batches to stop after, of all ranks together; a fraction is a share of all, one at least.
+        limit: maximum batches over all ranks; a fraction is relative to all batches, at least one.
     """
 
     def __init__(

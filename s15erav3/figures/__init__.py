@@ -1,1 +1,1 @@
-"""Pictures: Plotly figures from plain arrays, the same for the HTML pages, Weights & Biases and notebooks."""
+"""Plotly figures from plain arrays, shared by the HTML pages, Weights & Biases and notebooks."""

@@ -1,4 +1,4 @@
-"""How even the loads are, and how each expert fares, over the steps of a training.
+"""Load balance and per-expert curves over the steps of a training run.
 
 Shapes: S steps, L MoE layers, E routed experts.
 """
@@ -17,11 +17,11 @@ from s15erav3.figures.training import Series, curves
 
 FLOOR = "random floor"
 FOLLOWED = 16
-"""Lines that eyes can tell apart, with the help of dashes."""
+"""Maximum number of distinguishable lines, with the help of dashes."""
 
 
 def maxvio(load: ArrayLike) -> Floats:
-    """(max - mean) / mean of loads (..., E): (...,); 0 where there are none."""
+    """Compute (max - mean) / mean of loads (..., E) -> (...,); 0 where all loads are 0."""
     violation: Floats = np.maximum(fair_shares(load).max(axis=-1) - 1, 0)
     return violation
 
@@ -33,7 +33,7 @@ def maxvio_by_layer(
     floor: float | None = None,
     tokens: ArrayLike | None = None,
 ) -> go.Figure:
-    """MaxVio of each layer from loads (S, L, E), and the floor that random even routing would show."""
+    """Plot MaxVio per layer from loads (S, L, E), with the floor expected from uniformly random routing."""
     violations, at = maxvio(load), np.asarray(steps)
     names, colours = layer_names(layers), layer_colours(len(layers))
     series = [
@@ -41,7 +41,7 @@ def maxvio_by_layer(
         for i, (name, colour) in enumerate(zip(names, colours, strict=True))
     ]
     fig = curves("MaxVio of each layer", "MaxVio", [*series, *floor_line(floor, at)], log=True)
-    if len(layers) > 8:  # a legend of thirty lines would leave no room for the curves
+    if len(layers) > 8:  # a legend of thirty entries would leave no room for the curves
         fig.update_traces(showlegend=False, line_width=1, selector=lambda trace: trace.name != FLOOR)
         fig.update_layout(
             hovermode="closest", title={"subtitle": {"text": "first layers light blue, last ones orange"}}
@@ -50,7 +50,7 @@ def maxvio_by_layer(
 
 
 def floor_line(floor: float | None, steps: ArrayLike) -> list[Series]:
-    """The floor as a dashed line from the first step to the last; nothing where there is none."""
+    """Return the floor as a dashed line from the first step to the last; nothing for ``None``."""
     at = np.asarray(steps, dtype=np.float64)
     if not floor or not len(at):
         return []
@@ -58,11 +58,11 @@ def floor_line(floor: float | None, steps: ArrayLike) -> list[Series]:
 
 
 def experts_over_time(values: ArrayLike, steps: ArrayLike, title: str, y: str, fair: float) -> go.Figure:
-    """The experts of one layer: a line for each, or, where there are more than eyes can follow, a row of colours.
+    """Plot the experts of one layer: one line each, or rows of a heatmap if there are too many.
 
     Args:
-        values: loads over the fair share, or biases, (S, E).
-        y: what they are; ``fair``: the middle, 1 or 0.
+        values: loads relative to the fair share, or biases, (S, E).
+        y: title of the values; ``fair``: their neutral value, 1 or 0.
     """
     table, at = np.asarray(values, dtype=np.float64), np.asarray(steps).astype(int).tolist()
     return (_rows if table.shape[1] > FOLLOWED else _lines)(table, at, title, y, fair)

@@ -1,4 +1,4 @@
-"""Layers x experts as a heatmap, at one moment or with a slider over steps.
+"""Heatmaps of layers x experts, at one step or with a slider over steps.
 
 Shapes: S steps, L MoE layers, E routed experts.
 """
@@ -17,13 +17,13 @@ Floats = NDArray[np.float64]
 
 
 def load_heatmap(load: ArrayLike, layers: Sequence[int], title: str = "Load of each expert") -> go.Figure:
-    """Loads (L, E) over the layer's mean: 1.0 is the fair share, blue less, orange more."""
+    """Plot loads (L, E) relative to the layer's mean: 1.0 is the fair share, blue is less, orange more."""
     shares = fair_shares(load)
     return _heatmap(shares, layers, title, "load over the fair share", 1.0)
 
 
 def bias_heatmap(bias: ArrayLike, layers: Sequence[int], title: str = "Bias of each expert") -> go.Figure:
-    """Biases (L, E): a positive one makes the expert chosen more often."""
+    """Plot biases (L, E): a positive bias makes the expert chosen more often."""
     biases = np.asarray(bias, dtype=np.float64)
     return _heatmap(biases, layers, title, "bias", 0.0)
 
@@ -31,7 +31,7 @@ def bias_heatmap(bias: ArrayLike, layers: Sequence[int], title: str = "Bias of e
 def load_over_steps(
     load: ArrayLike, layers: Sequence[int], steps: Sequence[float], title: str = "Load of each expert, by step"
 ) -> go.Figure:
-    """Loads (S, L, E) as one heatmap whose frames are the steps, with a slider; the last step is shown first."""
+    """Plot loads (S, L, E) as a heatmap with one frame per step and a slider; initially at the last step."""
     shares = fair_shares(load)
     fig = _heatmap(shares[-1], layers, title, "load over the fair share", 1.0, _reach(shares, 1.0))
     return _with_frames(fig, shares, steps)
@@ -40,28 +40,28 @@ def load_over_steps(
 def bias_over_steps(
     bias: ArrayLike, layers: Sequence[int], steps: Sequence[float], title: str = "Bias of each expert, by step"
 ) -> go.Figure:
-    """Biases (S, L, E) as :func:`load_over_steps` shows loads; all steps share one scale."""
+    """Plot biases (S, L, E) like :func:`load_over_steps`; all steps share one scale."""
     biases = np.asarray(bias, dtype=np.float64)
     return _with_frames(_heatmap(biases[-1], layers, title, "bias", 0.0, _reach(biases, 0.0)), biases, steps)
 
 
 def fair_shares(load: ArrayLike) -> Floats:
-    """Loads (..., E) over their mean; 0 where a layer had no token at all."""
+    """Return loads (..., E) divided by their mean; 0 where a layer has no tokens."""
     counts = np.asarray(load, dtype=np.float64)
     shares: Floats = counts / np.maximum(counts.mean(axis=-1, keepdims=True), 1e-12)
     return shares
 
 
 def height_of(rows: int) -> int:
-    """Pixels for a heatmap of so many rows: rows of 30, thinner ones where there are many."""
+    """Return the height in pixels of a heatmap: 30 per row, less if there are many."""
     return 200 + min(30 * rows, 90 + 16 * rows)
 
 
 def _reach(values: Floats, middle: float) -> float:
-    """How far from the middle the colours go, on either side; never so little that noise looks like a pattern.
+    """Return the half-range of the colour scale around the middle. It has a minimum, so that noise is not amplified.
 
-    A load cannot be below 0, and what is above twice its share is full: a single expert with everything would leave
-    no colour for the rest.
+    A load cannot be below 0, and the scale saturates at twice the share: otherwise a single expert with all tokens
+    would leave no contrast for the others.
     """
     finite = np.abs(values[np.isfinite(values)] - middle)
     reach = float(finite.max(initial=0.0))
@@ -69,7 +69,7 @@ def _reach(values: Floats, middle: float) -> float:
 
 
 def _rounded(values: Floats, reach: float) -> list[list[float | None]]:
-    """As many digits as the eye and the pointer can use, and no more: pages hold many of them."""
+    """Round to the visible digits, to keep pages small."""
     digits = max(2, 3 - int(np.floor(np.log10(reach))))
     return [[round(v, digits) if np.isfinite(v) else None for v in row] for row in values.tolist()]
 
@@ -84,12 +84,12 @@ def centred_heatmap(
     middle: float,
     reach: float | None = None,
 ) -> go.Figure:
-    """Values (rows, columns) in colours that go ``reach`` to either side of ``middle``.
+    """Plot values (rows, columns) on a colour scale of ``middle`` plus or minus ``reach``.
 
     Args:
-        x, y: names of the columns and of the rows, first row on top.
-        axes: titles of the two axes; ``what``: of the colours.
-        reach: ``None`` suits the values.
+        x, y: names of the columns and rows, first row on top.
+        axes: titles of the two axes; ``what``: title of the colour scale.
+        reach: half-range; ``None`` derives it from the values.
     """
     reach = _reach(values, middle) if reach is None else reach
     fig = figure(title, *axes, height=height_of(len(y)), subtitle=what)
@@ -119,7 +119,7 @@ def _heatmap(
 
 
 def _with_frames(fig: go.Figure, values: Floats, steps: Sequence[float]) -> go.Figure:
-    """Give the heatmap a frame for each of values (S, L, E), and Plotly's own slider over them."""
+    """Add a frame per step of values (S, L, E) to the heatmap, with Plotly's slider."""
     reach = float(fig.layout.coloraxis.cmax - fig.layout.coloraxis.cmid)
     names = [str(int(step)) for step in steps]
     fig.frames = [

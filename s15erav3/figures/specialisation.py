@@ -1,4 +1,4 @@
-"""What experts are for, and which of them work together.
+"""Figures of expert specialisation and co-activation.
 
 Shapes: L MoE layers, V values of a domain, E routed experts.
 """
@@ -16,21 +16,21 @@ from s15erav3.figures.heatmap import Floats, height_of
 from s15erav3.figures.style import expert_axis, expert_names, figure, layer_names
 
 WIDEST = 3.0
-"""Colours of "times its share" go from 1 / 2**3 to 2**3."""
+"""Colour scale of "times its share": from 1 / 2**3 to 2**3."""
 TIMES = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
 
 
 class Lift(NamedTuple):
-    """How far experts prefer values."""
+    """Preference of experts for values."""
 
     times: Floats
-    """The expert's share of the value's slots over its share of all slots, (..., V, E); NaN where none is expected."""
+    """Expert's share of the value's slots divided by its share of all slots, (..., V, E); NaN if none is expected."""
     expected: Floats
-    """Slots of the value that an expert would have if it knew nothing of it, (..., V, E)."""
+    """Expected slots of the value at the expert under independence, (..., V, E)."""
 
 
 def lift(slots: ArrayLike) -> Lift:
-    """From counts (..., V, E) of slots: 1.0 is an expert that takes as much of a value as of everything."""
+    """Compute the lift from slot counts (..., V, E): 1.0 is the same share of a value as of all slots."""
     counts = np.asarray(slots, dtype=np.float64)
     everything = counts.sum(axis=(-2, -1), keepdims=True)
     expected = counts.sum(axis=-1, keepdims=True) * counts.sum(axis=-2, keepdims=True) / np.maximum(everything, 1)
@@ -38,7 +38,7 @@ def lift(slots: ArrayLike) -> Lift:
 
 
 def information_by_layer(values: Mapping[str, ArrayLike], layers: Sequence[int], title: str, y: str) -> go.Figure:
-    """What an expert tells about its tokens: for each domain, a number of each layer, (L,)."""
+    """Plot the information of experts about token values: one value per layer for each domain, (L,)."""
     fig = figure(title, "layer", y)
     for domain, numbers in values.items():
         fig.add_scatter(
@@ -53,10 +53,10 @@ def information_by_layer(values: Mapping[str, ArrayLike], layers: Sequence[int],
 
 
 def lift_heatmap(slots: ArrayLike, values: Sequence[str], title: str, *, at_most: int = 24) -> go.Figure:
-    """Values x experts: counts (V, E) of slots as times the expert's share, the most frequent values first.
+    """Plot values x experts: the lift of slot counts (V, E), most frequent values first.
 
     Args:
-        at_most: values that are shown.
+        at_most: maximum number of values shown.
     """
     counts = np.asarray(slots, dtype=np.float64)
     times = lift(counts).times
@@ -73,11 +73,11 @@ def lift_heatmap(slots: ArrayLike, values: Sequence[str], title: str, *, at_most
 
 
 def coactivation_heatmap(share: ArrayLike, even: float | None, title: str) -> go.Figure:
-    """Of the tokens that use expert i (row), the share that also uses j (column): (E, E).
+    """Plot the fraction of the tokens of expert i (row) that also use expert j (column): (E, E).
 
     Args:
-        even: what choices without preference for company would show, the middle of the colours; ``None`` where there
-            is no such figure, which takes their mean. The diagonal, always 1, is left out.
+        even: value expected from uniformly random routing, the middle of the colour scale; ``None``, where it is
+            not defined, uses the mean. The diagonal, always 1, is omitted.
     """
     company = np.array(share, dtype=np.float64)
     np.fill_diagonal(company, np.nan)
@@ -98,7 +98,7 @@ def coactivation_heatmap(share: ArrayLike, even: float | None, title: str) -> go
 
 
 def _doublings(times: Floats) -> Floats:
-    """Binary logarithms, cut where colours end."""
+    """Return binary logarithms, clipped to the colour scale."""
     found: Floats = np.log2(np.clip(times, 2.0**-WIDEST, 2.0**WIDEST))
     return found
 
@@ -112,7 +112,7 @@ def _squares(
     customdata: list[list[float]],
     hovertemplate: str,
 ) -> go.Figure:
-    """A heatmap of doublings z; the names of its rows are cut on the axis and whole under the pointer."""
+    """Plot a heatmap of doublings z; row names are shortened on the axis and complete in the hover text."""
     fig = figure(title, "expert", "", height=height_of(len(names)), subtitle=what)
     fig.add_heatmap(
         z=[[round(v, 3) if np.isfinite(v) else None for v in row] for row in z.tolist()],

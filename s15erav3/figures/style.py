@@ -1,4 +1,4 @@
-"""What all figures share: colours that the colour-blind can tell apart, on light and on dark paper."""
+"""Common style of all figures: colour-blind safe colours for light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-# Okabe and Ito's eight (2008) without black, which cannot be seen on dark paper, and with a yellow that can be seen
-# on light paper.
+# The eight colours of Okabe and Ito (2008) without black, which is invisible on dark backgrounds, and with a yellow
+# that is visible on light ones.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B3A100")
-SEQUENTIAL = "Cividis"
-# Blue is less than the middle, orange more; the distance from the paper tells how much, so that it also reads in grey.
+# The same for dark backgrounds, where the darker ones would be hard to see as dots and thin lines.
+ON_DARK = {
+    "#0072B2": "#3D94DD",
+    "#009E73": "#1FB388",
+    "#56B4E9": "#8FD0F5",
+    "#D55E00": "#F0743A",
+    "#8C8C8C": "#A3A3AD",
+}
+# Blue is below the middle, orange above; contrast with the background shows the distance, so it also works in grey.
 DIVERGING = [[0.0, "#1f4e8c"], [0.25, "#7fa8d1"], [0.5, "#f2f0eb"], [0.75, "#e8a15c"], [1.0, "#9c4a00"]]
 DIVERGING_ON_DARK = [[0.0, "#7cc0ff"], [0.25, "#40709c"], [0.5, "#33333a"], [0.75, "#a0642a"], [1.0, "#ffb454"]]
-# From the first layer to the last; no end of it is near to either paper.
+# From the first layer to the last; neither end is close to a background colour.
 DEPTH = [[0.0, "#56B4E9"], [0.3, "#0072B2"], [0.6, "#B0628F"], [0.8, "#D55E00"], [1.0, "#E69F00"]]
 
 
 def expert_colour(expert: int) -> str:
-    """A colour for an expert: the eight categories, then hues in turn at other lightness, none near to a paper's."""
+    """Return the colour of an expert: the eight categories, then hues at other lightness, all visible."""
     if expert < len(CATEGORIES):
         return CATEGORIES[expert]
     lap, place = divmod(expert, len(CATEGORIES))
@@ -32,20 +39,20 @@ def expert_colour(expert: int) -> str:
 
 
 def layer_colours(n: int) -> list[str]:
-    """A colour for each of n layers: the categories as far as they go, then a scale from the first to the last."""
+    """Return a colour for each of n layers: the categories if they suffice, else a scale from first to last."""
     if n <= len(CATEGORIES):
         return list(CATEGORIES[:n])
     return [str(colour) for colour in sample_colorscale(DEPTH, [i / (n - 1) for i in range(n)])]
 
 
 def template(*, dark: bool = False) -> go.layout.Template:
-    """Plotly's settings for one kind of paper; the paper itself is left see-through.
+    """Return Plotly's settings for a light or dark background; the background itself is transparent.
 
-    Heatmaps around a middle take their colours from here, through ``coloraxis``, so that the middle is near the paper.
+    Diverging heatmaps take their colours from here, through ``coloraxis``, so that the middle matches the background.
     """
     ink, grid = ("#e4e4e7", "#3f3f46") if dark else ("#27272a", "#e4e4e7")
     axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "title": {"standoff": 8}}
-    axis |= {"exponentformat": "e", "separatethousands": True}  # 900 micro is no learning rate
+    axis |= {"exponentformat": "e", "separatethousands": True}  # a learning rate should not be shown as 900 micro
     bar = {
         "orientation": "h",
         "x": 0,
@@ -63,12 +70,13 @@ def template(*, dark: bool = False) -> go.layout.Template:
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": list(CATEGORIES),
+            "colorway": [ON_DARK.get(colour, colour) if dark else colour for colour in CATEGORIES],
             "coloraxis": {"colorscale": DIVERGING_ON_DARK if dark else DIVERGING, "colorbar": bar},
             "xaxis": axis,
             "yaxis": axis,
             "margin": {"l": 56, "r": 16, "t": 104, "b": 48},
             "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 28}, "font": {"size": 15}},
+            "annotationdefaults": {"bgcolor": "rgba(34,34,38,0.7)" if dark else "rgba(247,247,248,0.7)"},
             "hoverlabel": {"namelength": -1},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         }
@@ -76,10 +84,10 @@ def template(*, dark: bool = False) -> go.layout.Template:
 
 
 def figure(title: str, x: str, y: str, *, height: int = 380, subtitle: str = "") -> go.Figure:
-    """An empty figure with its title and the titles of its axes.
+    """Create an empty figure with a title and axis titles.
 
     Args:
-        subtitle: what the colours are, where that is not plain from a legend.
+        subtitle: meaning of the colours, if there is no legend for it.
     """
     under = {"subtitle": {"text": subtitle}} if subtitle else {}
     return go.Figure(
@@ -93,8 +101,14 @@ def figure(title: str, x: str, y: str, *, height: int = 380, subtitle: str = "")
     )
 
 
+def log_axis() -> dict[str, object]:
+    """Return settings of a logarithmic axis: full numbers at 1, 2 and 5, where Plotly writes only the first digit."""
+    ticks = [m * 10.0**power for power in range(-9, 10) for m in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def expert_axis(n: int) -> dict[str, object]:
-    """Settings of an axis of n experts: of many, every other, fourth, ... one has its name written."""
+    """Return settings of an axis of n experts: if there are many, every second, fourth, ... one is labelled."""
     every = 1
     while n / every > 16:
         every *= 2
@@ -102,10 +116,10 @@ def expert_axis(n: int) -> dict[str, object]:
 
 
 def expert_names(n: int) -> list[str]:
-    """E00, E01, ..."""
+    """Return E00, E01, ..."""
     return [f"E{expert:02d}" for expert in range(n)]
 
 
 def layer_names(layers: Sequence[int]) -> list[str]:
-    """L00, L01, ... by the numbers of the layers."""
+    """Return L00, L01, ... from the layer indices."""
     return [f"L{layer:02d}" for layer in layers]

@@ -1,4 +1,4 @@
-"""Curves over the steps of a training, with the tokens seen under the pointer."""
+"""Curves over training steps, with the tokens seen in the hover text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from s15erav3.figures.style import figure
+from s15erav3.figures.style import figure, log_axis
 
 Floats = NDArray[np.float64]
 FEW = 20
-"""Points up to which each of a curve is marked."""
+"""Curves with up to this many points have markers."""
 
 
 class Series(NamedTuple):
-    """One curve. Shapes: S points; those that are not finite are left out."""
+    """One curve. Shapes: S points; non-finite points are omitted."""
 
     name: str
     steps: ArrayLike
@@ -40,14 +40,14 @@ def curves(
     at_most: int = 1000,
     digits: int = 5,
 ) -> go.Figure:
-    """Curves that share their axes.
+    """Plot curves with shared axes.
 
     Args:
-        y: title of the axis, with its unit.
-        log: a logarithmic y axis, if all values are above 0.
-        from_zero: the y axis begins at 0.
-        at_most: points of each curve that are drawn; see :func:`thinned`.
-        digits: significant ones that are kept.
+        y: title of the y axis, with its unit.
+        log: use a logarithmic y axis if all values are above 0.
+        from_zero: start the y axis at 0.
+        at_most: maximum points drawn per curve; see :func:`thinned`.
+        digits: significant digits kept.
     """
     fig = figure(title, "step", y)
     lowest = np.inf
@@ -77,14 +77,13 @@ def curves(
     if from_zero:
         fig.update_yaxes(rangemode="tozero")
     if log and 0 < lowest < np.inf:
-        ticks = [m * 10.0**power for power in range(-6, 7) for m in (1, 2, 5)]
-        fig.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        fig.update_yaxes(log_axis())
     return fig
 
 
 def thinned(values: Floats, at_most: int) -> NDArray[np.intp]:
-    """Which of values (S,) to draw: all, or the lowest and the highest of each stretch, so that no spike is lost, and
-    the first and the last."""
+    """Return the indices of values (S,) to draw: all, or the lowest and highest of each interval (so that no spike is
+    lost) and the first and last."""
     if len(values) <= at_most:
         return np.arange(len(values))
     stretches = np.array_split(np.arange(len(values)), max(1, at_most // 2 - 1))
@@ -93,5 +92,5 @@ def thinned(values: Floats, at_most: int) -> NDArray[np.intp]:
 
 
 def significant(value: float, digits: int) -> float:
-    """A number with so many significant digits."""
+    """Round a number to significant digits."""
     return float(f"{value:.{digits}g}")

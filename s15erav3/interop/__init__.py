@@ -1,1 +1,1 @@
-"""Hugging Face DeepseekV3, in and out."""
+"""Export to and import from Hugging Face DeepseekV3."""

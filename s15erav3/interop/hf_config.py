@@ -1,4 +1,4 @@
-"""Between :class:`ModelConfig` and the ``config.json`` of a Hugging Face DeepseekV3."""
+"""Conversion between :class:`ModelConfig` and the ``config.json`` of a Hugging Face DeepseekV3."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SAME = (
     "initializer_range",
     "num_nextn_predict_layers",
 )
-"""Keys that mean the same under the same name."""
+"""Keys with the same name and meaning on both sides."""
 
 FLOATS = ("routed_scaling_factor", "rms_norm_eps", "initializer_range")
-"""Of these: transformers refuses 1 where it wants 1.0."""
+"""Keys among these that must be floats: transformers rejects 1 in place of 1.0."""
 
 OPTIONAL = {"attention_bias", "initializer_range", "num_nextn_predict_layers"}
-"""Of these: what a file may lack. Others have defaults in transformers that are not ours."""
+"""Keys among these that a file may omit. For the others, defaults of transformers differ from ours."""
 
 FIXED: Json = {
     "model_type": "deepseek_v3",
@@ -50,7 +50,7 @@ FIXED: Json = {
     "scoring_func": "sigmoid",
     "topk_method": "noaux_tc",
 }
-"""What our model cannot be otherwise; the last two are read by vLLM and SGLang, not by transformers."""
+"""Values fixed in our model; the last two are read by vLLM and SGLang, not by transformers."""
 
 YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
@@ -59,14 +59,14 @@ IGNORED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "ep_size", "aux_loss_alpha", "seq_aux", "head_dim"),
     *("qk_head_dim", "output_router_logits", "trained_sequence_length", "_name_or_path", "return_dict"),
 }
-"""Keys without a say in what the model computes."""
+"""Keys that do not affect what the model computes."""
 
 
 def to_hub(config: ModelConfig) -> Json:
-    """The model's part of ``config.json``.
+    """Convert a model config to the model's part of ``config.json``.
 
     Raises:
-        UserError: there is no DeepseekV3 that computes the same.
+        UserError: no DeepseekV3 computes the same.
     """
     if not config.causal:
         raise UserError(
@@ -91,7 +91,7 @@ def to_hub(config: ModelConfig) -> Json:
         )
     values = {key: getattr(config, key) for key in SAME}
     values |= {key: float(values[key]) for key in FLOATS}
-    if not config.n_routed_experts:  # every layer is before the first one with experts
+    if not config.n_routed_experts:  # a dense model: all layers precede the first MoE layer
         values |= {
             "first_k_dense_replace": config.num_layers + config.num_nextn_predict_layers,
             "n_routed_experts": 1,
@@ -113,13 +113,13 @@ def to_hub(config: ModelConfig) -> Json:
 
 
 def from_hub(values: Json, where: str) -> ModelConfig:
-    """The model that a ``config.json`` describes.
+    """Convert a ``config.json`` to a model config.
 
     Args:
-        where: names the file in messages.
+        where: name of the file in messages.
 
     Raises:
-        UserError: it is of another architecture, lacks a key, or asks for what this model cannot do.
+        UserError: the architecture differs, a key is missing, or a feature is not supported.
     """
     if values.get("model_type") != "deepseek_v3":
         raise UserError(
@@ -161,7 +161,7 @@ def from_hub(values: Json, where: str) -> ModelConfig:
 
 
 def _rotary(values: Json, where: str) -> Json:
-    """``rope_theta`` and ``rope_scaling`` from either place: as on the hub, or joined as transformers 5 saves them."""
+    """Read ``rope_theta`` and ``rope_scaling`` from either layout: as on the hub, or joined as in transformers 5."""
     joined = values.get("rope_parameters") or {}
     scaling = {**(values.get("rope_scaling") or {}), **joined}
     theta = scaling.pop("rope_theta", values.get("rope_theta", 10000.0))
@@ -173,5 +173,5 @@ def _rotary(values: Json, where: str) -> Json:
         raise UserError(
             f"{where} has a rotary scaling with {', '.join(sorted(scaling))}: only {', '.join(YARN)} are known."
         )
-    # Where nothing is said, DeepSeek's code and transformers leave the softmax alone; our default is DeepSeek-V3's own.
+    # If the key is missing, DeepSeek's code and transformers do not scale the softmax; our default is DeepSeek-V3's.
     return {"rope_theta": theta, "rope_scaling": {"mscale_all_dim": 0.0, **scaling} if kind == "yarn" else None}

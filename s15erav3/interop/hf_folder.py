@@ -1,10 +1,8 @@
-"""A Hugging Face folder as a whole: config, weights in shards, tokenizer, model card."""
+"""Reading and writing of Hugging Face folders: config, weight shards, tokenizer, model card."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError, check_number
+from s15erav3.files import beside
 from s15erav3.interop import hf_config, hf_weights
 from s15erav3.interop.hf_tokenizer import read_object, read_tokenizer, write_tokenizer
 from s15erav3.model import Transformer
@@ -22,16 +21,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Imported(NamedTuple):
-    """What a folder holds."""
+    """Content of a Hugging Face folder."""
 
     net: Transformer
     tokenizer: Tokenizer
     sequence_length: int
-    """Tokens of the windows that it was trained on, as far as the folder tells; else its longest sequence."""
+    """Training window length in tokens if the folder states it; else its maximum sequence length."""
 
 
 def is_hub_folder(path: Path) -> bool:
-    """Whether ``path`` looks like one, and not like a run's folder."""
+    """Whether ``path`` looks like a Hugging Face folder rather than a run folder."""
     return (path / "config.json").is_file()
 
 
@@ -45,16 +44,16 @@ def write_folder(
     dtype: str,
     max_shard_size: str,
 ) -> None:
-    """Write ``folder``, whole or not at all.
+    """Write ``folder`` atomically.
 
     Args:
-        card: text of README.md.
-        sequence_length: tokens of the windows that the net was trained on.
-        dtype: of the tensors, ``float32`` or ``bfloat16``; router biases stay fp32.
-        max_shard_size: largest file, as in ``5GB`` or ``500MB``.
+        card: content of README.md.
+        sequence_length: window length in tokens that the net was trained on.
+        dtype: dtype of the tensors, ``float32`` or ``bfloat16``; router biases stay fp32.
+        max_shard_size: maximum size of a weight file, such as ``5GB`` or ``500MB``.
 
     Raises:
-        UserError: there is something already, or a setting is unusable.
+        UserError: the folder already exists, or a setting is invalid.
     """
     folder, hub = folder.resolve(), _library("huggingface_hub")
     safetensors = _library("safetensors")
@@ -65,38 +64,36 @@ def write_folder(
     end = tokenizer.end_of_text
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     config = hf_config.to_hub(net.config) | {"dtype": dtype, "trained_sequence_length": sequence_length}
-    config |= ids | {"pad_token_id": None}  # else transformers would never train the embedding of end-of-text
+    config |= ids | {"pad_token_id": None}  # else transformers would not train the embedding of end-of-text
     tensors = {
         key: value if key.endswith("e_score_correction_bias") else value.to(DTYPES[dtype])
         for key, value in hf_weights.to_hub(net).items()
     }
-    scratch = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        scratch.mkdir(parents=True)
-        _write_json(scratch / "config.json", config)
-        _write_json(scratch / "generation_config.json", ids)
-        write_tokenizer(tokenizer, scratch, max_length=net.config.max_position_embeddings)
-        (scratch / "README.md").write_text(card)
-        try:
-            hub.save_torch_state_dict(tensors, scratch, max_shard_size=max_shard_size)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
-        mode = (scratch / "config.json").stat().st_mode
-        for file in scratch.iterdir():
-            file.chmod(mode)  # safetensors writes files that the owner alone can read
-        scratch.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with beside(folder) as made:
+            made.mkdir()
+            _write_json(made / "config.json", config)
+            _write_json(made / "generation_config.json", ids)
+            write_tokenizer(tokenizer, made, max_length=net.config.max_position_embeddings)
+            (made / "README.md").write_text(card)
+            try:
+                hub.save_torch_state_dict(tensors, made, max_shard_size=max_shard_size)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"max_shard_size={max_shard_size} must be a size as in 5GB or 500MB.") from error
+            mode = (made / "config.json").stat().st_mode
+            for file in made.iterdir():
+                file.chmod(mode)  # safetensors writes files that only the owner can read
     except (OSError, safetensors.SafetensorError) as error:  # the latter has no strerror
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{folder} cannot be written: {why}; choose another folder.") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_folder(folder: Path) -> Imported:
-    """Build the model of a folder, in fp32, with its tokenizer.
+    """Load the model of a folder, in fp32, with its tokenizer.
 
     Raises:
-        UserError: it is not a DeepseekV3 that this program can compute, or it is incomplete.
+        UserError: it is not a supported DeepseekV3, or it is incomplete.
     """
     config = hf_config.from_hub(_read_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = read_tokenizer(folder)
@@ -151,7 +148,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _library(name: str) -> Any:
-    """An optional library, which not everybody needs."""
+    """Import an optional library."""
     import importlib
 
     try:

@@ -1,4 +1,4 @@
-"""A tokenizer as Hugging Face's ``tokenizer.json``, and such a file as a tokenizer: the same ids both ways."""
+"""Conversion of tokenizers to and from Hugging Face's ``tokenizer.json``, with identical ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models, processors
 
 from s15erav3.data.panics import build_encoding, no_panic
-from s15erav3.data.tokenizer import PUBLIC, Tokenizer, _byte_characters
+from s15erav3.data.tokenizer import PUBLIC, Tokenizer, byte_characters, cut_into_bytes
 from s15erav3.errors import UserError
 from s15erav3.interop.patterns import can_be_empty, to_oniguruma, to_tiktoken
 
@@ -23,23 +23,22 @@ _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``transformers.AutoTokenizer`` loads.
 
-    The loaded tokenizer gives the ids of :meth:`Tokenizer.encode` after one end-of-text token, with which our models
-    begin every prompt; ``add_special_tokens=False`` leaves it out. The exception are words of more than
-    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, such as a million blanks: ours are cut after each so
-    many, theirs are not, so the tokens beside a cut may be others, which spell the same text. Names of special tokens
-    in a text are text. Its length is ``tokenizer.n_vocab``: ids that the encoding leaves unused (cl100k_base and
-    o200k_base have some between their special tokens) are special tokens ``<|unused_ID|>``, since tokenizers numbers
-    added tokens without gaps.
+    The loaded tokenizer returns one end-of-text token, with which our models start every prompt, and then the ids of
+    :meth:`Tokenizer.encode`; ``add_special_tokens=False`` omits the end-of-text token. Words of more than
+    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, such as a million blanks, are an exception: ours are cut
+    into pieces of that length, theirs are not, so tokens next to a cut can differ, with the same decoded text. Names
+    of special tokens in a text are encoded as text. The vocabulary size is ``tokenizer.n_vocab``: ids that the
+    encoding does not use (cl100k_base and o200k_base have some between their special tokens) become special tokens
+    ``<|unused_ID|>``, because tokenizers numbers added tokens without gaps.
 
     Args:
-        tokenizer: any whose ordinary ids come first, without a gap, and whose pattern matches every character: as all
-            that this package makes and reads.
-        folder: made if it is not there; files of the two names are replaced.
-        max_length: tokens that the model can take, ``model_max_length``.
+        tokenizer: ordinary ids must come first, without gaps, and its pattern must match every character. This holds
+            for all tokenizers that this package creates and reads.
+        folder: created if missing; existing files with the two names are replaced.
+        max_length: maximum sequence length of the model, ``model_max_length``.
 
     Raises:
-        UserError: the ids or the pattern are of a kind that ``tokenizer.json`` cannot express, or the folder is not
-            writable.
+        UserError: ``tokenizer.json`` cannot express the ids or the pattern, or the folder is not writable.
     """
     with no_panic(f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}", "take another tokenizer"):
         built = _build(tokenizer)
@@ -52,10 +51,10 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
         "padding_side": "left",  # generation continues the right end
         "model_max_length": max_length,
         "split_special_tokens": True,
-        # As transformers 5 has it anyway; 4 cleans up, and adds token_type_ids, which DeepseekV3 refuses.
+        # The defaults of transformers 5. Version 4 cleans up, and adds token_type_ids, which DeepseekV3 rejects.
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        # What read_tokenizer cannot see in tokenizer.json; transformers hands on keys that it does not know.
+        # Information for read_tokenizer that is not in tokenizer.json; transformers keeps unknown keys.
         "encoding": tokenizer.name,
         "pattern": tokenizer.encoding._pat_str,
     }
@@ -71,7 +70,7 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
     encoding = tokenizer.encoding
     ranks, special = encoding._mergeable_ranks, encoding._special_tokens
     spelled = _spelled(ranks)
-    # tiktoken looks for a whole word before it merges, hence ignore_merges.
+    # tiktoken looks up the whole word before merging, hence ignore_merges.
     built = HFTokenizer(
         models.BPE(
             vocab={spelled[token]: rank for token, rank in ranks.items()},
@@ -80,13 +79,7 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
         )
     )
     regex = to_oniguruma(encoding._pat_str, f"tokenizer {tokenizer.name}")
-    built.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.Split(Regex(regex), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    built.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    cut_into_bytes(built, regex)
     names = {i: name for name, i in special.items()}
     built.add_special_tokens([names.get(i, _unused(i)) for i in range(len(ranks), encoding.n_vocab)])
     if set(ranks.values()) != set(range(len(ranks))) or {n: built.token_to_id(n) for n in special} != special:
@@ -103,19 +96,19 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE of a folder with ``tokenizer.json``, with the ids that transformers gives ordinary text: all
-    but words of more than :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
+    """Load the byte-level BPE of a folder with ``tokenizer.json``. Ordinary text gets the same ids as in transformers,
+    except for words of more than :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
 
-    What :func:`write_tokenizer` wrote comes back with its fingerprint; its name too, except that public ones get a
-    ``hf_`` in front: :meth:`Tokenizer.state` trusts these names, and a file may not hold what its name says.
+    A tokenizer written by :func:`write_tokenizer` keeps its fingerprint and its name, except that names of public
+    encodings get the prefix ``hf_``: :meth:`Tokenizer.state` trusts these names, and a file might not match its name.
 
     Args:
-        folder: also read are ``eos_token`` and our own keys of its ``tokenizer_config.json``, if there is one. The
-            token that ends a text is called ``<|endoftext|>`` in the result, whatever its name, and changes names with
-            another token of that name. Which tokens the file would put around a text is not kept.
+        folder: ``eos_token`` and our own keys are also read from its ``tokenizer_config.json``, if present. The
+            end-of-text token is always named ``<|endoftext|>`` in the result, and swaps names with another token of
+            that name. Tokens that the file would add around a text are ignored.
 
     Raises:
-        UserError: there is no such file, or tiktoken cannot express it exactly.
+        UserError: the file is missing, or tiktoken cannot express it exactly.
     """
     file = folder / _TOKENIZER
     if not file.is_file():
@@ -125,11 +118,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             loaded = HFTokenizer.from_str(file.read_text(encoding="utf-8"))
     except UserError:
         raise
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower type
         raise UserError(
             f"{file} is not a file of the tokenizers library ({error}); fetch it again, or name another folder."
         ) from error
-    data = json.loads(loaded.to_str())  # of any age on disk, here with every key and in today's form
+    data = json.loads(loaded.to_str())  # normalises files of older versions: all keys, in the current form
     config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
 
     model, added = data["model"], data["added_tokens"]
@@ -159,11 +152,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The pair that each token is merged from, in the order of ranks, without tokens that no merging arrives at.
+    """Return the pair that each token is merged from, ordered by rank, without tokens that merging cannot reach.
 
-    tiktoken merges the neighbours whose union has the lowest rank; tokenizers goes by a list of pairs. One pair a token
-    makes both the same: until something crosses the ends of a piece of text, what happens inside depends on nothing
-    outside, so its last two parts are the same wherever it occurs, and the same as when it stands alone.
+    tiktoken merges the neighbours whose union has the lowest rank; tokenizers uses a list of pairs. One pair per token
+    is sufficient: until a merge crosses the borders of a piece of text, merges inside it do not depend on its context,
+    so its last two parts are the same in every context and in isolation.
     """
     merges = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
@@ -180,8 +173,8 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def _spelled(ranks: dict[bytes, int]) -> dict[bytes, str]:
-    """Each token in the characters that stand for its bytes."""
-    characters = _byte_characters()
+    """Map each token to the characters that represent its bytes."""
+    characters = byte_characters()
     return {token: "".join(characters[byte] for byte in token) for token in ranks}
 
 
@@ -201,10 +194,10 @@ def _kind(part: dict[str, Any] | None) -> str:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file that is there.
+    """Read the JSON object in an existing file.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the file contains something else.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -216,9 +209,9 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> dict[bytes, int]:
-    """Bytes and id of each ordinary token, if merging by id is what the model's merges do."""
+    """Return the bytes and id of each ordinary token, after checking that the model's merges equal merging by id."""
     ids = {token: i for token, i in model["vocab"].items() if token not in special}
-    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    byte_of = {character: byte for byte, character in byte_characters().items()}
     try:
         ranks = {bytes(byte_of[c] for c in token): i for token, i in sorted(ids.items(), key=lambda item: item[1])}
     except KeyError as error:
@@ -237,7 +230,7 @@ def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> d
         if ids.get(left + right, -1) < last:
             raise _unlike(file, f"merges {left!r} and {right!r} in another place than the id of their union says")
         last = ids[left + right]
-    # More pairs than needed are no harm: they never meet.
+    # Superfluous pairs are harmless: they never become neighbours.
     if lacking := needed - set(learned):
         raise _unlike(file, "has a token that is {!r} and {!r}, and does not merge them".format(*min(lacking)))
     if not model["ignore_merges"] and len(needed) < len(ranks) - 256:
@@ -246,7 +239,7 @@ def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> d
 
 
 def _read_pattern(file: Path, cutting: dict[str, Any] | None, written: object) -> str:
-    """The pattern of a pre-tokenizer, or the one it was ``written`` from, if that is so."""
+    """Return the pattern of a pre-tokenizer, or the ``written`` pattern if it was converted from that."""
     match cutting:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return str(r50k_pat_str)
@@ -259,14 +252,14 @@ def _read_pattern(file: Path, cutting: dict[str, Any] | None, written: object) -
         }:
             if isinstance(written, str) and to_oniguruma(written, str(file)) == regex:
                 return written
-            if can_be_empty(regex, str(file)):  # tiktoken panics there
+            if can_be_empty(regex, str(file)):  # tiktoken panics on empty matches
                 raise _unlike(file, "cuts words by a pattern that can match nothing")
             return to_tiktoken(regex, str(file))
     raise _unlike(file, f"cuts words by the pre-tokenizer {json.dumps(cutting, ensure_ascii=False)[:200]}")
 
 
 def _with_end_of_text(folder: Path, special: dict[str, int], named: object) -> dict[str, int]:
-    """The special tokens, with tiktoken's name for the one that ends a text."""
+    """Return the special tokens, with tiktoken's name for the end-of-text token."""
     eos = str(named.get("content") if isinstance(named, dict) else named)
     if eos not in special:
         raise UserError(

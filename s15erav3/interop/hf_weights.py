@@ -1,4 +1,4 @@
-"""Between our parameters and DeepSeek's tensors as they lie on the hub.
+"""Conversion between our parameters and DeepSeek's tensors as published on the hub.
 
 Shapes: E experts, F width of an expert, D hidden.
 """
@@ -15,9 +15,9 @@ from s15erav3.model import ModelConfig, Transformer
 
 
 def hub_key(name: str, config: ModelConfig) -> str:
-    """The hub's name of one of our parameters or buffers; stacked experts keep their place before the number.
+    """Return the hub's name of one of our parameters or buffers; stacked experts get no expert number here.
 
-    Multi-token-prediction blocks go on counting after the layers of the main model.
+    Multi-token-prediction blocks continue the layer numbering of the main model.
     """
     if name == "lm_head.weight":
         return name
@@ -29,7 +29,7 @@ def hub_key(name: str, config: ModelConfig) -> str:
 
 
 def shared_copies(config: ModelConfig) -> dict[str, str]:
-    """Tensors that the hub holds again for each multi-token-prediction block, with the key of the original."""
+    """Map each tensor that the hub duplicates for a multi-token-prediction block to the key of the original."""
     copies = {}
     for layer in range(config.num_layers, config.num_layers + config.num_nextn_predict_layers):
         copies[f"model.layers.{layer}.embed_tokens.weight"] = "model.embed_tokens.weight"
@@ -39,7 +39,7 @@ def shared_copies(config: ModelConfig) -> dict[str, str]:
 
 
 def to_hub(net: Transformer) -> dict[str, Tensor]:
-    """Every tensor under the hub's key, one for each matrix of each expert; a tied head is left out."""
+    """Return all tensors under the hub's keys, one per matrix and expert; a tied head is omitted."""
     tensors: dict[str, Tensor] = {}
     for name, value in net.state_dict().items():
         key = hub_key(name, net.config)
@@ -60,10 +60,10 @@ def from_hub(tensors: dict[str, Tensor], net: Transformer, where: str) -> None:
     """Copy the hub's tensors into ``net``.
 
     Args:
-        where: names the folder in messages.
+        where: name of the folder in messages.
 
     Raises:
-        UserError: a tensor is missing, superfluous or of another shape; or a copy of a shared one differs.
+        UserError: a tensor is missing, unexpected or has the wrong shape, or a copy of a shared tensor differs.
     """
     left, config = dict(tensors), net.config
 

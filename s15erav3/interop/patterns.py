@@ -1,4 +1,4 @@
-"""Patterns that cut text into words, between the regular expressions of tiktoken and those of tokenizers."""
+"""Conversion of word-splitting patterns between the regular expressions of tiktoken and tokenizers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from s15erav3.errors import UserError
 
-# What tiktoken's regular expressions (Rust's fancy-regex) and those of tokenizers (Oniguruma, as in Ruby) have in
-# common, but for "many" and "end". Other classes and sets of sets are in both too, and not always the same.
-_SYMBOL = r"\\[!-/:;=?@\[-`{-~]"  # not < and >, which Rust takes for the ends of words
+# The common subset of tiktoken's regular expressions (Rust's fancy-regex) and those of tokenizers (Oniguruma, as in
+# Ruby), except for "many" and "end". Other classes and nested sets exist in both, but do not always mean the same.
+_SYMBOL = r"\\[!-/:;=?@\[-`{-~]"  # not < and >, which are word boundaries in Rust
 _CLASS = r"\\[pP]\{[CLMNPSZ][a-z]?\}|\\[sSdDnrt]"
 _BRACKETS = rf"\[\^?(?:{_CLASS}|{_SYMBOL}|(?!&&|--|~~)[^\[\]\\])+\]"
 _TIMES = r"[?*+][?+]?|\{\d+,\d*\}\??|\{\d+\}"
@@ -21,14 +21,14 @@ _PIECE = re.compile(
 
 
 def to_oniguruma(pattern: str, whose: str) -> str:
-    """tiktoken's pattern for tokenizers: there ``{1,3}+`` repeats and ``$`` is the end of every line."""
+    """Convert tiktoken's pattern for tokenizers, where ``{1,3}+`` repeats and ``$`` is the end of every line."""
     return _translate(pattern, whose, "(?>", ")", r"\z")
 
 
 def to_tiktoken(regex: str, whose: str) -> str:
-    """A pattern of tokenizers for tiktoken: there ``{1,3}+`` is possessive and ``$`` is the end of the text."""
+    """Convert a tokenizers pattern for tiktoken, where ``{1,3}+`` is possessive and ``$`` is the end of the text."""
     pattern = _translate(regex, whose, "(?:", ")+", r"(?=\n|\z)")
-    # What no match covers is a word for tokenizers, and lost with tiktoken.
+    # Text between matches is a word in tokenizers, but would be lost in tiktoken.
     return rf"{pattern}|(?:(?!{pattern})[\s\S])+"
 
 
@@ -43,10 +43,10 @@ def _translate(pattern: str, whose: str, opening: str, closing: str, end: str) -
 
 
 def can_be_empty(pattern: str, whose: str) -> bool:
-    """Whether the pattern could match nothing, as far as its form tells."""
+    """Whether the pattern could match the empty string, judged by its structure."""
     form, closings = "", []
     for piece in _pieces(pattern, whose):
-        if piece["open"]:  # looking ahead takes nothing
+        if piece["open"]:  # lookaheads consume nothing
             form += "(?:"
             closings.append("|)" if piece["open"][-1] in "=!" else ")")
         elif piece["item"]:

@@ -1,1 +1,1 @@
-"""Where metrics go, besides the terminal."""
+"""Destinations of metrics other than the terminal."""

@@ -1,4 +1,4 @@
-"""metrics.csv: a row for each logging call, kept through interruptions."""
+"""metrics.csv: a row for each logging call, preserved across interruptions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from s15erav3.files import whole
 class MetricsCSV(Logger):
     """Write ``metrics.csv`` into the run's folder.
 
-    Lightning's own CSVLogger deletes the file of a run that it finds; this one goes on with it. Columns
-    that appear later (validation) are added to the header by rewriting the file once.
+    Lightning's own CSVLogger deletes an existing file of the run; this one continues it. Columns that appear later
+    (validation) are added to the header by rewriting the file once.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -44,12 +44,12 @@ class MetricsCSV(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self.file
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The config stands in ``.hydra/``; nothing to do."""
+        """Do nothing: the config is in ``.hydra/``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

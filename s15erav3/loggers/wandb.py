@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_place import commands, place
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
+from s15erav3.metrics import METRICS
 from s15erav3.runs import naming
 from s15erav3.runs.records import read_lines, read_resumes
 
@@ -53,6 +54,9 @@ class RunLogger(WandbLogger):
         if run is not None:
             run.define_metric(x_axis)
             run.define_metric("*", step_metric=x_axis)
+            for metric in METRICS:  # a family has no name for W&B, whose patterns are prefixes alone
+                if metric.summary != "last" and not metric.is_family and {"train", "validation"} & set(metric.where):
+                    run.define_metric(metric.name, step_metric=x_axis, summary=metric.summary)
 
     @property
     def place(self) -> str:
@@ -163,10 +167,6 @@ class RunLogger(WandbLogger):
             self.experiment.log_artifact(artifact, aliases=[str(self.model_wanted)])
 
 
-_open: RunLogger | None = None
-"""The logger of the run that is under way in this process."""
-
-
 def wandb_logger(
     save_dir: str,
     project: str,
@@ -197,7 +197,6 @@ def wandb_logger(
     Raises:
         UserError: W&B refuses a value.
     """
-    global _open
     folder, run = Path(save_dir), None
     if not getattr(rank_zero_only, "rank", 0):
         chosen = naming.choices(folder)
@@ -216,21 +215,6 @@ def wandb_logger(
     resumes = read_resumes(folder)
     same = bool(resumes) and not resumes[-1].get("changed")
     known = steps_known(folder, None if run.settings._offline else run.step) if run is not None and same else ()
-    logger = RunLogger(
+    return RunLogger(
         run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout, known=known
     )
-    _open = logger if run is not None else None
-    return logger
-
-
-def finish_wandb(exit_code: int, result: Mapping[str, Any] | None = None) -> None:
-    """Close the run of this process, if there is one: without it the next job of a multirun would write into this one.
-
-    Args:
-        exit_code: 0 marks it as finished, anything else as failed.
-        result: as in ``result.json``, for the summary.
-    """
-    global _open
-    logger, _open = _open, None
-    if logger is not None:
-        logger.conclude(exit_code, result or {})

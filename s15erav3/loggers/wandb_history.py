@@ -1,4 +1,4 @@
-"""Which steps W&B has of a run already, from its own files: what it was told once is not told again after a resume."""
+"""The steps that W&B already has of a run, from its own files, so that a resumed run does not log them again."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ STEP = "trainer/global_step"
 
 
 def steps_known(folder: Path, arrived: int | None) -> set[int]:
-    """Optimizer steps whose rows W&B has.
+    """Return the optimizer steps whose rows W&B has.
 
     Args:
-        folder: the run's folder; W&B's files lie below ``wandb/``.
-        arrived: number of rows that the server has; ``None`` for offline runs, whose files are sent as they are.
+        folder: the run's folder, with W&B's files below ``wandb/``.
+        arrived: number of rows that the server has; ``None`` for offline runs, whose files are sent unchanged.
 
     Returns:
-        the steps; none where W&B's program cannot read its files, and then rows may be told twice.
+        the steps; none where W&B's program cannot read its files, and then rows may be logged twice.
     """
     found: set[int] = set()
     for file in sorted(folder.glob("wandb/*run-*/run-*.wandb")):

@@ -1,4 +1,4 @@
-"""Where a W&B run can be looked at, and by which commands: for people, at the beginning of a run and at its end."""
+"""Where to view a W&B run, and with which commands; printed at the start of a run and at its end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from s15erav3.loggers.wandb_server import sync_command
 
 
 def place(run: Any) -> str:
-    """Mode, and folder or URL.
+    """Return the mode, and the folder or URL.
 
     Args:
-        run: W&B's, which may have ended.
+        run: W&B's run, which may have ended.
     """
     if run.disabled:
         return "disabled: nothing is kept"
@@ -23,7 +23,7 @@ def place(run: Any) -> str:
 
 
 def commands(run: Any) -> list[str]:
-    """What to type to look at the run in the terminal, and to send one that is offline."""
+    """Return the commands to view the run in the terminal, and to send an offline one."""
     if run.disabled:
         return []
     if not run.settings._offline:

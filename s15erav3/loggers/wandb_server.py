@@ -1,4 +1,4 @@
-"""What depends on W&B's server, and must neither hold training up nor fail it: beginning a run and ending it."""
+"""Operations that depend on W&B's server, and must neither delay nor fail training: starting and ending a run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 
 FLUSH = 0.02
-"""Seconds until what W&B was told is in its file; by default 15, and a kill would lose as much."""
+"""Seconds until logged data is in W&B's file; the default is 15, and a kill would lose as much."""
 
 
 def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **arguments: Any) -> Any:
-    """``wandb.init`` for the run of a folder, whose id is kept in ``wandb/run-id.txt``; offline where online fails.
+    """Call ``wandb.init`` for a folder's run (id in ``wandb/run-id.txt``); fall back to offline if online fails.
 
     Args:
         folder: the run's folder.
-        init_timeout, finish_timeout: seconds to wait for the server, at the beginning and at the end.
-        arguments: further ones of ``wandb.init``.
+        init_timeout, finish_timeout: seconds to wait for the server, at the start and at the end.
+        arguments: further arguments of ``wandb.init``.
 
     Raises:
-        UserError: W&B refuses an argument or the form of a key.
+        UserError: W&B refuses an argument or the format of a key.
     """
-    # W&B's reports about itself: with a server that hangs, the process would wait for them at its very end.
+    # Disable W&B's error reports about itself: if a server hangs, the process would wait for them at exit.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
@@ -54,15 +54,16 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         if not goes_on:
             shutil.rmtree(note.parent, ignore_errors=True)
-        raise UserError(f"logger.wandb cannot begin: {_flat(error)}") from error
+        raise UserError(f"logger.wandb cannot begin: {one_line(error)}") from error
     except (wandb.errors.Error, TimeoutError) as error:
-        wandb.teardown()  # it still holds the id of the run that did not begin
+        wandb.teardown()  # it still holds the id of the run that did not start
         for empty in {*note.parent.glob("run-*")} - before:
             shutil.rmtree(empty)
         wandb.setup(wandb.Settings(silent=True))
         run = init("offline")
         tell(
-            f"W&B did not begin this run ({_flat(error)}); it goes on offline, send it later with: {sync_command(run)}"
+            f"W&B did not begin this run ({one_line(error)}); it goes on offline, send it later with: "
+            f"{sync_command(run)}"
         )
     note.parent.mkdir(exist_ok=True)
     note.write_text(run_id + "\n")
@@ -70,23 +71,23 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
 
 
 def _mode() -> str:
-    """``WANDB_MODE``, else online if an account is known to this machine and offline if none is.
+    """Return ``WANDB_MODE``, else online if this machine has credentials and offline if not.
 
-    Given to ``wandb.init`` by name: asking for the account sets W&B up, and it no longer looks at the
-    environment variable. The key is not tried out here; a server that does not answer would be waited for.
+    The mode is passed to ``wandb.init`` explicitly: the check for credentials sets W&B up, after which it ignores the
+    environment variable. The key is not verified here, as that would wait for a server that does not answer.
     """
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # else it asks the server for the user's name, to print it
+    wandb.setup(wandb.Settings(silent=True))  # otherwise it asks the server for the user's name, to print it
     known = os.environ.get("WANDB_MODE")
     return known or ("online" if wandb.login(prompt=False, verify=False) else "offline")
 
 
 def within(seconds: float, work: Callable[[], None]) -> str:
-    """Do ``work`` in a thread of its own, which is left behind if it is late.
+    """Run ``work`` in a thread of its own, which is abandoned after ``seconds``.
 
     Returns:
-        why it was not done: an error, or the time. Empty if it was.
+        why it did not complete: an error, or the timeout. Empty if it did.
     """
     found = [f"no answer within {seconds:g} s"]
 
@@ -94,8 +95,8 @@ def within(seconds: float, work: Callable[[], None]) -> str:
         try:
             work()
             found[0] = ""
-        except Exception as error:  # whatever W&B raises, training has ended well
-            found[0] = f"{type(error).__name__}: {_flat(error)}"
+        except Exception as error:  # whatever W&B raises, training has ended successfully
+            found[0] = f"{type(error).__name__}: {one_line(error)}"
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
@@ -104,29 +105,25 @@ def within(seconds: float, work: Callable[[], None]) -> str:
 
 
 def give_up() -> None:
-    """Forget W&B's own process, which is gone, so that the next run of this program gets another."""
+    """Discard W&B's dead service process, so that the next run in this program starts another."""
     import wandb
 
-    with suppress(Exception):  # there is nobody to say goodbye to
+    with suppress(Exception):  # the process is gone, so teardown may fail
         wandb.teardown()
 
 
 def arrived(run: Any) -> bool:
-    """Whether W&B's own process, which has ended, met no error that it could not get over."""
+    """Return whether W&B's service process, which has ended, logged no unrecoverable error."""
     log = Path(run.settings.log_internal)
     return not log.exists() or '"level":"ERROR' not in log.read_text()
 
 
 def sync_command(run: Any) -> str:
-    """What to type to send a run's data later."""
+    """Return the command to send a run's data later."""
     online = "" if run.settings._offline else "--no-skip-online "
     return f"wandb sync {online}{shlex.quote(str(run.settings.sync_dir))}"
 
 
 def tell(sentence: str) -> None:
-    """One line to the user."""
+    """Print one line to the user."""
     print(sentence, file=sys.stderr)
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(str(error).split())

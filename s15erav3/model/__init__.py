@@ -1,4 +1,4 @@
-"""The model: torch only, to be lifted out and used alone."""
+"""The model. Depends on torch only, so it can be reused on its own."""
 
 from s15erav3.model.checks import ConfigError
 from s15erav3.model.config import ModelConfig

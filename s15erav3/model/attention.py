@@ -1,6 +1,6 @@
 """Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, section 2.1.1, equations 1-11).
 
-Shapes: B batch, T new tokens, S remembered tokens, D hidden, H heads, R rotary width, C latent rank.
+Shapes: B batch, T new tokens, S cached tokens, D hidden, H heads, R rotary width, C latent rank.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from s15erav3.model.rope import apply_rope
 
 
 class LayerCache(NamedTuple):
-    """The KV cache of one layer, and how T new tokens look at it (see :class:`~s15erav3.model.kv_cache.Step`)."""
+    """The KV cache of one layer, and how T new tokens attend to it (see :class:`~s15erav3.model.kv_cache.Step`)."""
 
     entries: Tensor
-    """Latent and rotated key of each remembered token, (B, S, C + R); written to in place."""
+    """Latent and rotated key of each cached token, (B, S, C + R); written in place."""
     slots: Tensor
     """Where the new tokens' entries go, (T,)."""
     mask: Tensor | None
-    """True where a new token may look: (B or 1, 1, T, S), or (B, 1, T, T) in the prefill. ``None``: everywhere,
-    in the prefill at itself and those before it."""
+    """Attention mask, true where a new token may attend: (B or 1, 1, T, S), or (B, 1, T, T) in the prefill.
+    ``None``: to everything, or in the prefill to itself and earlier tokens."""
     prefill: bool
-    """Nothing is remembered yet: attend among the new tokens alone."""
+    """The cache is still empty: attend among the new tokens only."""
 
 
 class LatentAttention(nn.Module):
     """Causal attention whose keys and values come from one low-rank latent per token.
 
-    The latent c = RMSNorm(W_DKV h) gives every head its key without position and its value; a single
-    rotary key is shared by all heads. Queries may pass through a latent of their own (``q_lora_rank``).
+    The latent c = RMSNorm(W_DKV h) yields the position-free key and the value of every head; a single
+    rotary key is shared by all heads. Queries can have a latent of their own (``q_lora_rank``).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -45,7 +45,7 @@ class LatentAttention(nn.Module):
         self.scale = config.qk_head_dim**-0.5 * (config.rope_scaling.softmax_factor if config.rope_scaling else 1.0)
         hidden, heads, bias = config.hidden_size, config.num_heads, config.attention_bias
 
-        # The two norms of latents keep the eps of DeepSeek's code, whatever rms_norm_eps is.
+        # The two norms of latents use the eps of DeepSeek's code, independent of rms_norm_eps.
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, heads * config.qk_head_dim, bias=False)
         else:
@@ -59,12 +59,12 @@ class LatentAttention(nn.Module):
         self.q_low_rank = config.q_lora_rank is not None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """Attend from each token to itself and those before it, remembered ones included.
+        """Attend from each token to itself and all earlier tokens, including cached ones.
 
         Args:
             x: normalised hidden states, (B, T, D).
             cos, sin: rotary angles of the T positions, (T, R / 2) or (B, 1, T, R / 2).
-            cache: takes up the new tokens; ``None`` keeps nothing.
+            cache: KV cache to append the new tokens to; ``None`` for no cache.
 
         Returns:
             (B, T, D).
@@ -89,7 +89,7 @@ class LatentAttention(nn.Module):
         return projected
 
     def _expanded(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, mask: Tensor | None) -> Tensor:
-        """Each head's own keys and values, made from the latents (eq. 5-11): (B, H, T, v)."""
+        """Attend with keys and values of each head, expanded from the latents (eq. 5-11): (B, H, T, v)."""
         kv = self.kv_b_proj(latent).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, nope + v)
         k_nope, v = kv.split((self.nope_dim, self.v_dim), dim=-1)
         q = torch.cat((q_nope, q_rope), dim=-1)
@@ -97,11 +97,11 @@ class LatentAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: LayerCache) -> Tensor:
-        """The same from the latents themselves: (B, H, T, v).
+        """Compute the same directly on the latents: (B, H, T, v).
 
         As q . (W_UK c) = (W_UK^T q) . c and sum_s a_s (W_UV c_s) = W_UV (sum_s a_s c_s), the up-projections
-        move to the query and the result, and no head's keys or values are ever made (DeepSeek-V2,
-        arXiv 2405.04434, section 2.1.2).
+        move to the query and the result, and keys and values per head are never materialised
+        (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
         """
         up = self.kv_b_proj.weight.view(self.num_heads, self.nope_dim + self.v_dim, self.kv_rank)
         w_uk, w_uv = up[:, : self.nope_dim], up[:, self.nope_dim :]  # (H, nope, C), (H, v, C)

@@ -25,7 +25,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
     ) -> tuple[Tensor, Routing | None]:
-        """(B, T, D) -> (B, T, D) and the routing of an MoE layer."""
+        """Map (B, T, D) -> (B, T, D); also return the routing of an MoE layer."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):

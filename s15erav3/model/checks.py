@@ -1,4 +1,4 @@
-"""What every part of a model's config is checked for."""
+"""Checks shared by all parts of a model's config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 def checked_keys(cls: type, values: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    """``values`` with every key known and none missing that has no default."""
+    """Return ``values`` after checking that every key is known and every required key is present."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
@@ -28,7 +28,7 @@ def checked_keys(cls: type, values: Mapping[str, Any], whose: str) -> dict[str, 
 
 
 def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
-    """Refuse a field of the wrong type, or a number that is negative, infinite or, mostly, 0."""
+    """Reject fields of the wrong type and numbers that are negative, infinite or (unless allowed) 0."""
     for field in dataclasses.fields(config):
         name, value, kind = prefix + field.name, getattr(config, field.name), str(field.type)
         if value is None and "None" in kind:
@@ -38,7 +38,7 @@ def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
                 raise ConfigError(f"{name}={value!r} must be true or false")
             continue
         if "int" not in kind and "float" not in kind:
-            continue  # checked where it is made, or against its choices
+            continue  # checked where it is constructed, or against its choices
         if isinstance(value, bool) or not isinstance(value, int if "int" in kind else (int, float)):
             raise ConfigError(f"{name}={value!r} must be {'a whole' if 'int' in kind else 'a'} number")
         zero_allowed = field.name in may_be_zero

@@ -13,12 +13,12 @@ from s15erav3.model.rope import Yarn
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes by the names of DeepSeek-V3's own configuration (arXiv 2412.19437, section 4.2).
+    """Sizes, named as in DeepSeek-V3's own configuration (arXiv 2412.19437, section 4.2).
 
     ``n_routed_experts=0`` makes every layer a dense SwiGLU of ``intermediate_size``. With
     ``moe_intermediate_size=None`` an expert is ``intermediate_size / (num_experts_per_tok +
-    n_shared_experts)`` wide: a token then costs what it costs in the dense model, whatever the number of
-    experts, so that ``n_routed_experts`` can be compared at equal active parameters.
+    n_shared_experts)`` wide. A token then costs the same as in the dense model for any number of experts,
+    so values of ``n_routed_experts`` can be compared at equal active parameters.
 
     Raises:
         ConfigError: a size is not positive, or two sizes contradict each other.
@@ -77,13 +77,13 @@ class ModelConfig:
 
     @property
     def moe_layers(self) -> tuple[int, ...]:
-        """Numbers of the layers that route, in the order of their routings. Multi-token-prediction blocks come
-        last and go on counting, as in DeepSeek's checkpoints."""
+        """Indices of the MoE layers, in the order of their routings. Multi-token-prediction blocks come last and
+        continue the numbering, as in DeepSeek's checkpoints."""
         return tuple(i for i in range(self.num_layers + self.num_nextn_predict_layers) if self.is_moe_layer(i))
 
     @property
     def num_moe_layers(self) -> int:
-        """L of the main model alone, which is what evaluation runs."""
+        """L of the main model only, which is the part that evaluation runs."""
         return self.num_layers - self.first_k_dense_replace if self.n_routed_experts else 0
 
     def is_moe_layer(self, layer: int) -> bool:
@@ -124,7 +124,7 @@ class ModelConfig:
             raise ConfigError("n_routed_experts=0 leaves no experts to choose, so topk_method must be noaux_tc")
 
     def _check_attention(self) -> None:
-        # Rows of 16 bytes in bf16, which grouped GEMM on GPUs asks of every operand.
+        # Grouped GEMM on GPUs requires rows of 16 bytes (in bf16) for every operand.
         for name in ("hidden_size", "intermediate_size"):
             if getattr(self, name) % 8:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a multiple of 8")
@@ -169,7 +169,7 @@ class ModelConfig:
 
     @property
     def causal(self) -> bool:
-        """Whether what the model says of a token depends on earlier tokens alone."""
+        """Whether predictions depend on earlier tokens only."""
         return not self.n_routed_experts or self.topk_method != "expert_choice"
 
     def _check_groups(self) -> None:

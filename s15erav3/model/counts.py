@@ -1,4 +1,4 @@
-"""Parameters and arithmetic of a model, from its config alone."""
+"""Parameter and FLOP counts of a model, computed from its config."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from s15erav3.model.config import ModelConfig
 
 
 class Counts(NamedTuple):
-    """Numbers of parameters (router biases are buffers and not among them)."""
+    """Parameter counts (router biases are buffers and not included)."""
 
     total: int
     active: int
-    """What one token uses: of the routed experts only the K chosen ones."""
+    """Parameters active for one token: of the routed experts only the K chosen ones."""
     embedding: int
-    """The input table, counted in both numbers above; a tied head is the same table."""
+    """Input embedding table, included in both counts above; a tied head shares this table."""
     mtp: int
-    """Blocks of multi-token prediction, counted in ``total`` alone: they rest when the model is used."""
+    """Multi-token-prediction blocks, included in ``total`` only: inference does not run them by default."""
 
 
 def count_parameters(config: ModelConfig) -> Counts:
-    """Parameters of ``Transformer(config)``, without building it."""
+    """Count the parameters of ``Transformer(config)`` without building it."""
     hidden, heads = config.hidden_size, config.num_heads
     q_out = heads * config.qk_head_dim
     if config.q_lora_rank is None:
@@ -56,15 +56,15 @@ def count_parameters(config: ModelConfig) -> Counts:
 
 
 def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """Floating-point operations to train on one token: forward and twice that backward.
+    """Floating-point operations to train on one token: one forward pass, and twice that for the backward pass.
 
-    Two per active weight that multiplies (the input table is looked up, the head multiplies), and
+    Two per active weight in a matrix product (the input table is a lookup, the head is a product), and
     causal attention over half the sequence on average. Norms, activations and the optimizer are left
     out, as is usual in model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B).
     """
     counts, ahead = count_parameters(config), config.num_nextn_predict_layers
     weights = counts.active if config.tie_word_embeddings else counts.active - counts.embedding
-    if ahead:  # each block multiplies by its own weights, of the routed experts by K, and by the head
+    if ahead:  # each block uses its own weights (K of the routed experts) and the head
         unused = max(0, config.n_routed_experts - config.num_experts_per_tok) * 3 * config.hidden_size
         weights += counts.mtp + ahead * (config.vocab_size * config.hidden_size - unused * config.expert_size)
     layers = config.num_layers + ahead

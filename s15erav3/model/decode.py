@@ -1,11 +1,11 @@
-"""The model made ready for one new token at a time: the same function with its weights multiplied ahead.
+"""Optimised decoding, one new token at a time: the same function with precomputed weight products.
 
-Reading a single token is a matter of memory and overhead, not of arithmetic: what counts is how few bytes and
-operators it takes. So the up-projections of keys and values are absorbed into those of queries and results
-(DeepSeek-V2, arXiv 2405.04434, section 2.1.2), projections of one input are stacked, and rotation is a product
-with rows that were exchanged beforehand.
+Decoding a single token is bound by memory bandwidth and operator overhead, not by arithmetic. So the
+up-projections of keys and values are absorbed into those of queries and outputs (DeepSeek-V2, arXiv 2405.04434,
+section 2.1.2), projections of the same input are stacked, and rotation becomes a product with rows that were
+permuted in advance.
 
-Shapes: B sequences, T new tokens, S remembered tokens, D hidden, H heads, C latent rank, R rotary width.
+Shapes: B sequences, T new tokens, S cached tokens, D hidden, H heads, C latent rank, R rotary width.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from s15erav3.model.transformer import Transformer
 
 
 class Decoder:
-    """Reads further tokens of a sequence that a :class:`~s15erav3.model.kv_cache.LatentCache` holds.
+    """Decodes further tokens of sequences held in a :class:`~s15erav3.model.kv_cache.LatentCache`.
 
-    It keeps products of weights, not references: make a new one when the model has been trained further.
+    It holds products of weights, not references: create a new one after further training.
 
     Args:
-        model: on its device.
-        dtype: of the arithmetic; scores of routers are computed in fp32 at least, as in the model.
+        model: already on its device.
+        dtype: compute dtype; router scores are computed in at least fp32, as in the model.
     """
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
@@ -47,7 +47,7 @@ class Decoder:
             self.head = _laid(model.lm_head.weight, dtype)
 
     def __call__(self, ids: Tensor, step: Step) -> Tensor:
-        """Normalised final states (B, T, D) of further tokens (B, T)."""
+        """Return the normalised final states (B, T, D) of further tokens (B, T)."""
         with torch.autocast(ids.device.type, enabled=False):
             x = self.model.embed_tokens(ids).to(self.dtype)
             angles = self._angles(step)
@@ -57,7 +57,7 @@ class Decoder:
             return states
 
     def predict_ahead(self, k: int, hidden: Tensor, ids: Tensor, step: Step) -> Tensor:
-        """As :meth:`Transformer.predict_ahead`, for tokens after the prefill."""
+        """Same as :meth:`Transformer.predict_ahead`, for tokens after the prefill."""
         block: Any = self.model.mtp[k - 1]
         with torch.autocast(ids.device.type, enabled=False):
             embedded = self.model.embed_tokens(ids).to(self.dtype)
@@ -101,7 +101,9 @@ class FoldedBlock:
             x = x + self.dense(normed).view_as(x)
         if self.router is None:
             return x
-        if x.is_cuda or torch.compiler.is_compiling():  # the fewest operators there do not wait for the host
+        if (
+            x.is_cuda or torch.compiler.is_compiling()
+        ):  # this path has the fewest operators without host synchronisation
             return x + apply_experts(normed, self.router(normed), *self.experts).view_as(x)
         experts, weights = self.router.choose(normed)
         return x + apply_to_few(normed, experts, weights, *self.experts).view_as(x)
@@ -121,14 +123,14 @@ class FoldedSwiGLU:
 
 
 class FoldedAttention:
-    """Latent attention of all heads as one query per head on the latents themselves.
+    """Latent attention with one query per head, applied directly to the latents.
 
-    With c_s the remembered latent and r_s the rotated key of token s,
+    With c_s the cached latent and r_s the rotated key of token s,
 
         q_h = [W_UK_h^T W_Q_h x; rot(W_QR_h x)],    a = softmax(q_h . [c_s; r_s] / sqrt(nope + R)),
         out = sum_h (W_O_h W_UV_h) sum_s a_s c_s,
 
-    where the products in brackets and the scale are made once. Each rotary part is computed twice, as x and
+    where the products in brackets and the scale are precomputed. Each rotary part is computed twice, as x and
     as its quarter turn x', so that rot(x) = x cos + x' sin.
     """
 
@@ -162,7 +164,7 @@ class FoldedAttention:
         self.output_bias = None if a.o_proj.bias is None else a.o_proj.bias.to(dtype)
 
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: LayerCache) -> Tensor:
-        """Normalised (B, T, D) -> (B, T, D); the new tokens are remembered."""
+        """Map normalised (B, T, D) -> (B, T, D) and append the new tokens to the cache."""
         batch, length, _ = x.shape
         made = F.linear(x, self.inputs, self.bias)
         if self.query is not None and self.query_norm is not None:
@@ -192,13 +194,13 @@ class FoldedAttention:
 
 
 def _laid(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same matrix (..., out, in), on a CPU with its columns side by side in memory: a product with one or a few
-    vectors then reads it up to twice as fast (scripts/bench_generate.py)."""
+    """Return the same matrix (..., out, in), on a CPU in column-major layout: products with one or a few vectors then
+    read it up to twice as fast (scripts/bench_generate.py)."""
     weight = weight.to(dtype)
     return weight if weight.is_cuda else weight.transpose(-2, -1).contiguous().transpose(-2, -1)
 
 
 def _turned(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of rotary pairs (..., R, in): first halves before second ones, and the same after a quarter turn."""
+    """Reorder rows of rotary pairs (..., R, in): first halves before second ones, plus a copy after a quarter turn."""
     even, odd = rows[..., 0::2, :], rows[..., 1::2, :]
     return torch.cat((even, odd), dim=-2), torch.cat((-odd, even), dim=-2)

@@ -34,8 +34,8 @@ class SwiGLU(nn.Module):
 class RoutedExperts(nn.Module):
     """E SwiGLU experts as stacked parameters, each applied to the tokens that chose it.
 
-    Tokens are copied K times, sorted by expert, multiplied group by group and put back: the cost does
-    not grow with E, and no mask over all tokens is scanned per expert.
+    Tokens are copied K times, sorted by expert, multiplied group by group and returned to their order: the
+    cost does not grow with E, and no mask over all tokens is scanned per expert.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -45,11 +45,11 @@ class RoutedExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``, the sum being over the slots of token n.
+        """Compute ``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``, summed over the slots of token n.
 
         Args:
             x: (N, D).
-            routing: of these N tokens.
+            routing: routing of these N tokens.
 
         Returns:
             (N, D) in x's dtype.
@@ -58,12 +58,12 @@ class RoutedExperts(nn.Module):
 
 
 def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
-    """What :class:`RoutedExperts` does, with weights (E, 2 F, D) and (E, D, F) given from outside.
+    """Functional form of :class:`RoutedExperts`, with weights (E, 2 F, D) and (E, D, F) as arguments.
 
-    A token that was dropped, or whose expert was, is multiplied like any other and then weighted with 0.
+    Dropped tokens, and tokens of dropped experts, are multiplied like any other and then weighted with 0.
     """
     ends = routing.load.cumsum(0).to(torch.int32)
-    if routing.tokens is not None:  # expert choice: slots are sorted already, a token may have any number of them
+    if routing.tokens is not None:  # expert choice: slots are already sorted; a token can have any number of them
         out = _swiglu(x.index_select(0, routing.tokens), gate_up, down, ends)
         weighted = (out * routing.weights.unsqueeze(-1)).to(x.dtype)
         return torch.zeros_like(x).index_add(0, routing.tokens, weighted)
@@ -78,18 +78,18 @@ def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) ->
 
 
 def _swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
-    """Each expert on its own rows: (S, D), sorted by expert -> (S, D)."""
+    """Apply each expert to its own rows: (S, D), sorted by expert -> (S, D)."""
     gate, up = grouped_linear(rows, gate_up, ends).chunk(2, dim=-1)
     out: Tensor = grouped_linear(F.silu(gate) * up, down, ends)
     return out
 
 
 def apply_to_few(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The same for a handful of tokens on a CPU, without gradients: chosen experts alone, one after another.
+    """Do the same for a few tokens on a CPU without gradients: only the chosen experts, one after another.
 
     Args:
         x: (N, D).
-        experts, weights: of a routing of these tokens, (N, K).
+        experts, weights: fields of these tokens' routing, (N, K).
         gate_up, down: (E, 2 F, D), (E, D, F), in x's dtype.
 
     Returns:
@@ -128,7 +128,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Permute(torch.autograd.Function):
-    """``x[index]`` for a permutation, whose gradient is the gather by its inverse."""
+    """``x[index]`` for a permutation. Its gradient is a gather with the inverse permutation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Continuing token sequences together, one token each at a time.
+"""Batched autoregressive generation, one token per sequence and step.
 
 Shapes: B sequences, T tokens of the longest prompt.
 """
@@ -19,30 +19,30 @@ from s15erav3.model.sampling import Sampling
 from s15erav3.model.transformer import Transformer
 
 Emit = Callable[[int, int], bool]
-"""Told (sequence, token) as soon as it is drawn; returns whether the sequence goes on."""
+"""Callback invoked with (sequence, token) as soon as it is drawn; returns whether the sequence continues."""
 
 
 class Generated(NamedTuple):
-    """What it took."""
+    """Statistics of one generation."""
 
     tokens: int
-    """Drawn, over all sequences."""
+    """Tokens drawn, over all sequences."""
     steps: int
-    """Forward passes of the main model after the one over the prompts."""
+    """Forward passes of the main model after the prefill."""
     prompt_seconds: float
     seconds: float
-    """After the prompts were read."""
+    """Seconds after the prefill."""
     cache_bytes_per_token: int
     drafted: int = 0
     """Tokens that multi-token-prediction blocks proposed."""
     accepted: int = 0
-    """Of these, those that the main model would have chosen."""
+    """Proposed tokens that the main model accepted."""
 
 
 @contextmanager
 def at_rest(model: Transformer) -> Iterator[torch.device]:
-    """The model in evaluation mode and without gradients; then as it was. Nothing global is touched, so samples
-    drawn between two training steps change neither of them."""
+    """Put the model in evaluation mode without gradients and restore its mode afterwards. No global state changes,
+    so sampling between two training steps does not affect training."""
     training = model.training
     model.eval()
     try:
@@ -53,7 +53,7 @@ def at_rest(model: Transformer) -> Iterator[torch.device]:
 
 
 def compute_dtype(model: Transformer) -> torch.dtype:
-    """Autocast's where it is on, else that of the weights."""
+    """Autocast's dtype where autocast is enabled, else that of the weights."""
     weight = model.embed_tokens.weight
     autocast = torch.is_autocast_enabled(weight.device.type)
     return torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
@@ -74,17 +74,17 @@ def generate(
 ) -> Generated:
     """Continue every prompt ``samples`` times: sequence p * samples + s is sample s of prompt p.
 
-    Prompts are read once and together, shorter ones padded at the left; what a sequence becomes depends on
-    its prompt, ``seed`` and s alone (up to rounding), not on its neighbours.
+    Prompts are prefilled once, as one batch with left padding. A sequence depends only on its prompt,
+    ``seed`` and s (up to rounding), not on the rest of the batch.
 
     Args:
-        emit: see :data:`Emit`; ``stop`` itself is not told.
-        context: tokens that one token sees; of a longer prompt the last ones are read.
+        emit: see :data:`Emit`; not called for ``stop`` itself.
+        context: tokens that one token attends to; longer prompts are truncated to their last tokens.
         stop: token that ends a sequence.
-        compiled: compile the step of one token; its shapes and its memory then stay the same from step to step.
+        compiled: compile the decoding step; shapes and memory then stay the same from step to step.
 
     Raises:
-        ValueError: a prompt is empty, or there is none, or the model's experts choose tokens.
+        ValueError: a prompt is empty, there are no prompts, or the model uses expert choice.
     """
     if not model.config.causal:
         raise ValueError("experts that choose among tokens to come cannot generate")

@@ -1,8 +1,8 @@
-"""One matrix product per expert over tokens sorted by expert, as two operators that compilers leave whole.
+"""One matrix product per expert over tokens sorted by expert, as two custom operators opaque to compilers.
 
-``torch.nn.functional.grouped_mm`` does it in one kernel where it is right for the device and dtype (bf16
-on CUDA); elsewhere contiguous slices are multiplied one by one. Both write straight into stacked results:
-autograd never sees an expert, so no per-expert gradient of the whole stack is ever made.
+``torch.nn.functional.grouped_mm`` uses one kernel where the device and dtype support it (bf16 on CUDA);
+elsewhere contiguous slices are multiplied one by one. Both write directly into stacked results: autograd
+never sees single experts, so no per-expert gradient of the whole stack is materialised.
 
 Shapes: M rows sorted by expert, E experts, I inputs, O outputs.
 """
@@ -29,7 +29,7 @@ def _slices(ends: Tensor) -> Iterator[tuple[int, slice]]:
 
 @torch.library.custom_op("s15erav3::grouped_linear", mutates_args=())
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """``y[m] = weight[e(m)] @ x[m]``, where row m belongs to expert e(m).
+    """Compute ``y[m] = weight[e(m)] @ x[m]``, where row m belongs to expert e(m).
 
     Args:
         x: rows sorted by expert, (M, I).
@@ -49,7 +49,7 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("s15erav3::grouped_outer", mutates_args=())
 def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
-    """``g[e] = sum of y[m] x[m]^T over the rows m of expert e``: the gradient of the stacked matrices.
+    """Compute ``g[e] = sum of y[m] x[m]^T over the rows m of expert e``, the gradient of the stacked matrices.
 
     Args:
         y: (M, O).
@@ -61,7 +61,7 @@ def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     """
     if _in_one_kernel(x):
         sums = F.grouped_mm(y.t(), x, offs=ends)
-        # Some kernels leave the result of an empty group unwritten (pytorch issue 172439).
+        # Some kernels do not write the result of an empty group (pytorch issue 172439).
         filled = ends.diff(prepend=ends.new_zeros(1)) > 0
         return torch.where(filled[:, None, None], sums, 0)
     out = x.new_empty(ends.shape[0], y.shape[1], x.shape[1])

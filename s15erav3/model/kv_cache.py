@@ -1,4 +1,4 @@
-"""The KV cache: one latent and one rotary key per token and layer, nothing else.
+"""The KV cache: one latent and one rotary key per token and layer.
 
 Shapes: L layers, B sequences, S slots, T new tokens, C latent rank, R rotary width.
 """
@@ -15,10 +15,10 @@ from s15erav3.model.config import ModelConfig
 
 
 class Step(NamedTuple):
-    """T new tokens as the model reads them: plain tensors, so that a compiled model sees nothing else."""
+    """Model input for T new tokens. Holds plain tensors only, which suits compiled models."""
 
     positions: Tensor
-    """For the rotation, (T,), or (B, 1, T) where sequences are padded."""
+    """Rotary positions, (T,), or (B, 1, T) where sequences are padded."""
     entries: Tensor
     """(L, B, S, C + R)."""
     slots: Tensor
@@ -27,26 +27,26 @@ class Step(NamedTuple):
     prefill: bool
 
     def of_layer(self, layer: int) -> LayerCache:
-        """The part of layer ``layer``."""
+        """Cache entries and mask of layer ``layer``."""
         return LayerCache(self.entries[layer], self.slots, self.mask, self.prefill)
 
 
 class LatentCache:
-    """A ring of slots per layer: token p lies in slot p mod S, so it holds the newest S tokens.
+    """Ring buffer of slots per layer: token p is in slot p mod S, so the newest S tokens are held.
 
-    Keys carry their rotation, so the order of slots does not matter, and a sequence may be longer than S:
-    attention then slides over its last ``window`` tokens. To forget the newest tokens, as after a wrong
-    draft, lower ``length``: what lies behind it is masked and will be overwritten. Once the ring is full, n
-    tokens that are fed together or forgotten have cost n older ones: all are still there if S >= ``window`` + n.
+    Keys are stored rotated, so the order of slots does not matter, and a sequence can be longer than S:
+    attention then slides over its last ``window`` tokens. To discard the newest tokens, as after a rejected
+    draft, lower ``length``: later entries are masked and will be overwritten. Once the ring is full, n tokens
+    that are appended together or discarded evict n older ones: the window stays complete if S >= ``window`` + n.
 
     Args:
         config: gives C and R.
-        batch: sequences that are continued together.
+        batch: B, sequences in the batch.
         capacity: S.
-        layers: L; by default those of the main model.
-        padding: meaningless tokens at the left of each sequence, (B,); never looked at, not counted in positions.
-        window: tokens that one token sees, itself included; at most and by default S.
-        static: always show all slots, so that shapes never change and a compiled model is compiled once.
+        layers: L; by default the number of layers of the main model.
+        padding: padding tokens at the left of each sequence, (B,); masked, and not counted in positions.
+        window: tokens that one token attends to, itself included; at most and by default S.
+        static: always expose all slots, so that shapes are constant and a compiled model is compiled once.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class LatentCache:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         layers = config.num_layers if layers is None else layers
         self.entries = torch.zeros(layers, batch, capacity, width, device=device, dtype=dtype)
-        self.holds = torch.full((capacity,), -1, device=device)  # which token lies in each slot
+        self.holds = torch.full((capacity,), -1, device=device)  # index of the token in each slot
         self.padding = padding if padding is not None and bool(padding.any()) else None
         self.capacity, self.window, self.static = capacity, window or capacity, static
-        self.length = self.newest = 0  # newest: of all tokens that were ever held, forgotten ones included
+        self.length = self.newest = 0  # newest: over all tokens ever stored, discarded ones included
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token of one sequence, over all layers."""
+        """Bytes per token of one sequence, over all layers."""
         return self.entries.shape[0] * self.entries.shape[3] * self.entries.element_size()
 
     def advance(self, count: int) -> Step:
-        """Make room for ``count`` more tokens.
+        """Reserve slots for ``count`` more tokens.
 
         Raises:
-            ValueError: more of them than slots.
+            ValueError: ``count`` exceeds the number of slots.
         """
         if count > self.capacity:
             raise ValueError(f"{count} tokens at once do not fit into {self.capacity} slots")
@@ -97,8 +97,8 @@ class LatentCache:
         return Step(positions, self.entries[:, :, :shown], slots, mask, prefill)
 
     def _mask(self, tokens: Tensor, seen: Tensor, prefill: bool) -> Tensor | None:
-        """Where tokens (T,) may look among those that lie in the slots shown, ``seen``: (B or 1, 1, T, S)."""
-        forgotten = self.newest > max(self.length, self.capacity)  # may lie in slots that are shown
+        """Attention mask of tokens (T,) over the tokens in the exposed slots, ``seen``: (B or 1, 1, T, S)."""
+        forgotten = self.newest > max(self.length, self.capacity)  # discarded tokens may be in exposed slots
         all_seen = not self.static and not forgotten and self.window >= min(self.length, self.capacity)
         simple = prefill or (len(tokens) == 1 and all_seen)
         if self.padding is None and simple and (not prefill or len(tokens) <= self.window):
@@ -108,10 +108,10 @@ class LatentCache:
         if self.padding is None:
             return allowed[None, None]
         real = seen >= self.padding[:, None, None, None]
-        return (allowed & real) | (distance == 0)  # padding sees itself: a row without any would be NaN
+        return (allowed & real) | (distance == 0)  # padding attends to itself: a fully masked row would be NaN
 
     def repeat(self, times: int) -> None:
-        """Continue each sequence ``times`` times: (B, ...) becomes (B * times, ...), copies side by side."""
+        """Repeat each sequence ``times`` times: (B, ...) becomes (B * times, ...), copies adjacent."""
         if times == 1:
             return
         self.entries = self.entries.repeat_interleave(times, dim=1)

@@ -1,4 +1,4 @@
-"""DeepSeekMoE: shared experts that see every token beside routed ones (DeepSeek-V3, section 2.1.2, eq. 12)."""
+"""DeepSeekMoE: shared experts applied to every token, plus routed experts (DeepSeek-V3, section 2.1.2, eq. 12)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s15erav3.model.router import Router, Routing
 
 
 class MoE(nn.Module):
-    """``shared(x) + sum_k g_k expert_k(x)``; several shared experts are one SwiGLU of their joint width."""
+    """``shared(x) + sum_k g_k expert_k(x)``; several shared experts form one SwiGLU of their combined width."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class MoE(nn.Module):
         self.shared_experts = SwiGLU(config.hidden_size, shared * config.expert_size) if shared else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """(B, T, D) -> (B, T, D) and the routing of its N = B * T tokens."""
+        """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens."""
         tokens = x.reshape(-1, x.shape[-1])
         routing = self.router(tokens)
         out = self.experts(tokens, routing)

@@ -16,13 +16,13 @@ from s15erav3.model.router import Routing
 
 
 class PredictionBlock(nn.Module):
-    """Module k of the chain, which looks one token further ahead than module k - 1 (the main model is module 0):
+    """Module k of the chain, which predicts one token further ahead than module k - 1 (module 0 is the main model):
 
         h^k_i = RMSNorm(Block(M_k [RMSNorm(Emb(t_{i+k})); RMSNorm(h^{k-1}_i)])),    p(t_{i+k+1}) = Head(h^k_i).
 
-    Embedding and head are the main model's, given from outside. Halves of the projection M_k
-    (``eh_proj``) are in the order of DeepSeek's published weights, embedding first; the state handed on to
-    module k + 1 is the one that the head reads, normalised, as in the implementations that load them.
+    Embedding and head are shared with the main model and passed in. The halves of the projection M_k
+    (``eh_proj``) are in the order of DeepSeek's published weights, embedding first. Module k + 1 receives
+    the normalised state that the head reads, as in the implementations that load these weights.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -37,10 +37,10 @@ class PredictionBlock(nn.Module):
     def forward(
         self, embedded: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
     ) -> tuple[Tensor, Routing | None]:
-        """One step down the chain.
+        """Run one module of the chain.
 
         Args:
-            embedded: embeddings of the tokens k further on, (B, T, D).
+            embedded: embeddings of the tokens k positions ahead, (B, T, D).
             hidden: normalised states of module k - 1, (B, T, D).
             cos, sin, cache: as in :class:`~s15erav3.model.attention.LatentAttention`.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, with the weight in the input's dtype: under autocast a bf16 input would miss the fused kernel."""
+    """torch's RMSNorm with the weight cast to the input's dtype: else bf16 under autocast misses the fused kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864), on interleaved pairs as DeepSeek-V3 lays them out, and YaRN."""
+"""Rotary position embedding (arXiv 2104.09864) on interleaved pairs, as in DeepSeek-V3, and YaRN."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Yarn:
     Args:
         factor: s, how many times longer the context becomes.
         original_max_position_embeddings: positions that the model was trained on.
-        beta_fast, beta_slow: a pair that turns more often than ``beta_fast`` over the original context keeps
-            its frequency; one that turns less often than ``beta_slow`` is slowed down by ``factor``.
+        beta_fast, beta_slow: a pair with more than ``beta_fast`` turns over the original context keeps its
+            frequency; a pair with fewer than ``beta_slow`` is slowed down by ``factor``.
         mscale, mscale_all_dim: weights in :attr:`magnitude` and :attr:`softmax_factor`.
 
     Raises:
@@ -59,8 +59,8 @@ class Yarn:
 def rope_frequencies(dim: int, theta: float, yarn: Yarn | None, device: torch.device) -> Tensor:
     """Radians per position of each pair: ``theta ** (-2i / R)``, slowed down by YaRN where it applies.
 
-    With YaRN a pair i that makes r(i) turns over the original context keeps its frequency for
-    r >= beta_fast, is divided by ``factor`` for r <= beta_slow, and is interpolated linearly in i between
+    With YaRN the frequency of a pair i that makes r(i) turns over the original context is unchanged for
+    r >= beta_fast, divided by ``factor`` for r <= beta_slow, and interpolated linearly in i in between
     (arXiv 2309.00071, section 3.2; the bounds on i are rounded outwards as in DeepSeek-V3's code).
 
     Returns:
@@ -93,8 +93,8 @@ def rope_angles(positions: Tensor, dim: int, theta: float, yarn: Yarn | None = N
         yarn: context extension.
 
     Returns:
-        two tensors (..., T, R / 2). They are recomputed for each forward: kept as buffers, a model cast to
-        bf16 would round its positions.
+        two tensors (..., T, R / 2). They are recomputed in each forward pass: as buffers they would lose
+        precision when the model is cast to bf16.
     """
     frequencies = rope_frequencies(dim, theta, yarn, positions.device)
     angles = positions.float().unsqueeze(-1) * frequencies
@@ -111,7 +111,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Returns:
         (..., T, R) with the first halves of all pairs before the second ones. Queries and keys are
-        reordered alike, so their dot products are those of the interleaved layout.
+        reordered in the same way, so their dot products equal those of the interleaved layout.
     """
     even, odd = x[..., 0::2], x[..., 1::2]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)

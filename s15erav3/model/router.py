@@ -1,7 +1,7 @@
-"""Choosing experts: affinities, a bias that selects, unbiased weights (DeepSeek-V3, eq. 12-16).
+"""Expert selection: affinities, a selection bias, unbiased gate weights (DeepSeek-V3, eq. 12-16).
 
 Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token, G groups of experts; S slots, each one
-token at one expert: N * K, but for expert choice.
+token at one expert: N * K, except with expert choice.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from s15erav3.model.selection import TrainingRules, capacity, experts_choose, wi
 
 
 class Routing(NamedTuple):
-    """What one MoE layer decided for N tokens: a value, so that nothing is counted behind one's back."""
+    """Routing decision of one MoE layer for N tokens. Returned as a value, so the layer keeps no hidden counters."""
 
     scores: Tensor
     """Affinities s, unbiased, fp32, (N, E)."""
     experts: Tensor
-    """Ids of the chosen experts, int64, (N, K); of expert choice (S,), sorted."""
+    """Ids of the chosen experts, int64, (N, K); with expert choice (S,), sorted."""
     weights: Tensor
-    """Gate weights of the chosen experts, shaped as ``experts``; normalised, they sum to ``routed_scaling_factor``."""
+    """Gate weights, same shape as ``experts``; if normalised, they sum to ``routed_scaling_factor``."""
     load: Tensor
     """Tokens that chose each expert, int64, (E,); sums to S."""
     logits: Tensor
-    """What the gate function made scores of, fp32, (N, E)."""
+    """Input of the gate function, fp32, (N, E)."""
     bias: Tensor
-    """The bias that chose, fp32, (E,): the router's own, which balancing moves in place after the step."""
+    """Bias used for the selection, fp32, (E,): the router's buffer, which the bias update modifies after the step."""
     dropped: Tensor | None = None
-    """Tokens that found no place at each expert, int64, (E,); ``None`` without a capacity."""
+    """Tokens dropped at each expert, int64, (E,); ``None`` without a capacity."""
     tokens: Tensor | None = None
-    """Of expert choice: the token of each slot, int64, (S,)."""
+    """Token of each slot, int64, (S,); only with expert choice."""
 
 
 Solver = Callable[[Tensor, Tensor], Tensor]
-"""From detached scores (N, E) and the bias (E,) to the bias that chooses experts for these very tokens, (E,)."""
+"""Maps detached scores (N, E) and the bias (E,) to the bias used to select experts for these tokens, (E,)."""
 
 
 class Router(nn.Module):
     """Top-K of ``s + bias`` with affinities s = sigmoid(W x) or softmax(W x), weighted by s *without* the bias.
 
-    With groups (section 2.1.2, node-limited routing) only the experts of ``topk_group`` of the G groups can be
-    chosen: those with the greatest sum of their best two ``s + bias``. With ``topk_method="expert_choice"``
-    experts choose tokens instead, by s alone.
+    With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
+    chosen: the groups with the largest sum of their two highest ``s + bias``. With
+    ``topk_method="expert_choice"`` experts choose tokens instead, by s alone.
 
-    ``bias`` is a persistent fp32 buffer, never a Parameter: balancing moves it, gradients do not, and it
-    only decides who is chosen. It stays fp32 when the model is cast, as rounding it to bf16 (steps of
-    2^-8 near 1) would swallow updates of 1e-3.
+    ``bias`` is a persistent fp32 buffer, not a Parameter: it is changed by the bias update, not by gradients, and
+    affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
+    round away updates of 1e-3.
 
-    ``rules`` and ``solver`` are a balancing strategy's to set, and hold in training alone.
+    ``rules`` and ``solver`` are set by the balancing strategy and apply in training only.
     """
 
     bias: Tensor
@@ -74,7 +74,7 @@ class Router(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Follow a move to a device, refuse a change of dtype. From "meta" there is nothing to keep.
+        # Follow device moves but not dtype changes. On "meta" there are no values to keep.
         self.bias = self.bias.float() if bias.is_meta else bias.to(self.bias.device)
         return self
 
@@ -106,31 +106,31 @@ class Router(nn.Module):
         return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Experts and weights of a :class:`Routing` for tokens (N, D), undisturbed."""
+        """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules."""
         scores = self.score(x)[1]
         experts = self.select(scores.detach(), self.bias)
         return experts, self.weigh(scores, experts)
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and affinities (N, E) of tokens (N, D), in fp32 even under autocast (in fp64 for an fp64 model)."""
+        """Compute logits and affinities (N, E) of tokens (N, D), in fp32 even under autocast (fp64 for fp64 models)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(dtype), self.weight.to(dtype))
             return logits, logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
 
     def select(self, scores: Tensor, bias: Tensor) -> Tensor:
-        """The K experts of each token by scores (N, E) and a bias (E,): int64, (N, K)."""
+        """Select K experts per token from scores (N, E) and a bias (E,): int64, (N, K)."""
         return self._limited(scores + bias).topk(self.top_k, dim=-1, sorted=False).indices
 
     def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
-        """Gate weights (N, K) of experts (N, K): their scores (N, E), without any bias."""
+        """Compute gate weights (N, K) of experts (N, K) from the scores (N, E), without the bias."""
         weights = scores.gather(1, experts)
         if self.normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return weights * self.scaling
 
     def _limited(self, preference: Tensor) -> Tensor:
-        """Preference (N, E) with -inf in the groups that a token cannot use; 0 would beat a negative bias."""
+        """Mask preference (N, E) with -inf in the groups that a token cannot use; 0 would beat a negative bias."""
         if self.top_groups == self.groups:
             return preference
         grouped = preference.view(len(preference), self.groups, -1)  # (N, G, E / G)

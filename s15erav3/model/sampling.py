@@ -1,4 +1,4 @@
-"""How the next token is drawn.
+"""Sampling of the next token.
 
 Shapes: B sequences, V vocabulary.
 """
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 LEAST = 1e-6
-"""What logits may be divided by without becoming infinite in fp32."""
+"""Smallest divisor of logits that does not overflow fp32."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature and what narrows the choice; several narrowings hold in this order, each on what is left.
+    """Temperature and filters of the next-token distribution. Filters apply in this order, each to what is left.
 
     Args:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: the fewest tokens that hold this share of the probability (nucleus, arXiv 1904.09751); 1 for all.
-        min_p: only tokens at least this share as likely as the likeliest (arXiv 2407.01082); 0 for all.
+        temperature: divides the logits; 0 takes the most probable token.
+        top_k: only the k most probable tokens; 0 for all.
+        top_p: the smallest set of tokens with this total probability (nucleus, arXiv 1904.09751); 1 for all.
+        min_p: only tokens with at least this fraction of the highest probability (arXiv 2407.01082); 0 for all.
         repetition_penalty: divides positive and multiplies negative logits of tokens already seen
             (arXiv 1909.05858); 1 for none.
 
@@ -62,12 +62,12 @@ class Sampling:
                 raise ValueError(said)
 
     def draw(self, logits: Tensor, seen: Tensor | None, generators: Sequence[torch.Generator]) -> Tensor:
-        """The next token of each sequence.
+        """Draw the next token of each sequence.
 
         Args:
             logits: (B, V).
-            seen: which tokens prompt and continuation hold so far, bool, (B, V); only for a penalty.
-            generators: one of the CPU for each sequence, so that none depends on its neighbours.
+            seen: whether prompt or continuation contain each token, bool, (B, V); only for a penalty.
+            generators: one CPU generator per sequence, so that sequences are independent of each other.
 
         Returns:
             ids, (B,).
@@ -89,12 +89,12 @@ class Sampling:
         return (index if ids is None else ids.gather(1, index)).squeeze(1)
 
     def _narrow(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities in descending order, 0 where excluded, and their tokens."""
+        """Return probabilities in descending order, 0 where excluded, and their tokens."""
         probabilities, ids = probabilities.sort(dim=-1, descending=True, stable=True)
         if self.top_k:
             probabilities[:, self.top_k :] = 0
         if self.top_p < 1:
-            # Keep a token while those before it hold less than top_p: the likeliest always stays.
+            # Keep a token while the preceding ones sum to less than top_p: the most probable always stays.
             before = probabilities.cumsum(dim=-1) - probabilities
             probabilities[before >= self.top_p * probabilities.sum(dim=-1, keepdim=True)] = 0
         if self.min_p:

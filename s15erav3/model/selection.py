@@ -1,6 +1,6 @@
-"""How scores become choices: experts for each token, or tokens for each expert; and who finds no place.
+"""Selection from scores: experts per token or tokens per expert, and dropping beyond capacity.
 
-Shapes: N tokens, E routed experts, K experts per token, C places of an expert.
+Shapes: N tokens, E routed experts, K experts per token, C places per expert.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from s15erav3.model.checks import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRules:
-    """What a router does in training alone; evaluation and generation are never disturbed and drop nothing.
+    """Router behaviour in training only; evaluation and generation have no jitter and drop nothing.
 
     Raises:
         ConfigError: a value is out of range.
@@ -25,9 +25,10 @@ class TrainingRules:
     router_jitter: float = 0.0
     """Half-width j of a factor U(1 - j, 1 + j) on each of the router's inputs (arXiv 2101.03961, section 2.4)."""
     capacity_factor: float | None = None
-    """Places of an expert over its fair share N K / E; further tokens are dropped. ``None`` drops nothing."""
+    """Places per expert relative to its fair share N K / E; further tokens are dropped. ``None`` drops nothing."""
     expert_dropout: float = 0.0
-    """Chance that a chosen expert's weight is 0; the others grow by 1 / (1 - p) (arXiv 2207.04672, section 6.2.2)."""
+    """Probability p that a chosen expert's weight is set to 0; the others are scaled by 1 / (1 - p) (arXiv 2207.04672,
+    section 6.2.2)."""
 
     def __post_init__(self) -> None:
         for name in ("router_jitter", "expert_dropout"):
@@ -45,11 +46,11 @@ def capacity(tokens: int, n_experts: int, top_k: int, factor: float = 1.0) -> in
 
 
 def within_capacity(experts: Tensor, load: Tensor, places: int) -> Tensor:
-    """Which choices find a place: of an expert's tokens the first ``places`` in the order of the batch, so that a
-    later token of a sequence never takes an earlier one's place.
+    """Mark the choices within capacity: the first ``places`` tokens of each expert in batch order, so that a later
+    token of a sequence never displaces an earlier one.
 
     Args:
-        experts: (N, K), no expert twice in a row.
+        experts: (N, K), distinct within each row.
         load: tokens that chose each expert, (E,).
 
     Returns:
@@ -63,9 +64,9 @@ def within_capacity(experts: Tensor, load: Tensor, places: int) -> Tensor:
 
 
 def experts_choose(scores: Tensor, places: int) -> tuple[Tensor, Tensor]:
-    """Expert choice (arXiv 2202.09368, section 3.2): each expert takes the ``places`` tokens that score highest.
+    """Expert choice (arXiv 2202.09368, section 3.2): each expert takes its ``places`` highest-scoring tokens.
 
-    A token's experts then depend on tokens that come after it: the future leaks.
+    A token's experts then depend on later tokens, so the model is not causal.
 
     Args:
         scores: (N, E).

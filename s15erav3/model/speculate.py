@@ -1,5 +1,5 @@
-"""Speculative decoding with the model's own multi-token-prediction blocks (DeepSeek-V3, arXiv 2412.19437, section
-5.4.3), greedily: a draft is accepted if it is what the model would have chosen anyway (arXiv 2211.17192)."""
+"""Greedy speculative decoding with the model's multi-token-prediction blocks (DeepSeek-V3, arXiv 2412.19437,
+section 5.4.3): a draft token is accepted if it is the model's own greedy choice (arXiv 2211.17192)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from s15erav3.model.transformer import Transformer
 
 
 class Drafter:
-    """Proposes D tokens with the D prediction blocks, each with a cache of its own.
+    """Drafts D tokens with the D prediction blocks, each with its own KV cache.
 
-    Block k at position i reads the state of block k - 1 there and token i + k. So its last k - 1 positions
-    rest on drafts; only those up to n - 1 - k, with n tokens known, are settled. The others are read again
-    when more is known.
+    Block k at position i reads the state of block k - 1 at i and token i + k. So its last k - 1 positions
+    depend on draft tokens; with n known tokens, only positions up to n - 1 - k are final. The others are
+    recomputed when more tokens are known.
     """
 
     def __init__(self, model: Transformer, decoder: Decoder, context: int, device: torch.device) -> None:
         self.model, self.decoder = model, decoder
         depth = model.config.num_nextn_predict_layers
-        # Up to 2 D positions are read at once; they must not push out what the first of them still sees.
+        # Up to 2 D positions are read at once; they must not evict entries in the window of the first one.
         self.caches = [
             LatentCache(
                 model.config, 1, context + 2 * depth, layers=1, window=context, device=device, dtype=decoder.dtype
@@ -34,17 +34,17 @@ class Drafter:
             for _ in range(depth)
         ]
         self.kept: list[Tensor | None] = [None] * depth
-        """For each block, states of the one before it that it will read again and that are settled."""
+        """For each block, the final states of the previous block that it will read again."""
 
     def draft(self, tokens: Sequence[int], hidden: Tensor) -> list[int]:
-        """The D tokens that may follow.
+        """Draft the next D tokens.
 
         Args:
-            tokens: all n that are known, of which the main model has not yet read the last one.
-            hidden: the main model's states at the positions up to n - 2 that were not given before, (1, m, D).
+            tokens: all n known tokens; the main model has not read the last one yet.
+            hidden: the main model's states at the positions up to n - 2 not passed before, (1, m, D).
         """
         known, drafts = len(tokens), list[int]()
-        fresh, fresh_next = hidden, known - 1  # and the position from which on they will be given next time
+        fresh, fresh_next = hidden, known - 1  # and the first position to be passed next time
         for k, cache in enumerate(self.caches, start=1):
             start, kept = cache.length, self.kept[k - 1]
             states = fresh if kept is None else torch.cat((kept, fresh), dim=1)
@@ -70,10 +70,10 @@ def generate_speculatively(
     context: int,
     stop: int | None = None,
 ) -> Generated:
-    """Continue one prompt greedily, as ``generate`` with temperature 0 does, reading D + 1 tokens at a time.
+    """Continue one prompt greedily, like ``generate`` with temperature 0, verifying D + 1 tokens per step.
 
     Args:
-        as for :func:`~s15erav3.model.generate.generate`.
+        as in :func:`~s15erav3.model.generate.generate`.
 
     Raises:
         ValueError: the model has no prediction blocks, or the prompt is empty.

@@ -1,4 +1,4 @@
-"""The decoder: embeddings, blocks of latent attention and experts, a head; routings travel beside the states."""
+"""The decoder: embeddings, blocks of latent attention and experts, a head. Routings are returned with the states."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from s15erav3.model.router import Router, Routing
 
 
 class Output(NamedTuple):
-    """What the model made of token ids (B, T)."""
+    """Model output for token ids (B, T)."""
 
     hidden: Tensor
     """Final states, normalised, (B, T, D)."""
     routings: tuple[Routing, ...]
     """One per MoE layer that ran, in the order of ``routers()``."""
     ahead: tuple[Tensor, ...] = ()
-    """States of the multi-token-prediction blocks: the k-th (from 1), (B, T - k, D), predicts the token k + 1
-    further on."""
+    """States of the multi-token-prediction blocks: the k-th (from 1), (B, T - k, D), predicts k + 1 tokens ahead."""
 
 
 class Transformer(nn.Module):
@@ -67,11 +66,11 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.down_proj, std=std)
 
     def forward(self, ids: Tensor, step: Step | None = None, *, look_ahead: bool = False) -> Output:
-        """Read token ids.
+        """Run the model on token ids.
 
         Args:
             ids: (B, T).
-            step: continues what a KV cache holds; ``None`` reads ids from their beginning, T at most
+            step: continue from a KV cache; ``None`` starts at position 0, with T at most
                 ``max_position_embeddings``.
             look_ahead: also run the multi-token-prediction blocks, for training.
         """
@@ -100,7 +99,7 @@ class Transformer(nn.Module):
         Args:
             hidden: states of block k - 1 (of the main model for k = 1) at positions i, (B, T, D).
             ids: tokens at positions i + k, (B, T).
-            step: of a cache of this block's own.
+            step: step of this block's own KV cache.
 
         Returns:
             states that predict the tokens at i + k + 1, (B, T, D), and the routing of an MoE layer.
@@ -122,8 +121,8 @@ class Transformer(nn.Module):
 
 
 def routers(model: nn.Module) -> list[Router]:
-    """Every router inside ``model``, in the order in which forward returns their routings.
+    """Return all routers in ``model``, in the order in which forward returns their routings.
 
-    Found through ``modules()``: a router added anywhere is balanced like all others.
+    They are found through ``modules()``, so any added router is balanced too.
     """
     return [module for module in model.modules() if isinstance(module, Router)]

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages around figures: nothing is fetched when one is opened."""
+"""Self-contained HTML pages with figures: opening one needs no network."""
 
 from s15erav3.pages.page import Chart, Choice, Html, Section, details, table, write_page
 

@@ -1,4 +1,4 @@
-"""How evenly a run used its experts.
+"""Report section on a run's load balance.
 
 Shapes: S logged steps, L MoE layers, E routed experts.
 """
@@ -18,15 +18,15 @@ from s15erav3.pages.page import Chart, Choice, Section
 from s15erav3.runs.reader import Balance
 
 FRAMES = 100
-"""Steps of a slider, at most."""
+"""Maximum steps of a slider."""
 NUMBERS = 80_000
-"""Loads, or biases, that a page shall carry as frames, and as lines; of large models it shows fewer steps."""
+"""Maximum loads (or biases) embedded in a page as frames, and as lines; large models show fewer steps."""
 
 Steps = NDArray[np.intp]
 
 
 def balance_section(metrics: Metrics, balance: Balance | None) -> Section:
-    """Loads and biases of all experts over the steps."""
+    """Build the section: loads and biases of all experts over the steps."""
     if balance is None:
         return Section("Balance", "No load has been logged yet: balance.jsonl is empty, or not there.", [])
     text = (
@@ -38,7 +38,7 @@ def balance_section(metrics: Metrics, balance: Balance | None) -> Section:
 
 
 def sliders(balance: Balance) -> list[Chart]:
-    """Layers x experts at each of up to ``FRAMES`` steps."""
+    """Build heatmaps of layers x experts with up to ``FRAMES`` steps."""
     kept = evenly(len(balance.steps), min(FRAMES, room(balance)))
     steps = balance.steps[kept].tolist()
     charts = [
@@ -52,7 +52,7 @@ def sliders(balance: Balance) -> list[Chart]:
         charts.append(
             Chart(
                 bias_over_steps(balance.bias[kept], balance.layers, steps),
-                "What is added to an expert's score when experts are chosen, after the step's update.",
+                "What is added to an expert's score when experts are chosen, after the step's bias update.",
                 wide=True,
             )
         )
@@ -60,8 +60,8 @@ def sliders(balance: Balance) -> list[Chart]:
 
 
 def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
-    """MaxVio by layer and on validation, entropy, dead experts."""
-    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor{end}") for end in ("", "_global"))
+    """Build charts of MaxVio by layer and in validation, entropy and dead experts."""
+    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor_{of}") for of in ("batch", "global"))
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),
@@ -114,7 +114,7 @@ def _present(*series: Series | None) -> list[Series]:
 
 
 def lines(balance: Balance) -> list[Choice]:
-    """Of each layer, its experts' loads and biases as lines."""
+    """Build line charts of the experts' loads and biases for each layer."""
     kept = evenly(len(balance.steps), room(balance))
     steps, names = balance.steps[kept], layer_names(balance.layers)
     loads = fair_shares(balance.load[kept])
@@ -131,10 +131,10 @@ def lines(balance: Balance) -> list[Choice]:
 
 
 def room(balance: Balance) -> int:
-    """How many steps the page carries of each expert."""
+    """Return the number of steps per expert that fit in the page."""
     return int(np.clip(NUMBERS // balance.load[0].size, 25, 200))
 
 
 def evenly(n: int, at_most: int) -> Steps:
-    """Positions of up to ``at_most`` of n things, evenly spaced, with the first and the last."""
+    """Return up to ``at_most`` evenly spaced indices below n, including the first and the last."""
     return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(int))

@@ -1,6 +1,6 @@
 // Colours each token by one of its experts, tells why it was chosen, and shows the tokens of one expert alone.
 "use strict";
-document.querySelectorAll(".commentary").forEach((root, number) => {
+document.querySelectorAll(".coloured").forEach((root, number) => {
   const data = JSON.parse(root.querySelector("script").textContent);
   const { experts: nobody, width, texts } = data;
   const decode = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
@@ -30,7 +30,7 @@ document.querySelectorAll(".commentary").forEach((root, number) => {
 
   data.layers.forEach((layer) => make("option", layers, layer));
   for (let k = 1; k <= width; k++) make("option", choices, ordinal(k));
-  tip.id = `commentary-tip-${number}`;
+  tip.id = `coloured-tip-${number}`;
   const buttons = data.colours.map((colour, expert) => {
     const button = make("button", legend);
     button.type = "button";

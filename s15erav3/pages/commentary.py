@@ -1,6 +1,6 @@
-"""Commentary coloured by expert: passages token by token, for a layer and a place among the token's experts.
+"""Text coloured by expert: passages token by token, for a selected layer and rank among the token's experts.
 
-Shapes: N tokens of all passages together, L MoE layers, E routed experts, K the most experts that one token has.
+Shapes: N tokens of all passages together, L MoE layers, E routed experts, K the maximum number of experts per token.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from s15erav3.pages.page import Html, Section, script_json
 
 HERE = Path(__file__).parent
 FINEST = 65535
-"""Scores and weights travel as shares of the greatest, in steps of 1 / FINEST."""
+"""Scores and weights are encoded as fractions of the maximum, in steps of 1 / FINEST."""
 
-SKELETON = """<div class="commentary">
+SKELETON = """<div class="coloured">
 <script type="application/json">{data}</script>
 <div class="controls">
   <label>Layer <select name="layer"></select></label>
@@ -39,21 +39,21 @@ SKELETON = """<div class="commentary">
 
 
 class Widget(NamedTuple):
-    """A chapter of a page and what it needs there; style and script serve any number of such chapters."""
+    """A page section with its style and script, which serve any number of such sections."""
 
     section: Section
     style: str
-    """CSS, which uses the page's variables."""
+    """CSS that uses the page's variables."""
     script: str
-    """JavaScript, to be run after the page's own."""
+    """JavaScript that runs after the page's own."""
 
 
 def commentary(trace: Trace, tokens: Tokens, labels: dict[str, Domain], tokenizer: Tokenizer) -> Widget:
-    """The passages of a trace to look at.
+    """Build the widget that shows the passages of a trace.
 
     Args:
-        tokens, labels: of the part that was traced, (length of the part,).
-        tokenizer: that of the net.
+        tokens, labels: tokens and labels of the traced part, (length of the part,).
+        tokenizer: tokenizer of the net.
     """
     at = np.concatenate([np.arange(start, stop) for start, stop in trace.passages])
     ids = tokens[at].tolist()
@@ -82,7 +82,7 @@ def commentary(trace: Trace, tokens: Tokens, labels: dict[str, Domain], tokenize
         "weights": _shares(trace.weights, greatest[1]),
     }
     markup = SKELETON.format(data=script_json(data))
-    section = Section("Commentary coloured by expert", _explanation(trace), [Html(markup)])
+    section = Section("Text coloured by expert", _explanation(trace), [Html(markup)])
     return Widget(section, (HERE / "commentary.css").read_text(), (HERE / "commentary.js").read_text())
 
 
@@ -111,8 +111,8 @@ def _title(number: int, passage: Passage, labels: dict[str, Domain]) -> str:
 
 
 def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    """What each token shows: a character that several tokens make up stands at the first of them, the others are
-    empty; bytes that make up none are written as hexadecimal digits."""
+    """Return the display text of each token. A character split over several tokens is shown at the first of them, and
+    the others are empty; bytes that form no character are shown as hexadecimal digits."""
     pieces = [tokenizer.bytes_of(token) for token in ids]
     owners = np.repeat(np.arange(len(ids)), [len(piece) for piece in pieces])
     texts = ["" if piece else token_name(tokenizer, token) for piece, token in zip(pieces, ids, strict=True)]
@@ -126,7 +126,7 @@ def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
 
 
 def _within_character(token: int, tokenizer: Tokenizer) -> bool:
-    """Whether a token begins or ends within a character, so that its text does not tell its bytes."""
+    """Whether a token starts or ends within a character, so that its text does not determine its bytes."""
     try:
         tokenizer.bytes_of(token).decode()
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ def _within_character(token: int, tokenizer: Tokenizer) -> bool:
 
 
 def _ids(experts: Ints, n_experts: int) -> str:
-    """Base64 of ids as bytes, or pairs of bytes where there are too many experts; E stands for nobody."""
+    """Encode ids in Base64 as bytes, or as pairs of bytes if there are too many experts; E means no expert."""
     kind = "<u1" if n_experts < 256 else "<u2"
     return _base64(np.where(experts == NOBODY, n_experts, experts).astype(kind))
 

@@ -1,4 +1,4 @@
-"""A widget of the pages inside a notebook."""
+"""Display of page widgets in notebooks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ PAGE = """<!doctype html>
 <style>{styles}</style>
 <body><main><section><p>{text}</p>{markup}</section></main><script>{script}</script></body>
 </html>"""
-IN_FRAME = "main { padding: 0 1rem 1rem } section { padding-top: .75rem } .commentary .controls { top: 0 }"
+IN_FRAME = "main { padding: 0 1rem 1rem } section { padding-top: .75rem } .coloured .controls { top: 0 }"
 
 
 def inline(widget: Widget, height: int = 700) -> str:
-    """The widget as HTML for the output of a notebook's cell: in a frame, so that neither's styles and scripts reach
-    the other's, and on light paper as the figures. Nothing is fetched.
+    """Return the widget as HTML for the output of a notebook cell: in a frame, which isolates styles and scripts, and
+    with a light background like the figures. It needs no network.
 
     Args:
-        height: of the frame, in pixels; what is longer scrolls inside.
+        height: height of the frame in pixels; longer content scrolls.
     """
     section = widget.section
     page = PAGE.format(
@@ -32,7 +32,7 @@ def inline(widget: Widget, height: int = 700) -> str:
         markup="".join(block.markup for block in section.blocks if isinstance(block, Html)),
         script=widget.script,
     )
-    return (  # in a div: IPython warns of markup that begins with a frame, whatever is in it
+    return (  # in a div: IPython warns about any markup that starts with a frame
         f'<div><iframe title="{escape(section.title)}" srcdoc="{escape(page)}" '
         f'style="width: 100%; height: {height}px; border: 0"></iframe></div>'
     )

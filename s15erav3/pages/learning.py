@@ -1,4 +1,4 @@
-"""How a run learned: every curve of ``metrics.csv`` that is not about balance."""
+"""Report section on training: all curves of ``metrics.csv`` that are not about balance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Metrics = dict[str, NDArray[np.float64]]
 
 
 class Shown(NamedTuple):
-    """A chart of some metrics."""
+    """A chart and its metrics."""
 
     title: str
     unit: str
     metrics: dict[str, str]
-    """Name of the curve and of its column."""
+    """Name and column of each curve."""
     caption: str
 
 
@@ -54,7 +54,7 @@ FROM_ZERO = ("Throughput", "Model FLOPs utilisation", "Memory")
 
 
 def learning_section(metrics: Metrics) -> Section:
-    """Charts of the metrics that are there."""
+    """Build charts of the available metrics."""
     charts = []
     for shown in SHOWN:
         series = [s for name, column in shown.metrics.items() if (s := series_of(metrics, column, name)) is not None]
@@ -66,7 +66,7 @@ def learning_section(metrics: Metrics) -> Section:
 
 
 def series_of(metrics: Metrics, column: str, name: str) -> Series | None:
-    """The rows that have a metric; ``None`` if none does."""
+    """Return the rows that have a metric; ``None`` if there are none."""
     values, steps = metrics.get(column), metrics.get("step")
     if values is None or steps is None or not np.isfinite(values).any():
         return None

@@ -1,4 +1,4 @@
-"""From sections of charts and tables to one HTML file that needs no network."""
+"""Rendering of sections with charts and tables to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from s15erav3.figures.style import template
+from s15erav3.figures.style import ON_DARK, template
 from s15erav3.files import replace_text
+from s15erav3.metrics import hover
 
 HERE = Path(__file__).parent
 SHARED = ("x", "y", "text", "customdata")
-"""Arrays of a trace that many traces have in common: stored once in the page."""
+"""Trace arrays that many traces share: stored once in the page."""
 
 
 class Chart(NamedTuple):
-    """A figure, and what it shows in one sentence, read aloud to who cannot see it."""
+    """A figure with a one-sentence description for screen readers."""
 
     figure: go.Figure
     caption: str
@@ -32,7 +33,7 @@ class Chart(NamedTuple):
 
 
 class Html(NamedTuple):
-    """Markup of one's own: a table, a widget whose script is given to :func:`write_page`."""
+    """Custom markup: a table, or a widget whose script is passed to :func:`write_page`."""
 
     markup: str
     wide: bool = True
@@ -40,33 +41,35 @@ class Html(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Several figures or tables in one place, of which the reader chooses one by one select for each label."""
+    """Several figures or tables in one place; the reader selects one with a dropdown per label."""
 
     title: str
     labels: Sequence[str]
-    """Of the selects."""
+    """Labels of the dropdowns."""
     options: Mapping[tuple[str, ...], go.Figure] | Mapping[tuple[str, ...], Html]
-    """By one value for each label; every combination of values, the last label's changing fastest. The first is shown
-    at first. Either all are figures or none is."""
+    """Keyed by one value per label, with every combination of values; the last label changes fastest. The first entry
+    is shown initially. Either all entries are figures or none is."""
     caption: str
     wide: bool = False
 
 
 class Section(NamedTuple):
-    """A chapter of the page."""
+    """A section of the page."""
 
     title: str
     text: str
     """Plain text."""
     blocks: Sequence[Chart | Choice | Html]
+    folded: bool = False
+    """Collapsed to its title until the reader opens it."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Html:
-    """A table of plain texts, which scrolls inside itself where it is wider than the page; columns of numbers are set
-    right."""
+    """Build a table of plain texts. It scrolls if it is wider than the page; numeric columns are right-aligned."""
     right = [bool(rows) and all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
     head = "".join(
-        f'<th scope="col"{_number(number)}>{escape(name)}</th>' for name, number in zip(header, right, strict=True)
+        f'<th scope="col"{_number(number)}{_hover(name)}>{escape(name)}</th>'
+        for name, number in zip(header, right, strict=True)
     )
     body = "".join(
         "<tr>"
@@ -84,12 +87,17 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)? ?%?", text) is not None
 
 
+def _hover(name: str) -> str:
+    """Return the hover text that explains a metric."""
+    return f' title="{escape(about)}"' if (about := hover(name)) else ""
+
+
 def _number(is_one: bool) -> str:
     return ' class="number"' if is_one else ""
 
 
 def details(summary: str, markup: str) -> Html:
-    """Markup that is folded away until the reader opens it."""
+    """Return markup that is collapsed until the reader opens it."""
     return Html(f"<details><summary>{escape(summary)}</summary>{markup}</details>")
 
 
@@ -102,16 +110,16 @@ def write_page(
     styles: Sequence[str] = (),
     scripts: Sequence[str] = (),
 ) -> None:
-    """Write the page whole or not at all.
+    """Write the page atomically.
 
     Args:
-        file: where to.
+        file: output file.
         title, subtitle: plain text.
-        sections: in reading order; each with an entry in the table of contents.
-        styles, scripts: CSS and JavaScript of widgets, run after the charts are set up.
+        sections: in reading order; each gets an entry in the table of contents.
+        styles, scripts: CSS and JavaScript of widgets; scripts run after the charts are set up.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
         ValueError: a choice lacks a combination of its values.
     """
     store = _Store()
@@ -120,6 +128,7 @@ def write_page(
             "id": _slug(section.title),
             "title": section.title,
             "text": section.text,
+            "folded": section.folded,
             "blocks": [store.block(block) for block in section.blocks],
         }
         for section in sections
@@ -134,6 +143,7 @@ def write_page(
         plotly=get_plotlyjs(),
         charts=script_json({"places": store.places, "shared": store.shared}),
         templates=script_json({"light": template().to_plotly_json(), "dark": template(dark=True).to_plotly_json()}),
+        inks=script_json(ON_DARK),
         styles=[(HERE / "page.css").read_text(), *styles],
         scripts=[(HERE / "page.js").read_text(), *scripts],
     )
@@ -145,7 +155,7 @@ def _slug(title: str) -> str:
 
 
 class _Store:
-    """The places of the page where charts stand, and the arrays that they share."""
+    """Chart placeholders of the page, and the arrays that charts share."""
 
     def __init__(self) -> None:
         self.places: list[list[dict[str, Any]]] = []
@@ -153,7 +163,7 @@ class _Store:
         self._numbers: dict[str, int] = {}
 
     def block(self, block: Chart | Choice | Html) -> dict[str, Any]:
-        """What the template needs of a block."""
+        """Return the template variables of a block."""
         if isinstance(block, Html):
             return {"markup": block.markup, "wide": block.wide}
         if isinstance(block, Chart):
@@ -173,8 +183,8 @@ class _Store:
         return f"chart-{len(self.places) - 1}"
 
     def _plain(self, figure: go.Figure) -> dict[str, Any]:
-        """The figure as JSON's objects, without what the page provides: the template of the reader's paper, the title
-        as a heading, and the slider, as Plotly's own cannot be reached by keyboard."""
+        """Convert the figure to JSON objects without the parts that the page provides: the light or dark template, the
+        title as a heading, and the slider, because Plotly's slider is not accessible by keyboard."""
         found: dict[str, Any] = json.loads(figure.to_json())
         for key in ("template", "sliders", "updatemenus", "title"):
             found["layout"].pop(key, None)
@@ -193,12 +203,12 @@ class _Store:
 
 
 def _described(block: Chart | Choice) -> dict[str, Any]:
-    """Caption, width, and the subtitle, which figures of one choice have in common."""
+    """Return caption, width, and the subtitle, which all figures of a choice share."""
     figure = block.figure if isinstance(block, Chart) else next(iter(block.options.values()))
     subtitle = figure.layout.title.subtitle.text if isinstance(figure, go.Figure) else None
     return {"caption": block.caption, "wide": block.wide, "subtitle": subtitle or ""}
 
 
 def script_json(value: object) -> str:
-    """JSON that can stand inside a script element, whatever texts are in it."""
+    """Encode JSON so that it is safe inside a script element."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -1,4 +1,4 @@
-"""What the experts of a trained model are for, and which work together.
+"""Report sections on expert specialisation and co-activation of a trained model.
 
 Shapes: L MoE layers, V values of a domain, E routed experts.
 """
@@ -20,17 +20,17 @@ from s15erav3.figures.style import expert_names, layer_names
 from s15erav3.pages.page import Chart, Choice, Html, Section, table
 
 LEAST = 100
-"""Slots of a value that an expert must be expected to have before its preference is told: chance moves them by 10 %."""
+"""Minimum expected slots of a value at an expert for its preference to be shown: noise is then about 10 %."""
 NUMBERS = 400_000
-"""Cells of expert x expert heatmaps that a page shall carry; with hundreds of experts it shows fewer layers."""
+"""Maximum cells of expert x expert heatmaps embedded in a page; with hundreds of experts fewer layers are shown."""
 LEAST_TOKENS = 8
-"""The same of single tokens, which are rarer: these must also be ``BEYOND`` standard deviations above chance."""
+"""``LEAST`` for single tokens, which are rarer: they must also be ``BEYOND`` standard deviations above chance."""
 BEYOND = 5
 STRONG = 1.2
 
 
 def specialisation_section(routed: Routed, about: str) -> Section:
-    """Mutual information, the strongest specialists, values x experts, and the vocabulary of each expert."""
+    """Build the section: mutual information, strongest specialists, values x experts, vocabulary of each expert."""
     found = {name: mutual_information(counts.slots) for name, counts in routed.domains.items()}
     blocks: list[Chart | Choice | Html] = [
         Chart(
@@ -78,11 +78,11 @@ def specialisation_section(routed: Routed, about: str) -> Section:
         f" Left out: tokens where an even share is less than {LEAST_TOKENS} assignments, or chance a likely reason."
     )
     blocks.append(Choice("The vocabulary of each expert", ("layer",), words, caption, wide=True))
-    return Section("Specialisation", about, blocks)
+    return Section("Specialisation", about, blocks, folded=True)
 
 
 def layers_shown(routed: Routed) -> list[int]:
-    """Places of the layers that a page has room for, evenly spaced."""
+    """Return evenly spaced indices of the layers that fit in a page."""
     number = len(routed.layers)
     room = max(4, NUMBERS // routed.loads.shape[-1] ** 2)
     kept: list[int] = np.unique(np.linspace(0, number - 1, min(number, room)).round().astype(int)).tolist()
@@ -90,13 +90,13 @@ def layers_shown(routed: Routed) -> list[int]:
 
 
 def without_ends(counts: Counts) -> Counts:
-    """A domain without end-of-text, which belongs to no value of it and is by itself in every expert's eyes."""
+    """Return a domain without end-of-text, which has none of its values and is routed unlike any of them."""
     kept = [i for i, value in enumerate(counts.values) if value != NO_TEXT]
     return Counts([counts.values[i] for i in kept], counts.slots[:, kept], counts.tokens[kept])
 
 
 def strongest(routed: Routed, each: int = 3) -> list[list[str]]:
-    """Rows of the strongest (value, layer, expert) of each domain."""
+    """Return table rows of the strongest (value, layer, expert) of each domain."""
     return [
         [s.domain, s.value, f"L{s.layer:02d}", f"E{s.expert:02d}", f"{s.times:.1f}", f"{s.assignments:,}"]
         for s in specialists(routed, each=each, least=LEAST)
@@ -104,7 +104,7 @@ def strongest(routed: Routed, each: int = 3) -> list[list[str]]:
 
 
 def vocabulary(routed: Routed, layer: int, each: int = 8) -> Html:
-    """A table of experts of the layer at place ``layer``, and the tokens that each prefers most."""
+    """Build a table of the experts of the layer at index ``layer`` and the tokens that each prefers most."""
     counts = routed.domains["token"]
     slots = counts.slots[layer].numpy()
     times, expected = lift(slots)
@@ -132,10 +132,10 @@ def vocabulary(routed: Routed, layer: int, each: int = 8) -> Html:
 
 
 def coactivation_section(routed: Routed, about: str) -> Section:
-    """Experts x experts of each layer."""
+    """Build the section: experts x experts of each layer."""
     even = (routed.top_k - 1) / max(1, routed.loads.shape[-1] - 1) if routed.top_k is not None else None
     if routed.top_k == 1:
-        return Section("Co-activation", "A token has one expert: none is used together with another.", [])
+        return Section("Co-activation", "A token has one expert: none is used together with another.", [], folded=True)
     kept = layers_shown(routed)
     shares = coactivation_share(routed.coactivation[kept]).numpy()
     title = "Which experts share their tokens"
@@ -148,4 +148,4 @@ def coactivation_section(routed: Routed, about: str) -> Section:
         if even is not None
         else "The middle of the colours is the mean of the layer."
     )
-    return Section("Co-activation", about, [Choice(title, ("layer",), options, middle, wide=True)])
+    return Section("Co-activation", about, [Choice(title, ("layer",), options, middle, wide=True)], folded=True)

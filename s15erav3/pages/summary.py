@@ -1,4 +1,4 @@
-"""A run at a glance: how it ended, its main figures, what to type next, its settings."""
+"""Summary sections: a run's outcome and main metrics at the top; settings and next commands at the bottom."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
+from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, details, table
 from s15erav3.runs.reader import Run
 
 WARNINGS = {
     "running": "The run is still at work: this page shows it up to the moment at which it was written.",
+    "pruned": "A search ended the run early, as it was hopeless beside other trials.",
     "interrupted": "The run was interrupted.",
     "failed": "The run failed.",
     "broken": "A file of the run cannot be read.",
@@ -22,14 +24,21 @@ WARNINGS = {
 
 
 def summary_section(run: Run) -> Section:
-    """The page's first section."""
+    """Build the page's first section."""
     blocks = [Html(f'<dl class="facts">{"".join(_fact(*fact) for fact in facts(run))}</dl>')]
     if run.status in WARNINGS:
         said = WARNINGS[run.status] + (f" Reason: {run.reason}" if run.reason else "")
-        blocks.insert(0, Html(f'<p class="warning" role="status">{escape(said)}</p>'))
+        todo = _list(to_go_on(run))
+        blocks.insert(0, Html(f'<div class="warning"><p role="status">{escape(said)}</p>{todo}</div>'))
+    return Section("Summary", "", blocks)
+
+
+def settings_section(run: Run) -> Section:
+    """Build the page's last section: next commands, versions, config, and overrides of the command line."""
+    blocks = []
     left = []
-    if todo := "".join(commands(run)):
-        left.append(f'<h3>What to type next</h3><ul class="commands">{todo}</ul>')
+    if todo := _list(to_use_it(run)):
+        left.append(f"<h3>What to type next</h3>{todo}")
     if versions := run.result.get("versions"):
         rows = [(name, str(version)) for name, version in versions.items()]
         rows.append(("git commit", str(run.result.get("git_commit") or "none: an installed package")))
@@ -45,11 +54,11 @@ def summary_section(run: Run) -> Section:
     if run.overrides:
         given = table(("setting", "value"), list(run.overrides.items()), "What the command line set")
         blocks.append(given._replace(wide=False))
-    return Section("Summary", "", blocks)
+    return Section("Settings and commands", "", blocks, folded=bool(blocks))
 
 
 def shape(config: dict[str, Any]) -> str:
-    """Layers, experts and strategy of a config in words."""
+    """Describe layers, experts and strategy of a config in words."""
     model, experts, balancing = (group(config, name) for name in ("model", "experts", "balancing"))
     layers, count = model.get("num_layers"), experts.get("n_routed_experts")
     parts = [f"{layers} layers"] if layers else []
@@ -63,13 +72,13 @@ def shape(config: dict[str, Any]) -> str:
 
 
 def group(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """A group of a config; empty where it is not there, or no group."""
+    """Return a group of a config; empty if it is missing or not a group."""
     found = config.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def facts(run: Run) -> Iterator[tuple[str, str, str]]:
-    """Name, figure and a remark of each main figure that the run has."""
+    """Yield name, value and remark of each main metric of the run."""
     number = {key: value for key, value in run.result.items() if isinstance(value, int | float)}
 
     def remark(key: str, form: str) -> str:
@@ -82,7 +91,7 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
         ("val/loss", "{:.4f}", "nats per token" + remark("train/loss", ", train {:.4f}")),
         ("balance/maxvio_global", "{:.3f}", remark("balance/maxvio_floor_global", "random floor {:.3f}")),
         ("balance/dead_experts_global", "{:.0f}", "of all layers, on validation"),
-        ("perf/tokens_per_second", "{:,.0f}", remark("perf/mfu", "{:.0%} of the device's peak")),
+        ("perf/tokens_per_second_overall", "{:,.0f}", remark("perf/mfu_overall", "{:.0%} of the device's peak")),
     ):
         if key in number:
             yield NAMES.get(key, key), form.format(number[key]), small
@@ -101,28 +110,42 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
 NAMES = {
     "balance/maxvio_global": "MaxVio global",
     "balance/dead_experts_global": "dead experts",
-    "perf/tokens_per_second": "tokens/s",
+    "perf/tokens_per_second_overall": "tokens/s",
 }
 
 
 def _fact(name: str, value: str, remark: str) -> str:
     small = f"<small>{escape(remark)}</small>" if remark else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
+    about = hover(next((key for key, shown in NAMES.items() if shown == name), name))
+    title = f' title="{escape(about)}"' if about else ""
+    return f"<div><dt{title}>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
 
 
-def commands(run: Run) -> Iterator[str]:
-    """What to type next, as items of a list."""
+def to_go_on(run: Run) -> Iterator[str]:
+    """Yield commands for an incomplete run, as list items."""
     place = shlex.quote(str(run.folder.absolute()))
-    saved = any((run.folder / "checkpoints").glob("*.ckpt"))
-    if run.status in ("interrupted", "failed") and saved:
+    if run.status in ("pruned", "interrupted", "failed") and _saved(run):
         yield _command(f"train resume={place}", "go on from its last checkpoint")
-    if run.status != "completed":
-        yield _command(f"report {place}", "write this page anew")
-    if not saved:
+    yield _command(f"report {place}", "write this page anew")
+
+
+def to_use_it(run: Run) -> Iterator[str]:
+    """Yield commands for a run with a checkpoint, as list items."""
+    place = shlex.quote(str(run.folder.absolute()))
+    if not _saved(run):
         return
     yield _command(f"evaluate {place} split=test", "measure the best checkpoint on the test part")
     if run.result.get("causal", True):
-        yield _command(f"sample {place} prompt='1st Inns'", "let it write")
+        yield _command(f"sample {place}", "let it write; prompt=TEXT says how to begin")
+
+
+def _saved(run: Run) -> bool:
+    return any((run.folder / "checkpoints").glob("*.ckpt"))
+
+
+def _list(commands: Iterator[str]) -> str:
+    items = "".join(commands)
+    return f'<ul class="commands">{items}</ul>' if items else ""
 
 
 def _command(rest: str, purpose: str) -> str:
@@ -130,7 +153,7 @@ def _command(rest: str, purpose: str) -> str:
 
 
 def short(count: float) -> str:
-    """1234567 as 1.23 M."""
+    """Format 1234567 as 1.23 M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size * 0.9995:  # so that 999,700 is 1 M
             return f"{count / size:.3g} {letter}"
@@ -138,7 +161,7 @@ def short(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725 as 1 h 02 min."""
+    """Format 3725 as 1 h 02 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -148,5 +171,5 @@ def duration(seconds: float) -> str:
 
 
 def written_at() -> str:
-    """Now, for the subtitle."""
+    """Return the current time for the subtitle."""
     return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they are started, watch each other and end together."""
+"""Multi-process training of one model: how ranks are started, monitor each other and end together."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes; the other ranks of a distributed run are started with a rank."""
+    """Return whether this is rank 0, which alone writes files; the other ranks are started with a rank variable set."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK"))

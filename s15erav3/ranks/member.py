@@ -1,4 +1,4 @@
-"""A rank that the first one has started: it says nothing on the screen, leaves word of its end, and outlives nobody."""
+"""A rank started by the first one: it prints nothing, reports its end, and exits when the first one is gone."""
 
 from __future__ import annotations
 
@@ -11,26 +11,38 @@ from typing import NoReturn
 
 from s15erav3.errors import UserError
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
 
 VARIABLE = "S15ERAV3_RANKS"
-"""Of the environment: the board's descriptor, the number of ranks, the timeout."""
+"""Environment variable with the board's descriptor, the number of ranks and the timeout."""
 
 PERIOD = 0.5
-"""Seconds between two looks at the others."""
+"""Seconds between two checks of the other ranks."""
 
 PATIENCE = 8.0
-"""Seconds that a rank which has lost another waits for the first rank to end it."""
+"""Seconds that a rank which has lost another one waits for the first rank to end it."""
+
+SPOKEN = ("gloo", "nccl", "c10d", "tcpstore", "connection closed by peer", "connection reset")
+"""Substrings of torch.distributed's messages about a lost process, for errors without a type of their own."""
+
+
+def lost(error: BaseException) -> bool:
+    """Return whether a collective failed because another process ended."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None:  # this rank has not reached the import yet
+        return False
+    if isinstance(error, distributed.DistError):
+        return True
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in SPOKEN)
 
 
 class Awake:
-    """Seconds in which this process ran: a job that is stopped and continued as a whole has lost no time."""
+    """Time in which this process was running: suspending and resuming a whole job does not count."""
 
     def __init__(self) -> None:
         self.seconds, self._last = 0.0, time.monotonic()
 
     def look(self) -> float:
-        """The seconds so far; to be asked every :data:`PERIOD`."""
+        """Return the seconds so far; to be called every :data:`PERIOD`."""
         now = time.monotonic()
         self.seconds += min(now - self._last, 2 * PERIOD)
         self._last = now
@@ -38,7 +50,7 @@ class Awake:
 
 
 class Member(threading.Thread):
-    """Counts this process' ticks, and ends it when the first rank is gone or has not run for ``timeout`` seconds."""
+    """Counts ticks, and ends this process when the first rank is gone or has not run for ``timeout`` seconds."""
 
     def __init__(self, board: Board, rank: int, timeout: float) -> None:
         super().__init__(name="member", daemon=True)
@@ -70,10 +82,10 @@ class Member(threading.Thread):
         os._exit(1)  # the main thread may wait for the lost rank forever
 
     def leave(self, error: BaseException) -> int:
-        """Leave word of the error that ended this rank; returns its exit status."""
+        """Store a report on the error that ended this rank; return its exit status."""
         if lost(error):
             self.board.report(self.rank, kind="lost", reason=str(error))
-            time.sleep(PATIENCE)  # the first rank ends this one, or is gone itself
+            time.sleep(PATIENCE)  # the first rank ends this process, or is gone itself
             return 1
         if isinstance(error, UserError):
             self.board.report(self.rank, kind=type(error).__name__, reason=str(error), status=error.exit_status)
@@ -91,9 +103,9 @@ _here: Member | None = None
 
 
 def join() -> Member | None:
-    """Be a rank, in a process that the first rank has started; ``None`` in any other."""
+    """Join as a rank, in a process that the first rank has started; return ``None`` in any other."""
     global _here
-    given = os.environ.pop(VARIABLE, None)  # for this process, not for what it starts
+    given = os.environ.pop(VARIABLE, None)  # for this process only, not for its children
     if given is not None:
         descriptor, ranks, timeout = given.split(":")
         _here = Member(Board(int(descriptor), int(ranks)), int(os.environ["LOCAL_RANK"]), float(timeout))
@@ -102,5 +114,5 @@ def join() -> Member | None:
 
 
 def here() -> Member | None:
-    """This process as a rank that another one has started."""
+    """Return this process's membership, if another rank has started it."""
     return _here

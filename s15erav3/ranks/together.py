@@ -1,4 +1,4 @@
-"""Training in several processes: the first starts the others, all watch, and all end."""
+"""Training in several processes: the first rank starts the others, all monitor each other, and all end together."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from torch.distributed.constants import default_pg_timeout
 
 import __main__
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
-from s15erav3.ranks.member import VARIABLE, here
+from s15erav3.ranks.member import VARIABLE, here, lost
 from s15erav3.ranks.watch import RankEnded, Watch
 
 NEVER = timedelta(days=1)
-"""Timeout of collectives where ranks watch each other: a watch names the rank, and does not count stopped time."""
+"""Timeout of collectives where ranks are monitored: the watch names the lost rank, and ignores suspended time."""
 
 
 class Moves(L.Callback):
-    """Counts what this rank's main thread does, which is the same in all ranks."""
+    """Counts the progress of this rank's main thread, which is the same in all ranks."""
 
     def __init__(self, board: Board, rank: int) -> None:
         self.board, self.rank = board, rank
@@ -42,12 +41,13 @@ class Moves(L.Callback):
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Starts the other ranks by the command line of this one, under a :class:`Watch` in place of Lightning's, which
-    kills the first rank before it can say why.
+    """Starts the other ranks with this process's command line, monitored by a :class:`Watch`.
+
+    Lightning's own observer would kill the first rank before it can report the reason.
 
     Args:
         like: Lightning's own launcher.
-        again: settings to add to the command line, that all ranks agree on what was found out here.
+        again: overrides to add to the command line, so that all ranks use the values determined here.
     """
 
     def __init__(self, like: _SubprocessScriptLauncher, again: Sequence[str], watch: Watch) -> None:
@@ -55,7 +55,7 @@ class Launcher(_SubprocessScriptLauncher):
         self.again, self.watch = again, watch
 
     def _call_children_scripts(self) -> None:
-        # Lightning looks at self.procs, which stays empty: its own observer then has nothing to do.
+        # Lightning monitors self.procs, which stays empty, so its own observer is idle.
         cluster, board = self.cluster_environment, self.watch.board
         environment = os.environ | {
             "MASTER_ADDR": cluster.main_address,
@@ -64,7 +64,7 @@ class Launcher(_SubprocessScriptLauncher):
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
             VARIABLE: f"{board.descriptor}:{board.ranks}:{self.watch.timeout}",
         }
-        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told by the first rank
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the first rank reports a lost connection
         command = [sys.executable, *program(), *sys.argv[1:], *self.again]
         for rank in range(1, self.num_processes):
             self.watch.processes[rank] = subprocess.Popen(
@@ -77,7 +77,7 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def program() -> list[str]:
-    """How Python was told to run this program."""
+    """Return the interpreter arguments that start this program."""
     script = Path(sys.argv[0])
     return [str(script.absolute())] if __main__.__spec__ is None and script.stem == "s15erav3" else ["-m", "s15erav3"]
 
@@ -86,15 +86,15 @@ def program() -> list[str]:
 def together(
     trainer: L.Trainer, again: Sequence[str], timeout: float, last_words: Callable[[RankEnded], int]
 ) -> Iterator[None]:
-    """Let ``trainer`` fit in all its ranks; afterwards this process is alone, and has no process group.
+    """Let ``trainer`` fit in all ranks within the block; afterwards this process is alone, without a process group.
 
     Args:
-        again: settings to add to the command line of ranks that are started here.
-        timeout: seconds after which ranks give up one that does not get on.
+        again: overrides to add to the command line of ranks that are started here.
+        timeout: seconds without progress after which a rank is given up.
         last_words: see :class:`Watch`.
 
     Raises:
-        RankEnded: another rank was the cause of what ended this one.
+        RankEnded: this process ended because of another rank.
     """
     if trainer.world_size == 1:
         yield
@@ -105,7 +105,7 @@ def together(
     member, watch = here(), Watch(strategy.launcher.num_processes, timeout, last_words) if starts else None
     if watch is not None:
         strategy._launcher = Launcher(strategy.launcher, again, watch)
-        # Its watchdog would abort the program, with a dump, before the watch can say which rank is gone.
+        # NCCL's watchdog would abort the program, with a dump, before the watch can report which rank is gone.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     if getattr(strategy, "_timeout", None) == default_pg_timeout:
         strategy._timeout = NEVER if watch or member else timedelta(seconds=timeout)
@@ -134,7 +134,7 @@ def together(
 
 
 def _do_not_hang() -> None:
-    """NCCL may wait for dead ranks when the process group is taken down at exit."""
+    """Limit the exit to 10 seconds, as NCCL may wait for dead ranks when the process group is destroyed."""
     last = threading.Timer(10, os._exit, [1])
     last.daemon = True
     last.start()

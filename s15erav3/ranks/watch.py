@@ -1,4 +1,4 @@
-"""The first rank's eye on those that it has started: when one ends or gets stuck, all end, for one reason."""
+"""The first rank's monitoring of the ranks that it started: if one ends or hangs, all end, with one reported cause."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from s15erav3.ranks.board import Board
-from s15erav3.ranks.lost import lost
-from s15erav3.ranks.member import PERIOD, Awake
+from s15erav3.ranks.member import PERIOD, Awake, lost
 
 GRACE = 3.0
-"""Seconds in which all ranks may end by themselves, once one has: often they do, for the same reason."""
+"""Seconds in which all ranks may end by themselves after one has: often they do, for the same reason."""
 
 LEAVING = 6.0
-"""Seconds in which the main thread is to notice that the other ranks are gone."""
+"""Seconds in which the main thread has to notice that the other ranks are gone."""
 
 FAREWELL = 30.0
-"""Seconds that the others have to end, once training is complete."""
+"""Seconds that the others have to end once training is complete."""
 
 ASKED = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
-"""Signals that ask a run to end; dying of one is no accident."""
+"""Signals that ask a run to end; dying of one is not an error."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """End this process, with status 1, should the block take longer."""
+    """End this process, with status 1, if the block takes longer."""
     last = threading.Timer(seconds, os._exit, [1])
     last.daemon = True
     last.start()
@@ -41,9 +40,10 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class RankEnded(Exception):
-    """Another rank ended first, or all wait for one.
+    """Another rank ended first, or all ranks wait for one.
 
     Args:
+        reason: what happened, as a clause.
         reason: what happened, a clause.
         kind: ``killed``, ``stuck``, ``lost``, ``bug``, ``signal``, or ``UserError`` and its subclasses by name: then
             ``reason`` is the whole message.
@@ -57,15 +57,15 @@ class RankEnded(Exception):
 
 
 class Watch(threading.Thread):
-    """Looks after the other ranks until :meth:`close`.
+    """Thread that monitors the other ranks until :meth:`close`.
 
-    What it finds it leaves to the main thread, whose collectives fail when the others are gone. Where it is stuck
-    (NCCL waits forever, a rendezvous as well), the watch ends the program itself, by ``last_words``.
+    It leaves its findings to the main thread, whose collectives fail when the others are gone. Where the main thread
+    hangs (NCCL waits forever, as does a rendezvous), the watch ends the program itself, through ``last_words``.
 
     Args:
-        ranks: of this machine, with the first.
-        timeout: seconds after which a rank that does not get on is stuck.
-        last_words: tells the user and writes the run's result; returns the exit status.
+        ranks: number of ranks on this machine, including the first.
+        timeout: seconds without progress after which a rank counts as stuck.
+        last_words: reports to the user and writes the run's result; returns the exit status.
     """
 
     def __init__(self, ranks: int, timeout: float, last_words: Callable[[RankEnded], int]) -> None:
@@ -99,18 +99,18 @@ class Watch(threading.Thread):
             return
 
     def _exit(self, found: RankEnded) -> None:
-        """End the program while its main thread is stuck."""
+        """End the program while its main thread hangs."""
         status = 1
         try:
-            with at_most(LEAVING):  # a full disk or a dead network may hold the last words up
+            with at_most(LEAVING):  # a full disk or a dead network may block last_words
                 status = self.last_words(found)
         finally:
             os._exit(status)
 
     def cause(self, error: BaseException) -> RankEnded | None:
-        """What ended another rank first and so caused ``error`` of the main thread; ``None`` if nothing did.
+        """Return how another rank ended first and so caused ``error`` in the main thread; ``None`` if none did.
 
-        From now on the main thread ends the program, not the watch.
+        After this call the main thread ends the program, not the watch.
         """
         with self._ending:
             self._over.set()
@@ -121,11 +121,11 @@ class Watch(threading.Thread):
         until = time.monotonic() + GRACE
         while not self._failed() and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(2 * PERIOD)  # the others, too, may have something to say
+        time.sleep(2 * PERIOD)  # the other ranks may still be writing their reports
         return self._judge()
 
     def close(self, completed: bool) -> None:
-        """End what is left of the other ranks; they have ``FAREWELL`` seconds to end by themselves if all went well."""
+        """End the remaining ranks; they have ``FAREWELL`` seconds to end by themselves if training completed."""
         with self._ending:
             self._over.set()
         until = time.monotonic() + (FAREWELL if completed else 0)
@@ -137,7 +137,7 @@ class Watch(threading.Thread):
                 process.wait()
 
     def kill(self) -> None:
-        """End the other ranks at once, stopped ones too. What is worth keeping is the first rank's."""
+        """Kill the other ranks at once, including suspended ones. The first rank holds all results."""
         for process in self.processes.values():
             process.kill()
 
@@ -145,7 +145,7 @@ class Watch(threading.Thread):
         return any(process.poll() for process in self.processes.values())
 
     def _judge(self) -> RankEnded:
-        """The cause among what is known of the ranks that have ended."""
+        """Return the cause, from what is known of the ranks that have ended."""
         ended = {rank: status for rank, process in self.processes.items() if (status := process.poll())}
         reports = {rank: self.board.reported(rank) for rank in ended}
         for rank, status in ended.items():
@@ -167,13 +167,13 @@ class Watch(threading.Thread):
         return f"rank {rank} of {self.board.ranks} (process {self.processes[rank].pid})"
 
     def _stuck(self, now: float) -> RankEnded | None:
-        """Whether a rank has not got on for too long, and which holds the others up."""
+        """Return an error if a rank has made no progress for too long, with the rank that blocks the others."""
         idle = {rank: self._since(rank, "moves", now) for rank in range(self.board.ranks)}
         still = {rank: self._since(rank, "ticks", now) for rank in self.processes}
         if max(idle.values()) <= self.timeout:
             return None
         after = f"for {self.timeout:g} s (trainer.rank_timeout)"
-        # Its thread has no part in what holds the main thread up: a process whose ticks stand still does not run.
+        # Ticks come from a thread independent of the main thread: if they stop, the process is not running.
         rank = max(still, key=lambda r: still[r])
         if still[rank] > self.timeout / 2:
             return RankEnded(f"{self._called(rank)} has not run {after}", "stuck")
@@ -185,7 +185,7 @@ class Watch(threading.Thread):
         return RankEnded(f"{name} has not got on {after}", "stuck")
 
     def _since(self, rank: int, word: Any, now: float) -> float:
-        """Seconds for which a counter has stood still."""
+        """Return the seconds for which a counter has not changed."""
         number = self.board.get(rank, word)
         before, since = self._seen.get((rank, word), (-1, now))
         if number != before:

@@ -1,1 +1,1 @@
-"""A run's folder: what lies where, written whole and read back whatever state it is in."""
+"""A run's folder: its layout, written atomically and read back in whatever state it is."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, read without executing anything, found in a run's folder."""
+"""Checkpoint files: written atomically, read without executing anything, found in a run's folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home, whole
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 
@@ -20,8 +20,10 @@ Payload = dict[str, Any]
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Save beside the target, flush to the disk, rename: a kill leaves the old file or the new one. What is read back
-    is what was written."""
+    """Write a checkpoint atomically: save to a temporary file beside the target, flush to the disk, rename.
+
+    A kill leaves either the old or the new file. Reading returns exactly what was written.
+    """
 
     def save_checkpoint(self, checkpoint: Payload, path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
@@ -34,10 +36,10 @@ class WholeFileIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: Path) -> Payload:
-    """Read a checkpoint of this program: every bit as it was written, tensors and plain containers alone.
+    """Read a checkpoint of this program, bit-exact as it was written; only tensors and plain containers are accepted.
 
     Raises:
-        UserError: there is no such file, it is cut short or damaged, it holds code, or another program made it.
+        UserError: there is no such file, it is truncated or damaged, it contains code, or another program wrote it.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give a .ckpt file or a run's folder.")
@@ -55,25 +57,25 @@ def load_checkpoint(path: Path) -> Payload:
             f"{path} was refused: it holds objects other than tensors and plain containers, and loading those would "
             "execute its code. Give a checkpoint of s15erav3."
         ) from error
-    except Exception as error:  # whatever torch makes of a file that another program wrote
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:150]}. Give another .ckpt file.") from error
+    except Exception as error:  # torch's error for a file of another program may be of any type
+        raise UserError(f"{path} is damaged: {one_line(error)[:150]}. Give another .ckpt file.") from error
     if not _is_ours(payload):
         raise UserError(f"{path} is not a checkpoint of s15erav3: it lacks the description of its run.")
     return payload  # type: ignore[no-any-return]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file ends as a zip archive does."""
+    """Return whether a file ends as a zip archive does."""
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # of an end that speaks of several disks
+    except zipfile.BadZipFile:  # raised for an end that refers to several disks
         return False
 
 
 def damaged(path: Path) -> str:
-    """What is wrong with a checkpoint's bytes; empty if they are those that were written.
+    """Return a description of the damage to a checkpoint file; empty if its bytes are intact.
 
-    torch checks nothing on reading, but its files are zip archives, which hold a CRC-32 of each part.
+    torch checks nothing on reading, but its files are zip archives, which contain a CRC-32 of each part.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -81,7 +83,7 @@ def damaged(path: Path) -> str:
             if any(p.compress_type != zipfile.ZIP_STORED or p.file_size != p.compress_size for p in parts):
                 return "its parts are compressed, as no checkpoint's are"
             if any(p.external_attr for p in parts):
-                return "its parts have attributes, as no checkpoint's have"  # torch leaves out one that is a directory
+                return "its parts have attributes, as no checkpoint's have"  # torch skips a part that is a directory
             if sum(p.file_size for p in parts) > path.stat().st_size:
                 return "its parts are larger than the file"
             broken = archive.testzip()
@@ -95,11 +97,11 @@ def damaged(path: Path) -> str:
         EOFError,
         struct.error,
     ) as error:
-        return " ".join(str(error).split())[:150] or type(error).__name__
+        return one_line(error)[:150] or type(error).__name__
 
 
 def _is_ours(payload: Any) -> bool:
-    """Whether a checkpoint has the shape that this program gives it."""
+    """Return whether a checkpoint has the structure that this program writes."""
     if not isinstance(payload, dict) or not isinstance(payload.get("run"), dict):
         return False
     run, state, step = payload["run"], payload.get("state_dict"), payload.get("global_step")
@@ -120,14 +122,14 @@ def load_model(payload: Payload, path: Path) -> tuple[Transformer, Tokenizer]:
     """Build the net that a checkpoint describes, with its weights, and its tokenizer.
 
     Raises:
-        UserError: description and weights do not belong together.
+        UserError: description and weights do not match.
     """
     try:
         config = ModelConfig.from_dict(payload["run"]["model"])
         described = count_parameters(config).total
         storages = {storage.data_ptr(): storage.nbytes() for storage in map(_storage, payload["state_dict"].values())}
         held = sum(storages.values())
-        if described > held:  # of which each takes a byte or more: found out before memory is asked for
+        if described > held:  # one byte or more each: checked before memory is allocated
             raise ConfigError(f"it has {described:,} parameters, and the file holds {held:,} bytes of them")
         if (length := payload["run"]["sequence_length"]) > config.max_position_embeddings:
             raise ConfigError(
@@ -148,11 +150,11 @@ PROBE = "1st Inns\n19.5 overs\n\u00c9tienne's caf\u00e9: FOUR!  (\u4e2d\u6587) \
 
 
 def load_tokenizer(payload: Payload, path: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint.
+    """Return the tokenizer of a checkpoint.
 
     Raises:
-        UserError: it cannot be read, does not give back the text that it is given, or is of another vocabulary than
-            the model.
+        UserError: it cannot be read, does not reproduce the text that it encodes, or has another vocabulary than the
+            model.
     """
     try:
         tokenizer = Tokenizer.from_state(payload["run"]["tokenizer"])
@@ -173,7 +175,7 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
     """Copy the weights of a checkpoint into ``net``.
 
     Raises:
-        UserError: it has another architecture; the first difference is named.
+        UserError: the checkpoint has another architecture; the message names the first difference.
     """
     wanted = net.state_dict()
     found = {k.removeprefix("net."): v for k, v in payload["state_dict"].items() if k.startswith("net.")}
@@ -189,11 +191,11 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
     try:
         net.load_state_dict(found)
     except RuntimeError as error:
-        raise UserError(f"{path} has weights that do not fit: {' '.join(str(error).split())[:200]}.") from error
+        raise UserError(f"{path} has weights that do not fit: {one_line(error)[:200]}.") from error
 
 
 def candidates(run_dir: Path) -> list[Path]:
-    """Checkpoint files of a run, the most recently written first."""
+    """Return the checkpoint files of a run, the most recently written first."""
     files = (run_dir / "checkpoints").glob("*.ckpt")
     return sorted(
         (f for f in files if f.is_file() and not f.name.startswith(".")), key=lambda f: f.stat().st_mtime, reverse=True
@@ -201,10 +203,10 @@ def candidates(run_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(place: str) -> Path:
-    """The file that ``place`` means: a file itself, or the best (else the last) checkpoint of a run.
+    """Return the file that ``place`` refers to: a file itself, or the best (else the last) checkpoint of a run.
 
     Raises:
-        UserError: there is none, or it is damaged and another one of the run is not.
+        UserError: there is none, or it is damaged and another checkpoint of the run is not.
     """
     path = at_home(place)
     if not path.is_dir():

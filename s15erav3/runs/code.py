@@ -1,4 +1,4 @@
-"""Which code a run was trained by: a digest of the source that decides what is learned."""
+"""The version of the code that trained a run: a digest of the source that affects what is learned."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 
 LEARNING = ("balancing", "data", "model", "training", "session/build.py", "session/prepare.py")
-"""Folders and files of the package that decide what a run learns. Others start, record or show runs."""
+"""Folders and files of the package that affect what a run learns. Others start, record or show runs."""
 
 
 @cache
 def code() -> str:
-    """The learning source as 16 hex digits, the same whatever its comments, docstrings and formatting.
+    """Return a digest of the learning source as 16 hex digits, independent of comments, docstrings and formatting.
 
-    Unlike the git commit it stays what it is when a README changes, and changes with an edit that is not committed.
-    It is read once in a process: ask for it at the beginning, as files may be edited while it runs.
+    Unlike the git commit, it does not change when a README does, and it changes with uncommitted edits. The source is
+    read once per process: call this at the start, as files may be edited while the process runs.
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -28,7 +28,7 @@ def code() -> str:
 
 
 def meaning(source: str) -> str:
-    """Python source without comments, docstrings and formatting."""
+    """Return Python source without comments, docstrings and formatting."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
@@ -37,5 +37,5 @@ def meaning(source: str) -> str:
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """A docstring, of a module, class, function or of the name above it."""
+    """Return whether a statement is a docstring: of a module, class, function or of the name above it."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,4 +1,4 @@
-"""A run's folder: what is written at its beginning, and what must not lie in it."""
+"""A run's folder: what is written at its start, and what it must not contain."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from s15erav3.runs.records import RECORDS, RESUMES
 
 
 def claim(run_dir: Path) -> None:
-    """Make sure that ``run_dir`` does not hold a run yet.
+    """Check that ``run_dir`` does not contain a run yet.
 
     Raises:
-        UserError: it does, or links in it lead elsewhere.
+        UserError: it does, or links in it point elsewhere.
     """
     for name in ("result.json", "metrics.csv", "checkpoints"):
         if (run_dir / name).exists():
@@ -28,11 +28,11 @@ def claim(run_dir: Path) -> None:
 
 
 def write_config(run_dir: Path, cfg: DictConfig, hydra: DictConfig) -> None:
-    """Write ``.hydra/``, as Hydra itself would have before anybody could look: the config last, as sign of a run.
+    """Write ``.hydra/``, as Hydra itself would have at the start; the config comes last, as it marks a run's folder.
 
     Args:
         cfg: the composed config of the run.
-        hydra: the same of Hydra, under its key ``hydra``.
+        hydra: Hydra's own composed config, under its key ``hydra``.
 
     Raises:
         UserError: the folder cannot be written.
@@ -49,7 +49,7 @@ def write_config(run_dir: Path, cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def discard(run_dir: Path) -> None:
-    """Remove the folder of a run that never began, if it holds nothing but its config."""
+    """Remove the folder of a run that never started, if it contains nothing but its config."""
     hydra = run_dir / ".hydra"
     (run_dir / "progress.json").unlink(missing_ok=True)
     if {p.name for p in run_dir.iterdir()} <= {".hydra"}:
@@ -61,11 +61,12 @@ def discard(run_dir: Path) -> None:
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Refuse to write into a run's folder in which links lead elsewhere, where what is appended would land, or what
-    is to be replaced is no file.
+    """Refuse to write into a run's folder where links point elsewhere, or where a file to be replaced is not a file.
+
+    Text appended to a linked file would end up outside the folder.
 
     Raises:
-        UserError: with the first of them.
+        UserError: with the first such path.
     """
     here = os.path.realpath(run_dir)
     for file in (*run_dir.iterdir(), *(run_dir / "checkpoints").glob("*"), *(run_dir / ".hydra").glob("*")):

@@ -1,4 +1,4 @@
-"""What a setting decides, and so whether two runs are the same: the one answer for sweeps, comparisons and resuming."""
+"""What each setting affects, and so whether two runs are the same: used by sweeps, comparisons and resuming."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ Role = Literal["place", "watching", "seed", "length", "machine", "file", "archit
 ROLES: dict[str, Role] = {
     # where a run is, and how it was started
     **dict.fromkeys(("run_dir", "resume", "force", "sweep", "hydra"), "place"),
-    # who looks at it
+    # how it is monitored
     **dict.fromkeys(("report", "logger", "callbacks.telemetry", "callbacks.samples"), "watching"),
     **dict.fromkeys(("callbacks.progress", "callbacks.checkpoint", "callbacks.media"), "watching"),
+    "data.prompts": "watching",
     "seed": "seed",
     # how long it trains; other callbacks may stop it early
     **dict.fromkeys(("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "data.max_epochs"), "length"),
     **dict.fromkeys(("trainer.val_check_interval", "callbacks"), "length"),
-    # how it is computed, to the same result
+    # how it is computed, with the same result
     **dict.fromkeys(("compile", "loss_chunk", "data.eval_batch_size", "data.num_workers"), "machine"),
     **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout"), "machine"),
-    # files that are compared by what they hold
+    # files, which are compared by content
     **dict.fromkeys(("data.path", "init_from"), "file"),
-    # what the weights were trained for, or what the position in the data counts in
+    # what the weights were trained for, or the unit of the position in the data
     **dict.fromkeys(("model", "experts", "tokenizer", "data.sequence_length", "data.vocab_size"), "architecture"),
     **dict.fromkeys(("data.name", "data.document"), "architecture"),
-    # of the model, what changes nothing in weights that are there
+    # settings of the model that do not affect existing weights
     **dict.fromkeys(("model.max_position_embeddings", "model.initializer_range"), "machine"),
 }
-"""Of dotted keys and all that lies below them; the longest that fits decides. All others decide what is learned."""
+"""Roles of dotted keys and everything below them; the longest match applies. All other keys affect learning."""
 
 Kind = Literal["harmless", "experiment", "wrong"]
 KINDS: dict[Role, Kind] = {"architecture": "wrong", "learning": "experiment", "seed": "experiment"}
-"""What a change of a setting means for a run that is resumed; of other roles it is harmless."""
+"""What a changed setting means for a resumed run, by role; for other roles it is harmless."""
 
 ADOPTED = ("model", "experts", "tokenizer")
-"""Groups that ``init_from`` overwrites in the config that a run saves."""
+"""Groups that ``init_from`` overwrites in a run's saved config."""
 
 
 @cache
 def role(key: str) -> Role:
-    """What the setting of a dotted key, or a group (``logger``, ``hydra/launcher``), decides."""
+    """Return the role of a dotted key or a group (``logger``, ``hydra/launcher``)."""
     parts = key.replace("/", ".").split(".")
     names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
     return next((ROLES[name] for name in names if name in ROLES), "learning")
@@ -63,7 +64,7 @@ class Change(NamedTuple):
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What a resumed run changes: every setting that both configs have, with other values; resolved, both."""
+    """Return the changes of a resumed run: settings in both (resolved) configs with different values."""
     before, after = dict(leaves(saved)), dict(leaves(now))
     return [
         Change(key, before[key], after[key], KINDS.get(role(key), "harmless"))
@@ -73,7 +74,7 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """``key=saved, here key=now`` for every setting by which a job of a sweep is not the run in its folder."""
+    """Yield ``key=saved, here key=now`` for each setting in which a sweep's job differs from the run in its folder."""
     old, new = _of_a_run(saved), _of_a_run(now)
     for key in sorted(old.keys() | new.keys()):
         there, here = (f"{key}={found[key]}" if key in found else f"no {key}" for found in (old, new))
@@ -82,7 +83,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
 
 
 def _of_a_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run, whatever its place and its watchers."""
+    """Return the settings of a run, without those of its place and its monitoring."""
     adopted = ADOPTED if config.get("init_from") else ()
     flat = dict(leaves({key: value for key, value in config.items() if key not in adopted}))
     flat = {key: value for key, value in flat.items() if role(key) not in ("place", "watching")}
@@ -93,5 +94,5 @@ def _of_a_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_repeated(key: str) -> bool:
-    """Whether runs that differ in this setting alone are repetitions of each other."""
+    """Return whether runs that differ only in this setting are repetitions of each other."""
     return role(key) in ("place", "watching", "seed")

@@ -1,4 +1,4 @@
-"""One writer to a run's folder: a lock that is held while a run trains, and is gone with its process."""
+"""One writer per run folder: a lock that is held while a run trains, and is released when its process ends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from s15erav3.errors import UserError
 
 WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What file systems say that have no locks; there, progress.json alone tells that a run is at work."""
+"""Errors of file systems without locks; there, only progress.json shows that a run is active."""
 
 
 @contextmanager
 def only_trainer(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir`` for the run that this process trains.
+    """Hold the lock of ``run_dir`` while this process trains the run.
 
-    A POSIX record lock (``lockf``): the system lets it go however the process ends, network file systems pass it on to
-    their server, and unlike ``flock`` the worker processes that loaders fork do not keep it after a kill.
+    It is a POSIX record lock (``lockf``): the system releases it however the process ends, network file systems pass it
+    on to their server, and unlike ``flock``, forked data loader workers do not keep it after a kill.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -39,7 +39,7 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
     try:
         _take(descriptor, fcntl.LOCK_EX, run_dir)
         os.ftruncate(descriptor, 0)
-        with suppress(OSError):  # on a full disk the lock holds all the same, and does not say whose it is
+        with suppress(OSError):  # on a full disk the lock still holds, but does not name its owner
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
@@ -50,7 +50,7 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
 
 
 def refuse_if_at_work(run_dir: Path) -> None:
-    """Look at the lock without writing anything.
+    """Check the lock without writing anything.
 
     Raises:
         UserError: another process trains there.

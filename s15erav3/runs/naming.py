@@ -1,4 +1,4 @@
-"""What a run is called elsewhere, and by which tags it is found: from what its folder says about its settings."""
+"""A run's name and tags in loggers, derived from the settings in its folder."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from s15erav3.runs.identity import role
 TAGGED = ("model", "experts", "balancing", "optimizer", "schedule", "data", "tokenizer", "experiment")
 """Groups whose choice becomes a tag."""
 UNSAID = ("place", "watching", "file")
-"""Roles of settings that tell nothing about what is learned, or are too long to say."""
+"""Roles of settings left out of names: they do not affect what is learned, or are too long."""
 SAID = ("experts", "balancing", "seed")
-"""Those that have a place of their own in a name."""
+"""Settings with a fixed position in a name."""
 MOST = 4
-"""Other settings in a name; of further ones only the number is told."""
+"""Maximum number of other settings in a name; of further ones only the count is shown."""
 
 
 def choices(run_dir: Path) -> dict[str, str]:
-    """The choice of each of the program's groups, as ``{"experts": "e16"}``, from ``.hydra/hydra.yaml``; empty for a
-    folder that has none. Those of Hydra itself are left out."""
+    """Return the choice of each of the program's groups, as ``{"experts": "e16"}``, from ``.hydra/hydra.yaml``.
+
+    It is empty for a folder without that file. Hydra's own groups are left out.
+    """
     found = _hydra(run_dir / ".hydra" / "hydra.yaml").get("runtime", {}).get("choices") or {}
     return {group: str(choice) for group, choice in found.items() if choice and not group.startswith("hydra/")}
 
 
 def tags(chosen: Mapping[str, str], more: list[str]) -> list[str]:
-    """``experts=e16`` and so on, then the user's own; none longer than W&B's 64 characters."""
+    """Return ``experts=e16`` and so on, then the user's own tags; each is at most 64 characters long, W&B's limit."""
     said = [f"{group}={chosen[group]}" for group in TAGGED if group in chosen]
     return [tag[:64] for tag in dict.fromkeys([*said, *more])]
 
 
 def run_name(run_dir: Path, chosen: Mapping[str, str]) -> str | None:
-    """What tells a run from its neighbours, as ``e16 loss_free lr=0.002 s1``: experts, balancing, the other settings
-    given (in a sweep those that vary in it), the seed. ``None`` for a folder that says nothing."""
+    """Return a name that distinguishes a run from its neighbours, as ``e16 loss_free lr=0.002 s1``.
+
+    It has the experts, the balancing, the other given settings (in a sweep those that vary in it) and the seed. It is
+    ``None`` for a folder without settings.
+    """
     overrides = _hydra(run_dir / ".hydra" / "hydra.yaml").get("overrides", {}).get("task") or []
     given = {key_of(override): value_of(override) for override in overrides}
     varied = _varied(run_dir.parent / "multirun.yaml")
@@ -51,7 +56,7 @@ def run_name(run_dir: Path, chosen: Mapping[str, str]) -> str | None:
 
 
 def _varied(file: Path) -> set[str] | None:
-    """Settings that differ between the runs of a sweep, from its ``multirun.yaml``; ``None`` for a run by itself."""
+    """Return the settings that vary within a sweep, from its ``multirun.yaml``; ``None`` for a run outside a sweep."""
     if not file.is_file():
         return None
     hydra = _hydra(file)

@@ -1,4 +1,4 @@
-"""``progress.json``: how far a run is, and which process is at work on it."""
+"""``progress.json``: a run's progress, and the process that is running it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from s15erav3.files import replace_text
 
 
 def beat(run_dir: Path, progress: dict[str, Any]) -> None:
-    """Write ``progress.json`` whole, with the process that is at work on the run and the time."""
+    """Write ``progress.json`` atomically, with this process's id and host, and the time."""
     signed = progress | {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
     replace_text(run_dir / "progress.json", json.dumps(signed) + "\n")
 
 
 def is_alive(progress: dict[str, Any]) -> bool:
-    """Whether the process that writes ``progress.json`` is at work: by its number on this machine, else by its
-    having written within ten minutes.
+    """Return whether the process that writes ``progress.json`` is running.
+
+    On this machine its process id decides, on another one whether it has written within ten minutes.
 
     Raises:
-        ValueError, TypeError: a number in it is none.
+        ValueError, TypeError: a field that must be a number is not.
     """
     if not progress:
         return False
@@ -34,7 +35,7 @@ def is_alive(progress: dict[str, Any]) -> bool:
         return time.time() - wrote < 600
     number = int(progress.get("pid", 0))
     try:
-        return number > 0 and psutil.Process(number).create_time() <= wrote + 1  # numbers are given again
+        return number > 0 and psutil.Process(number).create_time() <= wrote + 1  # process ids are reused
     except psutil.AccessDenied:
         return True
     except (psutil.NoSuchProcess, OverflowError):

@@ -1,6 +1,6 @@
-"""What a run appends while it trains, read back whatever a crash has left at the end: lines of JSON, rows of CSV.
+"""The files that a run appends to while it trains: lines of JSON and rows of CSV, readable after a crash.
 
-A power cut leaves zeros, half a line or half a character. Such lines are dropped, wherever they stand, and counted.
+A power cut leaves zeros, half a line or half a character. Such lines are dropped, wherever they are, and counted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORDS = ("balance.jsonl", "samples.jsonl")
-"""Lines of JSON, each with its step, in a run's folder."""
+"""Files in a run's folder with lines of JSON, each with its step."""
 
 RESUMES = ".hydra/resumed.json"
-"""In a run's folder, too."""
+"""File in a run's folder with its history of resumptions."""
 
 
 class Lines(NamedTuple):
-    """A ``.jsonl`` file: the objects that have a step, the text of each, and the number of lines dropped."""
+    """A ``.jsonl`` file: the objects that have a step, the text of each, and the number of dropped lines."""
 
     rows: list[dict[str, Any]]
     texts: list[str]
@@ -27,7 +27,7 @@ class Lines(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A ``metrics.csv``: its columns, the rows of numbers as they are written, and the number of lines dropped."""
+    """A ``metrics.csv``: its columns, the rows of numbers as written, and the number of dropped lines."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
 
 def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
-    """Each time that a run was resumed: the step, the folder, and the settings that made it another experiment."""
+    """Return each resumption of a run: the step, the folder, and the settings that made it another experiment."""
     try:
         found = json.loads((run_dir / RESUMES).read_text())
     except (OSError, ValueError, RecursionError):
@@ -44,14 +44,14 @@ def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> list[bytes]:
-    """Lines that are not empty, with their ends; a file that is not there, or is none, has none."""
+    """Return the non-empty lines with their line ends; none if the file is missing or not a regular file."""
     if not file.is_file():
         return []
     return [line for line in file.read_bytes().splitlines(keepends=True) if line.strip()]
 
 
 def read_lines(file: Path) -> Lines:
-    """Read ``balance.jsonl`` or ``samples.jsonl``; a file that is not there has no lines."""
+    """Read ``balance.jsonl`` or ``samples.jsonl``; a missing file has no lines."""
     found = Lines([], [], 0)
     lines = _lines(file)
     for line in lines:
@@ -68,7 +68,7 @@ def read_lines(file: Path) -> Lines:
 
 
 def read_table(file: Path) -> Table:
-    """Read ``metrics.csv``; a file that is not there, or whose first line names no step, has no columns."""
+    """Read ``metrics.csv``; a file that is missing, or whose header has no step, has no columns."""
     lines = _lines(file)
     header = _cells(lines[0]) if lines else []
     if "step" not in header or len(set(header)) != len(header):
@@ -77,7 +77,7 @@ def read_table(file: Path) -> Table:
     for line in lines[1:]:
         cells = _cells(line)
         if (
-            line.endswith(b"\n")  # else its last cell may be a part of a number
+            line.endswith(b"\n")  # otherwise its last cell may be a truncated number
             and len(cells) <= len(header)
             and len(cells) > place
             and cells[place].isdecimal()

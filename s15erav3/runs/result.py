@@ -1,4 +1,4 @@
-"""``result.json``: how a run ended, and by which program."""
+"""``result.json``: how a run ended, and which version of the program ran it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from s15erav3.runs.code import code
 
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``, the sign that a run has ended."""
+    """Write ``result.json``, which marks a run as ended."""
     replace_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n", durable=True)
 
 
 def read_status(run_dir: Path) -> str:
-    """How the run ended, as ``result.json`` says; empty if it has not, or if that cannot be read."""
+    """Return a run's status from ``result.json``; empty if it has not ended, or if the file cannot be read."""
     try:
         return str(json.loads((run_dir / "result.json").read_text())["status"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -28,28 +28,25 @@ def read_status(run_dir: Path) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git commit and content of the code that runs."""
+    """Return versions, git commit and digest of the running code."""
     packages = ("torch", "lightning", "hydra-core", "tiktoken", "wandb")
     return {
         "versions": {"s15erav3": __version__, "python": platform.python_version()}
         | {package: version(package) for package in packages},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__).parents[2]),
         "code": code(),
     }
 
 
-def _git_commit() -> str | None:
-    """Commit of the source tree, with ``+changes`` if it was edited; ``None`` for an installed package."""
-    root = Path(__file__).parents[2]
+def git_commit(root: Path) -> str | None:
+    """Return the commit of a source tree, with ``+changes`` if edited; ``None`` if there is none."""
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if dirty else "")
+    commit = next(line.split()[2] for line in said if line.startswith("# branch.oid "))
+    edited = any(not line.startswith("#") for line in said)
+    return None if commit == "(initial)" else commit + ("+changes" if edited else "")

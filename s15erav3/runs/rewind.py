@@ -1,4 +1,4 @@
-"""From where a run goes on: its checkpoint, and its records as they were then."""
+"""The state that a run resumes from: its checkpoint, and its records at that step."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from s15erav3.runs.records import RECORDS, RESUMES, read_lines, read_resumes, re
 
 
 def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
-    """Folder, checkpoint file and checkpoint that ``resume=`` means.
+    """Return the folder, checkpoint file and checkpoint that ``resume=`` refers to.
 
-    ``last`` is the run below ``places`` that saved last, hidden folders left out. In a run's folder the readable
-    checkpoint with the most steps is taken: after a kill the files need not agree.
+    ``last`` is the run below ``places`` that saved most recently, hidden folders excluded. Within a run's folder, the
+    readable checkpoint with the most steps is used: after a kill the files may be at different steps.
 
     Raises:
         UserError: there is nothing to resume.
@@ -73,12 +73,12 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
 
 
 def rewind(run_dir: Path, step: int) -> list[str]:
-    """Drop what the run recorded after ``step``, which the resumed run will record again, and what a crash left.
+    """Drop records of steps after ``step``, which the resumed run will record again, and lines damaged by a crash.
 
-    Checkpoints of later steps, and unreadable ones, are set aside in ``.superseded/`` with the records as they were.
+    Checkpoints of later steps, and unreadable ones, are set aside in ``.superseded/`` with a copy of the records.
 
     Returns:
-        what there is to tell of it, a sentence each.
+        messages for the user, one sentence each.
     """
     for folder in (run_dir, run_dir / "checkpoints", run_dir / ".hydra"):
         remove_partial(folder)
@@ -113,7 +113,7 @@ def rewind(run_dir: Path, step: int) -> list[str]:
 
 
 def _step_of(file: Path) -> int:
-    """Optimizer steps that a checkpoint was saved after; -1 of one that cannot be read."""
+    """Return the optimizer steps after which a checkpoint was saved; -1 if it cannot be read."""
     try:
         return int(load_checkpoint(file)["global_step"])
     except UserError:
@@ -124,7 +124,7 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
     """Move files of a run, and copy its records, to the next free folder in its ``.superseded/``.
 
     Returns:
-        that folder.
+        the new folder.
     """
     place = next(p for p in (run_dir / ".superseded" / str(n) for n in count(1)) if not p.exists())
     place.mkdir(parents=True)
@@ -137,11 +137,11 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
 
 
 def remember_resume(run_dir: Path, step: int, typed: Iterable[str], changed: dict[str, list[Any]]) -> None:
-    """Add a resumption to ``result.json``'s history, and what was typed to ``.hydra/overrides.yaml``.
+    """Add a resumption to the history in ``.hydra/resumed.json``, and the overrides to ``.hydra/overrides.yaml``.
 
     Args:
-        step: that it goes on from.
-        typed: its overrides.
+        step: the step that the run resumes from.
+        typed: the overrides of the resuming command.
         changed: settings that make it another experiment, ``{key: [before, now]}``.
     """
     history = [*read_resumes(run_dir), {"step": step, "run_dir": str(run_dir), "changed": changed}]

@@ -22,6 +22,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.sources import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs.identity import Change
+from s15erav3.session.router_settings import decided
 from s15erav3.terminal import console, program, say, short
 from s15erav3.training.module import LanguageModule
 
@@ -71,6 +72,8 @@ def balancing(cfg: DictConfig, module: LanguageModule) -> str:
         rest.append("NOT CAUSAL: losses are too low, generation is refused")
     elif not module.balancer.causal:
         rest.append("not causal in training")
+    if sets := decided(cfg, module.balancer):
+        rest.append(sets)
     return ", ".join([name, *rest])
 
 
@@ -82,7 +85,7 @@ def banner(
     config, counts = module.net.config, count_parameters(module.net.config)
     parts, corpus = data.token_files.parts, data.corpus()
     name, passed_over = shown(Path(corpus.path.name)), corpus.passed_over()
-    per_step = data.batch_size * trainer.world_size
+    per_step = data.windows_per_step * trainer.world_size
     most = cfg.trainer.max_time
     limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
     device = trainer.strategy.root_device
@@ -137,7 +140,7 @@ def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, 
         (
             "time",
             f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}, {result['steps']:,} steps, "
-            f"{result.get('perf/tokens_per_second', 0):,.0f} tokens/s",
+            f"{result.get('perf/tokens_per_second_overall', 0):,.0f} tokens/s",
         )
     ]
     if "val/bpb" in result:

@@ -28,8 +28,9 @@ from s15erav3.cli.trust import FOLDERS, check_targets
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.device import choose_accelerator, choose_precision, refuse_if_too_large
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
+from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.runs.checkpoint import WholeFileIO
 from s15erav3.training.hardware import has_fast_bf16
@@ -45,13 +46,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> CommentaryData:
-    """The data module, tokenized, by ``tokenizer`` or the group of that name. ``data.batch_size`` windows make one
-    micro-batch."""
+    """The data module, tokenized, by ``tokenizer`` or the group of that name."""
     if cfg.data.get("path"):
         # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
         cfg.data.path = literal(str(at_home(cfg.data.path).absolute()))
     settings = plain(cfg.data)
-    settings["batch_size"] *= cfg.trainer.accumulate_grad_batches
+    settings["micro_batches"] = cfg.trainer.accumulate_grad_batches
     settings["vocab_size"] = cfg.tokenizer.vocab_size
     del settings["max_epochs"]  # the Trainer's
     return CommentaryData(tokenizer=tokenizer or cfg.tokenizer.name, seed=cfg.seed, **settings).prepare()
@@ -158,6 +158,7 @@ def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
     loggers: list[Logger] = []
     for settings in cfg.logger.values():
         loggers.append(made(settings))
+        opened(loggers[-1])
         loggers[-1].log_hyperparams(described)
     return loggers
 
@@ -169,7 +170,7 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
         limits.append(cfg.trainer.max_steps)
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
         samples = cfg.trainer.max_epochs * data.samples_per_epoch
-        limits.append(max(1, math.floor(samples / (data.batch_size * world_size))))
+        limits.append(max(1, math.floor(samples / (data.windows_per_step * world_size))))
     return int(min(limits))
 
 
@@ -208,6 +209,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
             **settings,
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+        raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer

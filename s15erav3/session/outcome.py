@@ -16,12 +16,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from s15erav3.callbacks.last_checkpoint import Interrupted
+from s15erav3.callbacks.pruning import Pruned
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.cli import hydra_setup
 from s15erav3.cli.trust import conf_dir
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import Accident, UserError
+from s15erav3.metrics import find
 from s15erav3.model import count_parameters
 from s15erav3.ranks.watch import RankEnded
 from s15erav3.runs.checkpoint import candidates, load_checkpoint
@@ -37,6 +39,8 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
 
     ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
     """
+    if isinstance(error, Pruned):
+        return {"status": "pruned", "reason": str(error)}, 0
     if isinstance(error, Interrupted):
         return {"status": "interrupted", "reason": str(error)}, error.exit_status
     if isinstance(error, KeyboardInterrupt):
@@ -56,7 +60,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
 
 
 def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L.Trainer) -> dict[str, Any]:
-    """The figures of ``result.json``: the last value of every metric, under the metric's own name."""
+    """The figures of ``result.json``: of every metric that the table places there its last value."""
     counts = count_parameters(module.net.config)
     figures: dict[str, Any] = {
         "seed": seed,
@@ -73,8 +77,8 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
     }
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Telemetry):
-            whole = {k: v for k, v in callback.latest.items() if k.partition("/")[0] in ("train", "balance", "perf")}
-            figures |= whole | (callback.throughput.overall() if hasattr(callback, "throughput") else {})
+            figures |= {k: v for k, v in callback.latest.items() if (metric := find(k)) and "result" in metric.where}
+            figures |= callback.throughput.overall() if hasattr(callback, "throughput") else {}
         if isinstance(callback, RunState):
             figures |= callback.metrics
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and callback.monitor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +34,11 @@ class Session(NamedTuple):
     trainer: L.Trainer
 
 
-def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
+def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[L.Callback] = ()) -> Session:
     """Build all parts of a run; nothing is trained or logged yet.
+
+    Args:
+        more: callbacks beside the config's.
 
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
@@ -70,7 +74,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> Session:
         "tokenizer": data.tokenizer.state(),
         "sequence_length": data.length,
     }
-    callbacks = build_callbacks(cfg, run_dir, description)
+    callbacks = [*more, *build_callbacks(cfg, run_dir, description)]
     trainer = build_trainer(cfg, run_dir, data, callbacks)
     description["ranks"] = trainer.world_size
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from s15erav3.callbacks.run_state import collect_rng, restore_rng
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.runs.checkpoint import Payload
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import MuonAdamW
@@ -48,7 +48,7 @@ def rehearse(payload: Payload, file: Path, data: CommentaryData, module: Languag
         except UserError:
             raise
         except Exception as error:  # whatever Lightning and torch make of what another program wrote
-            why = "it is missing" if name not in payload else f"{type(error).__name__}: {' '.join(str(error).split())}"
+            why = "it is missing" if name not in payload else f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
                 f"{file} cannot be gone on from: its part '{name}' is not as this program writes it ({why[:200]}); "
                 f"give another .ckpt file, or begin anew with its weights alone: init_from={file}."

@@ -23,8 +23,10 @@ from s15erav3.pages.commentary import Widget, commentary
 from s15erav3.pages.learning import learning_section
 from s15erav3.pages.page import Section, write_page
 from s15erav3.pages.routing import coactivation_section, specialisation_section
-from s15erav3.pages.summary import group, shape, summary_section, written_at
+from s15erav3.pages.samples import samples
+from s15erav3.pages.summary import group, settings_section, shape, summary_section, written_at
 from s15erav3.runs.reader import Run, find_runs, read_balance, read_metrics, read_run
+from s15erav3.runs.records import read_lines
 
 MOST_STEPS = 200
 """Lines of ``balance.jsonl`` that are looked at."""
@@ -66,18 +68,19 @@ def write_report(
     """
     refuse_foreign(run_dir)
     run, metrics, balance = read_run(run_dir), read_metrics(run_dir), read_balance(run_dir, MOST_STEPS)
-    sections = [learning_section(metrics)]
-    widgets: list[Widget] = []
+    sections, widgets = [learning_section(metrics)], written(run_dir)
+    sections += [widget.section for widget in widgets]
     if has_experts(run) or balance is not None:
-        sections.append(balance_section(metrics, balance))
+        sections.insert(0, balance_section(metrics, balance))
         generators = collect_rng()
         try:
             if not max_tokens:
                 raise UserError("max_tokens=0 lets the model read nothing.")
             seen = look(run_dir, max_tokens, accelerator, precision)
             sections += [specialisation_section(seen.routed, seen.about), coactivation_section(seen.routed, seen.about)]
-            widgets += [seen.widget] if seen.widget else []
-            sections += [widget.section for widget in widgets]
+            if seen.widget:
+                widgets.append(seen.widget)
+                sections.append(seen.widget.section._replace(folded=True))
         except UserError as error:
             sections.append(Section("Specialisation", f"What the experts are for cannot be shown: {error}", []))
         except torch.OutOfMemoryError:
@@ -92,13 +95,22 @@ def write_report(
             file,
             f"Run {place.parent.name}/{place.name}",
             " \u00b7 ".join(part for part in about if part),
-            [summary_section(run), *sections],
+            [summary_section(run), *sections, settings_section(run)],
             styles=[widget.style for widget in widgets],
             scripts=[widget.script for widget in widgets],
         )
     except OSError as error:
         raise UserError(f"output={file} cannot be written: {error.strerror}; name another file.") from error
     return file
+
+
+def written(run_dir: Path) -> list[Widget]:
+    """What the model wrote while it trained, in one chapter; none if it wrote nothing."""
+    try:
+        found = samples(read_lines(run_dir / "samples.jsonl").rows)
+    except OSError:
+        return []
+    return [found] if found else []
 
 
 def refuse_foreign(run_dir: Path) -> None:

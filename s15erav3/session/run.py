@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -17,13 +17,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from s15erav3.callbacks.last_checkpoint import REQUEUE, STOPS, Interrupted, LastCheckpoint
 from s15erav3.callbacks.samples import Samples
 from s15erav3.cli.overrides import quote
-from s15erav3.errors import Accident, UserError, disk_full, tell
-from s15erav3.loggers.wandb import finish_wandb
+from s15erav3.errors import Accident, UserError, disk_full, one_line, tell
+from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
@@ -42,8 +43,11 @@ from s15erav3.terminal import program, say, short
 from s15erav3.training.nonfinite import Diverged
 
 
-def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
+def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
+
+    Args:
+        callbacks: beside those of the group of that name.
 
     Returns:
         what ``result.json`` there now holds.
@@ -53,6 +57,7 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
             that never began leaves no folder behind.
         Interrupted: a signal ended it; it can be resumed. In a sweep also of a complete run, in whose last step or
             validation the signal came.
+        Pruned: one of ``callbacks`` ended it.
     """
     be_quiet()
     code()  # now, as its files may be edited while this runs
@@ -61,10 +66,10 @@ def train(cfg: DictConfig, resumed: Resumed | None = None) -> dict[str, Any]:
         refuse_if_at_work(run_dir)
         claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
     with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir):
-        return _train(cfg, run_dir, resumed)
+        return _train(cfg, run_dir, resumed, callbacks)
 
 
-def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[Callback]) -> dict[str, Any]:
     began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
@@ -93,7 +98,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
                         result |= measured(cfg.seed, *session)
                 record(run_dir, result)
         finally:
-            finish_wandb(exit_code, result)
+            close_all(exit_code, result)
         return result
 
     def last_words(ended: RankEnded) -> int:
@@ -108,7 +113,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
             claimed = True
             write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
             beat(run_dir, {"step": 0, "first_step": 0})
-        session = prepare(cfg, run_dir, resumed)
+        session = prepare(cfg, run_dir, resumed, more)
         file = resumed and resumed.file
         if resumed is not None:
             resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
@@ -127,7 +132,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
         if isinstance(error, MisconfigurationException):
-            raise UserError(f"the group trainer does not fit: {' '.join(str(error).split())}") from error
+            raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
         if not isinstance(error, UserError) and (why := disk_full(error)):
             told = "the last checkpoint is intact" if any(candidates(run_dir)) else "there is no checkpoint yet"
             ended = Accident(f"the disk is full ({why}); {told}: make room, then resume the run.")

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one command, side by side, that can be stopped and gone on with."""
+"""Sweeps: many runs of one command, in parallel, interruptible and resumable."""

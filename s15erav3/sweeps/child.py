@@ -1,4 +1,4 @@
-"""The process of one job: its own session, environment and log, and its end when the sweep's program is gone."""
+"""The process of one job: it has its own session, environment and log, and ends when the sweep's process is gone."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.cli.hydra_setup import Job, typed
 from s15erav3.errors import UserError
 from s15erav3.runs.code import code
-from s15erav3.session import run  # noqa: F401  what takes seconds to import, so that processes are made with it there
+from s15erav3.session import run  # noqa: F401  slow to import: preloaded here, so that new processes have it already
 from s15erav3.sweeps.slots import Slot
 
-code()  # of what has just been imported: the files may be edited while the sweep runs
+code()  # of the modules just imported: the files may be edited while the sweep runs
 
 
 def main(
     config: DictConfig, context: HydraContext, task: TaskFunction, slot: Slot, environment: dict[str, str],
     log: Path, sweep: Connection,
 ) -> None:  # fmt: skip
-    """Run one job as Hydra's launchers do, and leave with its exit status.
+    """Run one job as Hydra's launchers do, and exit with its status.
 
     Args:
-        config: composed, with Hydra's part.
-        environment: of the sweep's program; the slot's variables go over it.
-        log: what the job prints is appended to it.
-        sweep: closed when the sweep's program is gone, however it ended; the job then saves and ends.
+        config: the composed config, including Hydra's part.
+        environment: of the sweep's process; the slot's variables override it.
+        log: the file to which the job's output is appended.
+        sweep: closed when the sweep's process is gone, however it ended; the job then saves and ends.
     """
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server blocks
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the fork server blocks it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background processes ignore it
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C on the terminal is the sweep's to pass on
+        os.setsid()  # Ctrl-C on the terminal goes to the sweep, which forwards it
     threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
     _print_to(log)
     os.environ.clear()
@@ -73,7 +73,7 @@ def main(
 
 
 def job_line(config: DictConfig) -> list[str]:
-    """The job's own command line."""
+    """Return the job's own command line."""
     return typed(config.hydra)
 
 

@@ -1,4 +1,4 @@
-"""Jobs one after the other in this process, as Hydra's own launcher runs them, each with its name."""
+"""Jobs run one after the other in this process, as with Hydra's own launcher, each announced by name."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def one_by_one(
     complete: Collection[int],
     folder: Path,
 ) -> list[JobReturn]:
-    """Launch the jobs, and say before each which it is.
+    """Launch the jobs, and announce each before it starts.
 
     Args:
-        launcher: Hydra's own, which runs what it is given before it returns.
+        launcher: Hydra's own launcher, which runs a job before it returns.
         commands: the overrides of each job.
-        known: all jobs that the sweeper has asked for so far.
-        complete: numbers of those that were so before.
-        folder: of the sweep.
+        known: all jobs that the sweeper has requested so far.
+        complete: numbers of the jobs that were already complete.
+        folder: the sweep's folder.
 
     Raises:
-        Interrupted: a signal asked for the end, in a job or between two.
+        Interrupted: a signal requested the end, in a job or between two jobs.
     """
     done: list[JobReturn] = []
     differing = varying([job.overrides for job in known])

@@ -1,4 +1,4 @@
-"""What a job of a sweep is called while it runs: ``[3/8] e16 loss_free seed=2``."""
+"""The name of a sweep's job while it runs: ``[3/8] e16 loss_free seed=2``."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from s15erav3.cli.overrides import key_of, value_of
 
 
 class Job(Protocol):
-    """What a name needs of a planned job."""
+    """The attributes of a planned job that its name needs."""
 
     @property
     def number(self) -> int:
-        """From 0."""
+        """Job number, from 0."""
 
     @property
     def overrides(self) -> Sequence[str]:
-        """Its command line, without Hydra's own settings."""
+        """The job's command line, without Hydra's own settings."""
 
     @property
     def config(self) -> DictConfig:
-        """Composed, with Hydra's part."""
+        """The composed config, including Hydra's part."""
 
 
 def head(job: Job, known: int) -> str:
-    """Its place among all jobs; a search that has to run more of them than it was to does not say of how many.
+    """Return the job's position among all jobs; a search that runs more jobs than planned omits the total.
 
     Args:
-        known: jobs that the sweeper has asked for. It is not all of them where they come in batches.
+        known: number of jobs that the sweeper has requested. Where jobs come in batches, this is not the total.
     """
     sweeper = job.config.hydra.sweeper
     total = sweeper.get("n_trials") or (None if sweeper.get("max_batch_size") else known)
@@ -39,14 +39,14 @@ def head(job: Job, known: int) -> str:
 
 
 def label(job: Job, varying: Collection[str]) -> str:
-    """Those of its settings that ``varying`` holds: a group's choice by its name, others with the end of their key."""
+    """Return the settings in ``varying``: a group's choice by name, others by the last part of their key."""
     groups = job.config.hydra.runtime.choices
     told = [(key_of(override), value_of(override)) for override in job.overrides if override in varying]
     return " ".join(value if key in groups else f"{key.rpartition('.')[2]}={value}" for key, value in told)
 
 
 def varying(commands: Iterable[Sequence[str]]) -> set[str]:
-    """The settings that not all jobs have in common."""
+    """Return the settings that not all jobs share."""
     seen = [frozenset(command) for command in commands]
     common: frozenset[str] = frozenset.intersection(*seen) if len(seen) > 1 else frozenset()
     return {setting for command in seen for setting in command - common}

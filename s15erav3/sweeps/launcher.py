@@ -1,4 +1,4 @@
-"""``hydra/launcher=gpu_queue``: a process for each job, as many at once as there are places."""
+"""``hydra/launcher=gpu_queue``: one process per job, as many in parallel as there are slots."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import Slot, make_slots
 
 KIND = "forkserver" if sys.platform == "linux" else "spawn"
-"""Processes are forked from a server that has imported this program and touched no GPU: seconds saved for each job."""
+"""Processes are forked from a server that has imported this program and used no GPU, which saves seconds per job."""
 
 
 class GpuQueue(Launcher):
-    """Run each job in a fresh process, on the GPU or share of the CPU that is free.
+    """Run each job in a fresh process, on a free GPU or a free share of the CPU.
 
     Args:
         gpus, jobs_per_gpu, cpu_slots, threads_per_job: see :func:`make_slots`.
@@ -49,21 +49,21 @@ class GpuQueue(Launcher):
         self.board = Board(self.slots)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's own, called before :meth:`launch`."""
+        """Set up as Hydra requires, before :meth:`launch`."""
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Hydra's own; see :meth:`launch_planned`."""
+        """Launch as Hydra requires; see :meth:`launch_planned`."""
         return self.launch_planned(list(plan(self.config, self.context, job_overrides, initial_job_idx)))
 
     def launch_planned(self, jobs: list[Planned]) -> list[JobReturn]:
-        """Run those of the jobs that are not complete yet; sweepers may ask for more, several times.
+        """Run those jobs that are not complete yet; sweepers may call this several times.
 
         Returns:
-            for each job its objective, ``None`` of one that failed.
+            the objective of each job, ``None`` for a failed one.
 
         Raises:
-            Interrupted: a signal asked for the end; the jobs have saved.
+            Interrupted: a signal requested the end; the jobs have saved.
         """
         self.board.add(jobs)
         todo = [job for job in jobs if job.found.state != "done"]
@@ -106,9 +106,9 @@ class GpuQueue(Launcher):
 
 
 def start_server() -> None:
-    """Start the server that jobs are forked from, deaf to SIGTERM: one to the whole group is ours to pass on."""
+    """Start the server that jobs are forked from, with SIGTERM blocked: the launcher forwards group signals itself."""
     multiprocessing.set_forkserver_preload([child.__name__])
-    multiprocessing.resource_tracker.ensure_running()  # else the server starts it, which lifts the block
+    multiprocessing.resource_tracker.ensure_running()  # otherwise the server starts it, which unblocks the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         multiprocessing.forkserver.ensure_running()
@@ -117,11 +117,11 @@ def start_server() -> None:
 
 
 def leave_word(job: Planned, process: Any, seconds: float, stopped: bool) -> None:
-    """Write the result of a job whose process could not: killed, or ended before it was a run.
+    """Write the result of a job whose process could not: it was killed, or ended before the run began.
 
     Args:
-        process: of the job, which has ended.
-        seconds: for which it ran.
+        process: the job's ended process.
+        seconds: how long it ran.
         stopped: whether the sweep was asked to stop meanwhile.
     """
     run, code = read_run(job.folder), process.exitcode or 0
@@ -129,7 +129,7 @@ def leave_word(job: Planned, process: Any, seconds: float, stopped: bool) -> Non
     if (job.folder / "result.json").exists() and run.result != old:
         return
     if run.status == "running" and run.result.get("pid") != process.pid:
-        return  # somebody resumed this very run meanwhile, and the job has refused to
+        return  # another process resumed this run meanwhile, and the job refused to start
     if not (job.folder / ".hydra" / "config.yaml").exists():
         write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with status {code}"

@@ -1,4 +1,4 @@
-"""The live table of a sweep on a terminal; elsewhere a line when a job begins and one when it ends."""
+"""The live table of a sweep on a terminal; elsewhere one line when a job starts and one when it ends."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from s15erav3.sweeps.slots import Slot
 from s15erav3.terminal import console, say, short
 
 SHOWN = 8
-"""Rows of jobs that have ended or wait, beside all that run."""
-STYLES = {"running": "bold", "done": "green", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": "dim"}
+"""Number of rows for ended and waiting jobs, in addition to all running ones."""
+STYLES = {"running": "bold", "done": "green", "pruned": "cyan", "failed": "red", "stopped": "yellow"}
+STYLES |= dict.fromkeys(("skipped", "waiting"), "dim")
 
 
 class Row:
@@ -37,17 +38,17 @@ class Row:
         self.look()
 
     def look(self) -> None:
-        """Read how far the run is."""
+        """Read the run's progress."""
         if self.state != "waiting":
             self.run = read_run(self.job.folder)
 
     def figure(self, name: str) -> float | None:
-        """A metric of the run, if it is known by now."""
+        """Return a metric of the run, if it is known yet."""
         value = self.run.result.get(name) if self.run else None
         return float(value) if isinstance(value, int | float) else None
 
     def left(self) -> float | None:
-        """Seconds that a running job still needs, by its own speed; ``None`` before it is known."""
+        """Return the seconds that a running job still needs at its own speed; ``None`` before the speed is known."""
         step, last, first, seconds = (self.figure(k) for k in ("step", "max_steps", "first_step", "seconds"))
         if step is None or last is None or first is None or seconds is None or step <= first or last < 0:
             return None
@@ -55,10 +56,10 @@ class Row:
 
 
 class Board:
-    """All jobs of a sweep, also of several calls of the launcher.
+    """All jobs of a sweep, across several calls of the launcher.
 
     Args:
-        slots: places at which jobs run.
+        slots: the slots in which jobs run.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
@@ -68,7 +69,7 @@ class Board:
         self._looked = 0.0
 
     def add(self, jobs: Sequence[Planned]) -> None:
-        """Jobs that are to run, or were skipped."""
+        """Add jobs that will run or were skipped."""
         self.rows |= {job.number: Row(job) for job in jobs}
         self._varying = varying([row.job.overrides for row in self.rows.values()])
 
@@ -86,7 +87,7 @@ class Board:
             self._live = None
 
     def begun(self, job: Planned, slot: Slot) -> None:
-        """The job has a process now."""
+        """Record that the job has a process."""
         row = self.rows[job.number]
         row.state, row.slot, row.began = "running", slot.name, time.time()
         if self._live is None:
@@ -94,14 +95,14 @@ class Board:
             say(f"{self.name(row)} begins at {slot.name}; {log}")
 
     def began(self, job: Planned) -> float:
-        """When it got its process."""
+        """Return the time at which its process started."""
         return self.rows[job.number].began
 
     def ended(self, job: Planned) -> None:
-        """Its process is gone, and its result written."""
+        """Record that its process is gone and its result is written."""
         row = self.rows[job.number]
         run = read_run(job.folder)
-        row.state = {"completed": "done", "failed": "failed"}.get(run.status, "stopped")
+        row.state = {"completed": "done", "failed": "failed", "pruned": "pruned"}.get(run.status, "stopped")
         row.seconds = time.time() - row.began
         row.look()
         told = f"{row.state} in {clock(row.seconds)}" + (
@@ -116,25 +117,27 @@ class Board:
         )
 
     def sets(self, row: Row) -> str:
-        """What the job sets and others do not."""
+        """Return the settings by which the job differs from others."""
         return label(row.job, self._varying)
 
     def name(self, row: Row) -> str:
-        """Its place in the sweep, and what it sets: ``[3/8] e16 seed=2``."""
+        """Return the job's position in the sweep and its settings: ``[3/8] e16 seed=2``."""
         return f"{head(row.job, len(self.rows))} {self.sets(row)}".rstrip()
 
     def progress(self) -> str:
-        """How many jobs have ended, and when the last will have."""
+        """Return the number of ended jobs, and the estimated end of the last one."""
         counts = Counter(row.state for row in self.rows.values())
         ended = len(self.rows) - counts["waiting"] - counts["running"]
         left = self.left()
         said = [f"{ended} of {len(self.rows)} ended"] + [
-            f"{counts[state]} {state}" for state in ("running", "failed", "stopped", "skipped") if counts[state]
+            f"{counts[state]} {state}"
+            for state in ("running", "pruned", "failed", "stopped", "skipped")
+            if counts[state]
         ]
         return ", ".join(said) + (f", {clock(left)} left" if left else "")
 
     def left(self) -> float | None:
-        """Seconds until the last job ends, if the others take as long as those so far."""
+        """Return the seconds until the last job ends, if the others take as long as those so far."""
         running = [row for row in self.rows.values() if row.state == "running"]
         waiting = sum(row.state == "waiting" for row in self.rows.values())
         lefts = {row.job.number: row.left() for row in running}
@@ -147,7 +150,7 @@ class Board:
         return max((sum(rest) + mean * waiting) / len(self.slots), max(rest, default=0.0))
 
     def refresh(self) -> None:
-        """Look at the jobs that run, once a second, and draw."""
+        """Poll the running jobs once a second, and redraw."""
         if self._live is None or time.monotonic() - self._looked < 1:
             return
         self._looked = time.monotonic()
@@ -157,7 +160,7 @@ class Board:
         self._live.update(self.table(), refresh=True)
 
     def table(self) -> Any:
-        """Jobs that run, the last that ended and the next that wait; the counts of all below."""
+        """Return the table: running jobs, the last ended and the next waiting ones, and total counts below."""
         rows = [(self._cells(row), STYLES[row.state]) for row in self._chosen()]
         table = fitting(rows, console.width)
         return Group(table, Text(self.progress(), style="dim"))
@@ -179,7 +182,9 @@ class Board:
 
     def _chosen(self) -> list[Row]:
         rows = list(self.rows.values())
-        ended = sorted((row for row in rows if row.state in ("done", "failed", "stopped")), key=_ended_at)[-SHOWN:]
+        ended = sorted((row for row in rows if row.state in ("done", "pruned", "failed", "stopped")), key=_ended_at)[
+            -SHOWN:
+        ]
         running = [row for row in rows if row.state == "running"]
         return ended + running + [row for row in rows if row.state == "waiting"][: SHOWN // 2]
 
@@ -189,10 +194,10 @@ def _ended_at(row: Row) -> float:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A figure, or nothing."""
+    """Format a number; empty for ``None``."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""``s15erav3 train -m``: a sweep from its command to its account, and again after an interruption."""
+"""``s15erav3 train -m``: run a sweep from its command to its summary, and resume it after an interruption."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from s15erav3.terminal import program, say, short
 
 
 def main(arguments: list[str]) -> int:
-    """Run the sweep, or what is left of it, and tell how each job ended.
+    """Run the sweep, or the rest of it, and report how each job ended.
 
     Returns:
-        the exit status: 0 if all jobs are complete, 2 if those that failed are the user's to mend, else 1; 128 + n
-        after signal n.
+        the exit status: 0 if all jobs are complete or pruned, 2 if all failures are the user's to fix, else 1;
+        128 + n after signal n.
 
     Raises:
-        UserError: the command cannot be run; nothing has begun.
+        UserError: the command cannot be run; nothing has started.
     """
     line = split(arguments)
     wanted, words = taken("sweep.resume", line.words)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
                 failures = hydra_setup.call("train", work, command.arguments).failures
         except (Interrupted, KeyboardInterrupt) as signalled:
             stopped = signalled
-    if sweep.folder is None or not sweep.jobs:  # --help, --cfg and the like, or stopped before it began
+    if sweep.folder is None or not sweep.jobs:  # --help, --cfg and the like, or stopped before the first job
         return 0 if stopped is None else 130
     status = account(sweep, failures)
     if stopped is None:

@@ -1,4 +1,4 @@
-"""``sweep.objective``: the metrics that a sweeper is told of a run."""
+"""``sweep.objective``: the metrics of a run that are reported to the sweeper."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from omegaconf import ListConfig
 
 from s15erav3.errors import UserError, nearest
 
+PRUNED = "pruned"
+"""Value reported to a sweeper for a pruned run; also the status of that run."""
+
 
 def check_objective(wanted: Any) -> None:
-    """Refuse what names no metrics.
+    """Check that the objective names metrics.
 
     Raises:
-        UserError: with the value.
+        UserError: it does not; the message contains the value.
     """
     names = wanted if isinstance(wanted, list | ListConfig) else [wanted]
     if not names or not all(isinstance(name, str) for name in names):
@@ -24,10 +27,10 @@ def check_objective(wanted: Any) -> None:
 
 
 def objective(wanted: Any, result: dict[str, Any]) -> float | list[float]:
-    """The metrics ``wanted`` of a completed run: a number for one name, a list for several.
+    """Return the metrics ``wanted`` of a completed run: a number for one name, a list for several.
 
     Args:
-        result: ``result.json``.
+        result: content of ``result.json``.
 
     Raises:
         UserError: the run has no such metric.

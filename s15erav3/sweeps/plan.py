@@ -1,4 +1,4 @@
-"""Between Hydra's sweeper and its launcher, whichever they are: every job is looked at before any begins."""
+"""The layer between Hydra's sweeper and its launcher: every job is checked before any job starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -21,42 +21,42 @@ from s15erav3.cli.settings import read_interpolated
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import read_run
 from s15erav3.sweeps.in_order import one_by_one
-from s15erav3.sweeps.objective import check_objective, objective
+from s15erav3.sweeps.objective import PRUNED, check_objective, objective
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.terminal import say
 
 MANY = 50
-"""Jobs that it takes seconds to compose."""
+"""Number of jobs from which composing them takes seconds."""
 
 
 class Planned(NamedTuple):
-    """A job that a sweeper has asked for."""
+    """A job that a sweeper has requested."""
 
     number: int
     overrides: list[str]
-    """Its command line, without Hydra's own settings."""
+    """The job's command line, without Hydra's own settings."""
     config: DictConfig
-    """Composed, with Hydra's part."""
+    """The composed config, including Hydra's part."""
     folder: Path
     found: Found
-    """What was in the folder before anything began."""
+    """State of the folder before any job started."""
 
     @property
     def settings(self) -> DictConfig:
-        """The config without Hydra's part."""
+        """Return the config without Hydra's part."""
         return without_hydra(self.config)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A copy of a composed config with the program's own settings alone."""
+    """Return a copy of a composed config without Hydra's part."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 class Sweep:
-    """What is known of the sweep that this program runs.
+    """State of the sweep that this process runs.
 
     Args:
-        started: called with the sweep's folder once its first jobs have passed, before they begin.
+        started: called with the sweep's folder once its first jobs have passed their checks, before they start.
     """
 
     def __init__(self, started: Callable[[Path], None]) -> None:
@@ -68,10 +68,10 @@ class Sweep:
     def plan(
         self, config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int
     ) -> list[Planned]:
-        """Look at the jobs that are to be launched.
+        """Check the jobs that are about to be launched.
 
         Raises:
-            UserError: one of them has a folder with a run of other settings, or another program runs this sweep.
+            UserError: a job's folder holds a run with different settings, or another process runs this sweep.
         """
         self.folder = Path(str(config.hydra.sweep.dir)).absolute()
         if self._lock is None:
@@ -91,16 +91,16 @@ class Sweep:
         return planned
 
     def close(self) -> None:
-        """Let other programs run it."""
+        """Release the sweep's lock, so that other processes can run it."""
         if self._lock is not None:
             self._lock.release()
 
 
 def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int) -> Iterator[Planned]:
-    """Compose each job as Hydra's launchers do, and look at its folder.
+    """Compose each job as Hydra's launchers do, and inspect its folder.
 
     Raises:
-        UserError: a folder holds a run of other settings.
+        UserError: a folder holds a run with different settings.
     """
     setup_globals()
     before = HydraConfig.instance().cfg
@@ -109,7 +109,7 @@ def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[
             composed = context.config_loader.load_sweep_config(config, list(command))
             with open_dict(composed):
                 composed.hydra.job.id = composed.hydra.job.num = number
-            HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+            HydraConfig.instance().set_config(composed)  # required by ${hydra:...} interpolations
             folder = Path(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)).absolute()
             read_interpolated(composed, "train")
             check_objective(composed.sweep.objective)
@@ -126,49 +126,54 @@ class Overseen(Launcher):
         self.launcher, self.sweep = launcher, sweep
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's own, called before :meth:`launch`."""
+        """Set up as Hydra requires, before :meth:`launch`."""
         self.context, self.config = hydra_context, config
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Plan the jobs, and have them launched."""
+        """Plan the jobs, then launch them."""
         jobs = self.sweep.plan(self.config, self.context, job_overrides, initial_job_idx)
         take: Callable[[list[Planned]], Sequence[JobReturn]] | None = getattr(self.launcher, "launch_planned", None)
         if take:
             return take(jobs)
         try:
-            if type(self.launcher).__name__ == "BasicLauncher":  # Hydra has run its module twice: two of the name
+            if type(self.launcher).__name__ == "BasicLauncher":  # Hydra runs its module twice: two such classes
                 assert self.sweep.folder is not None
                 complete = {job.number for job in jobs if job.found.state == "done"}
                 return one_by_one(
                     self.launcher, jobs, job_overrides, [*self.sweep.jobs.values()], complete, self.sweep.folder
                 )
             return self.launcher.launch(job_overrides, initial_job_idx)
-        except RuntimeError as error:  # joblib's and submitit's, of a job that was killed: the account tells of each
+        except RuntimeError as error:  # from joblib or submitit, for a killed job: the summary covers each job
             say(f"error: {type(self.launcher).__name__}: {str(error).partition(chr(10))[0]}")
             return [returned(job) for job in jobs]
 
 
 def returned(job: Planned) -> JobReturn:
-    """What Hydra's sweepers are told of a job that has ended; never a failure, which would end an Optuna study."""
-    run, value = read_run(job.folder), None
+    """Return what Hydra's sweepers receive for an ended job; never a failure, which would end an Optuna study."""
+    run = read_run(job.folder)
+    value: Any = None
     if run.status == "completed":
         try:
             value = objective(job.config.sweep.objective, run.result)
-        except UserError:  # told in the account at the end
+        except UserError:  # reported in the summary at the end
             value = None
+    elif run.status == PRUNED:
+        value = PRUNED
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 
 @contextmanager
 def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
-    """Oversee the sweep that Hydra runs within the block. If no job passed, ``multirun.yaml`` is what it was before:
-    sweepers write it first."""
+    """Plan the jobs of the sweep that Hydra runs within the block.
+
+    If no job passes its checks, ``multirun.yaml`` is restored, as sweepers write it first.
+    """
     sweep, plugins = Sweep(started), Plugins.instance()
     records: dict[Path, bytes | None] = {}
 
     def instantiate_launcher(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
-        del plugins.instantiate_launcher  # the class's own again: launchers hand this object on by pickle
+        del plugins.instantiate_launcher  # restore the class's own: launchers pickle this object
         check_name(config.sweep.name)
         launcher = plugins.instantiate_launcher(hydra_context, task_function, config)
         record = Path(str(config.hydra.sweep.dir)).absolute() / "multirun.yaml"
@@ -179,7 +184,7 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
 
     plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
     validate = BasicSweeper.validate_batch_is_legal
-    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, as planning them does
+    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, and planning does so too
     try:
         yield sweep
     finally:
@@ -192,10 +197,10 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
 
 
 def check_name(name: object) -> None:
-    """Refuse a name by which a sweep would leave ``multirun/``.
+    """Check that a sweep's name does not lead outside ``multirun/``.
 
     Raises:
-        UserError: with the name.
+        UserError: it does; the message contains the name.
     """
     text = "" if name is None else str(name)
     if text and (Path(text).is_absolute() or {"..", "."} & set(text.split("/")) or not text.isprintable()):

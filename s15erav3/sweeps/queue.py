@@ -1,4 +1,4 @@
-"""A queue of jobs at a fixed number of places: the next job goes to the place that is free."""
+"""A queue of jobs for a fixed number of slots: the next job goes to the next free slot."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Protocol, TypeVar
 
 
 class Process(Protocol):
-    """What the queue needs of a process, as :class:`multiprocessing.Process` has it."""
+    """The attributes of a process that the queue needs, as in :class:`multiprocessing.Process`."""
 
     @property
     def sentinel(self) -> Any:
-        """Becomes ready when the process has ended."""
+        """Handle that becomes ready when the process has ended."""
 
     @property
     def exitcode(self) -> int | None:
-        """Of the ended process; minus the signal that killed it."""
+        """Exit status of the ended process, or minus the number of the signal that killed it."""
 
     def join(self) -> None:
-        """Wait for the end."""
+        """Wait for the process to end."""
 
 
 J = TypeVar("J")
@@ -36,12 +36,12 @@ def drain(
     tick: Callable[[], bool],
     seconds: float = 0.25,
 ) -> None:
-    """Run every job, each slot with exactly one at a time for as long as jobs wait.
+    """Run all jobs, one at a time in each slot, with all slots in use while jobs wait.
 
     Args:
-        start: begin a job at a slot.
-        ended: called once for each job that was started, when its process is gone.
-        tick: called at least every ``seconds``; once it returns ``False``, no more jobs begin.
+        start: starts a job in a slot.
+        ended: called once for each started job, when its process is gone.
+        tick: called at least every ``seconds``; once it returns ``False``, no more jobs start.
     """
     waiting, free = deque(jobs), deque(slots)
     running: dict[Any, tuple[J, S, P]] = {}

@@ -1,4 +1,4 @@
-"""Going on with a sweep: its command, kept in its folder, and what is left to do of each job."""
+"""Resuming a sweep: its command, which is stored in its folder, and the remaining work of each job."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from s15erav3.runs.code import code
 from s15erav3.runs.identity import differences
 from s15erav3.runs.progress import is_alive
 from s15erav3.runs.reader import from_yaml, read_run
+from s15erav3.sweeps.objective import PRUNED
 
 FILE = Path(".sweep") / "command.json"
-"""A sweep's command, in its folder."""
+"""File of a sweep's command, within the sweep's folder."""
 OTHER_CODE = "it was trained by other code"
 
 
@@ -33,21 +34,21 @@ class Found(NamedTuple):
     """The state of a job's folder."""
 
     state: Literal["fresh", "done", "resume", "again"]
-    """Nothing is there; complete; has a checkpoint; has to begin anew."""
+    """Empty; complete or pruned; has a checkpoint to resume from; has to start over."""
     why: str
-    """Why it has to begin anew, or what is to be said of a complete one; empty otherwise."""
+    """Why the job has to start over, or a note on a complete one; empty otherwise."""
     result: dict[str, Any]
-    """``result.json``, else ``progress.json``, as far as there is one."""
+    """Content of ``result.json``, else of ``progress.json``; empty if there is neither."""
 
 
 def examine(cfg: DictConfig, folder: Path) -> Found:
-    """Look at a job's folder; nothing is changed.
+    """Inspect a job's folder without changing it.
 
     Args:
         cfg: the config that the job would have now, without Hydra's part.
 
     Raises:
-        UserError: a run of other settings is there, or one that is at work, or ``sweep.code`` is neither of its words.
+        UserError: the folder holds a run with different settings or a running one, or ``sweep.code`` is invalid.
     """
     if cfg.sweep.code not in ("keep", "retrain"):
         raise UserError(f"sweep.code={cfg.sweep.code} must be keep or retrain: what to do with runs of older code.")
@@ -58,7 +59,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
     if run.status == "broken":
         return Found("again", run.reason, {})
     can_go_on = any(is_archive(file) for file in candidates(folder))
-    if run.status == "failed" and not can_go_on:  # of whatever settings: the wrong one is corrected
+    if run.status == "failed" and not can_go_on:  # with any settings: the wrong one was corrected
         return Found("again", "it failed before its first checkpoint", run.result)
     if run.status == "running" and _is_others(run.result):
         raise UserError(
@@ -72,7 +73,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
             f"{folder} holds a run of other settings ({'; '.join(changed[:3])}{more}); a sweep goes on with the same "
             "command: choose another sweep.name."
         )
-    if run.status == "completed":
+    if run.status in ("completed", PRUNED):
         older = "" if run.result.get("code") == code() else OTHER_CODE
         return Found("again" if older and cfg.sweep.code == "retrain" else "done", older, run.result)
     if run.result.get("error") == "Diverged":
@@ -83,18 +84,21 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
 
 
 def _is_others(progress: dict[str, Any]) -> bool:
-    """Whether another process is at work; one on another machine must have shown itself within a minute, for a
-    cluster may start a job anew soon after the machine is lost."""
+    """Return whether another process is running the job.
+
+    A process on another machine must have written within the last minute, as a cluster may restart a job soon after
+    losing a machine.
+    """
     if progress.get("host") != socket.gethostname():
         return time.time() - float(progress.get("time", 0)) < 60
     return progress.get("pid") != os.getpid() and is_alive(progress)
 
 
 def set_aside(folder: Path, sweep: Path) -> Path:
-    """Move what is in a job's folder to ``.superseded/`` of the sweep; its ``train.log`` stays, and goes on.
+    """Move the content of a job's folder to the sweep's ``.superseded/``; ``train.log`` stays and is continued.
 
     Returns:
-        where it is now.
+        its new folder.
     """
     name = os.path.relpath(folder, sweep).replace(os.sep, "_")
     places = (sweep / ".superseded" / f"{name}-{number}" for number in count(1))
@@ -108,22 +112,24 @@ def set_aside(folder: Path, sweep: Path) -> Path:
 
 
 class Command(NamedTuple):
-    """What to run, and where."""
+    """The arguments of a command, and its working directory."""
 
     arguments: list[str]
     folder: Path
 
 
 def save_command(sweep: Path, arguments: list[str]) -> None:
-    """Remember what was typed after ``train``, and in which folder."""
+    """Save the arguments typed after ``train``, and the working directory."""
     file = sweep / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, json.dumps({"arguments": arguments, "folder": str(Path.cwd())}, indent=2) + "\n")
 
 
 def repeated(wanted: str, changes: list[str]) -> Command:
-    """The command of the sweep in the folder ``wanted``, with ``changes`` in place of what they change: words, which
-    replace those of the same key, and flags.
+    """Return the command of the sweep in the folder ``wanted``, modified by ``changes``.
+
+    Args:
+        changes: overrides, which replace those of the same key, and flags.
 
     Raises:
         UserError: there is no sweep.

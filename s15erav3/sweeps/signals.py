@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while jobs run: they are asked to save and end, and killed if it is asked for twice."""
+"""Ctrl-C and SIGTERM while jobs run: the first asks jobs to save and end, the second kills them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s15erav3.terminal import say
 
 
 class Signals:
-    """Within the block, the first signal goes to every job's process as SIGINT, and the second as SIGKILL to its group.
+    """Forward signals within the block: the first as SIGINT to every job's process, the second as SIGKILL to its group.
 
     ``received`` is the number of the first signal, else 0.
     """
@@ -33,13 +33,13 @@ class Signals:
         return self
 
     def pass_on(self, process: Any) -> None:
-        """Let a process have the signals, also one that has just come."""
+        """Forward signals to a process, including one that was just received."""
         self._processes[process.pid] = process
         if self.received:
             self._send(process.pid)
 
     def forget(self, process: Any) -> None:
-        """The process has ended."""
+        """Stop forwarding to a process that has ended."""
         self._processes.pop(process.pid, None)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -59,7 +59,7 @@ class Signals:
                 os.kill(pid, signal.SIGINT)
                 return
             os.kill(pid, signal.SIGKILL)
-            os.killpg(pid, signal.SIGKILL)  # and what it has started
+            os.killpg(pid, signal.SIGKILL)  # including its child processes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -1,4 +1,4 @@
-"""The places at which jobs run side by side: GPUs, each with one or more, or shares of the CPU's cores."""
+"""The slots in which jobs run in parallel: one or more on each GPU, or shares of the CPU's cores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ KEY = "hydra.launcher"
 
 
 class Slot(NamedTuple):
-    """A place for one job at a time."""
+    """A slot for one job at a time."""
 
     name: str
     threads: int
     environment: dict[str, str]
-    """What a job at this place sees in place of this program's variables."""
+    """Environment variables of a job in this slot, which override this process's own."""
 
 
 def make_slots(gpus: Any, jobs_per_gpu: Any, cpu_slots: Any, threads_per_job: Any) -> list[Slot]:
-    """All places, so ordered that the first jobs are spread over the GPUs.
+    """Return all slots, ordered so that the first jobs are spread over the GPUs.
 
     Args:
-        gpus: ``auto``, a number, or a list of numbers or UUIDs as CUDA_VISIBLE_DEVICES takes them.
-        jobs_per_gpu: places on each GPU.
-        cpu_slots: ``auto`` or the number of places where there is no GPU.
+        gpus: ``auto``, a count, or a list of indices or UUIDs as in CUDA_VISIBLE_DEVICES.
+        jobs_per_gpu: slots on each GPU.
+        cpu_slots: ``auto`` or the number of slots without a GPU.
         threads_per_job: ``auto`` or a number.
 
     Raises:
@@ -55,13 +55,13 @@ def _environment(device: str, threads: int) -> dict[str, str]:
 
 
 def choose_gpus(wanted: Any, visible: Any) -> list[str]:
-    """The GPUs that ``gpus`` means, as CUDA_VISIBLE_DEVICES names them.
+    """Return the GPUs that ``gpus`` selects, in the notation of CUDA_VISIBLE_DEVICES.
 
     Args:
-        visible: called for the GPUs that this program sees; a list is taken as given, without a look.
+        visible: returns the GPUs that this process sees; not called for a list, which is taken as given.
 
     Raises:
-        UserError: it is none of the kinds, names a GPU twice, or asks for more than there are.
+        UserError: it is of no supported kind, names a GPU twice, or asks for more than there are.
     """
     if wanted == "auto":
         return list(visible())
@@ -84,9 +84,9 @@ def choose_gpus(wanted: Any, visible: Any) -> list[str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this program may use, by number or as CUDA_VISIBLE_DEVICES has them; none is touched."""
+    """Return the GPUs available to this process, by index or as in CUDA_VISIBLE_DEVICES; none is initialised."""
     import torch
 
-    count = torch.cuda.device_count()  # asks the driver, and makes no context
+    count = torch.cuda.device_count()  # queries the driver without creating a context
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] or [str(number) for number in range(count)]

@@ -1,152 +1,157 @@
-"""An Optuna study in a sweep's folder that can be gone on with; imported only where Optuna is installed."""
+"""A resumable Optuna study in a sweep's folder; imported only where Optuna is installed."""
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from s15erav3.cli.trust import check_arguments
+from s15erav3.cli.schema.check import check_made, check_part
+from s15erav3.cli.schema.search import PRUNER, SAMPLER, Optuna
 from s15erav3.errors import UserError
-from s15erav3.runs.reader import read_run
+from s15erav3.sweeps.best import tell_best
+from s15erav3.sweeps.journal import JOB, lock_of
+from s15erav3.sweeps.judge import NO_PRUNER
+from s15erav3.sweeps.search_space import Space, read_space
+from s15erav3.sweeps.study_parts import check_pruner, make_sampler, open_study
+from s15erav3.sweeps.trials import batches, begin, outcome, unfinished
 from s15erav3.terminal import say
 
-JOB, SETTINGS, ATTEMPT = "job", "settings", "attempt"
-"""Attributes of a trial: the number of its run's folder, the command line of its run, how often it was begun."""
-
-ATTEMPTS = 3
-"""A run that takes the whole program down with it (out of memory) is begun so often and no more."""
-
-NONE_COMPLETED = ("No trials are completed yet.", "Record does not exist.")
-"""What Optuna says, in memory and in a file, when it is asked for the best of trials that all failed."""
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class Study(OptunaSweeperImpl):  # type: ignore[misc]
-    """The sweeper of Hydra's plugin, which begins at run 0 with ``n_trials`` new trials whatever was there before.
+class Study:
+    """Ask Optuna for settings, run them with any launcher, and report the results to it.
 
-    Here ``n_trials`` is the whole study's. Trials that a call left unfinished run first, in their own folders, where
-    their runs go on; new ones are numbered after the last folder. Failed runs are trials without a value.
+    ``n_trials`` is the total of the study. Trials that an earlier call left unfinished run first: their runs are
+    resumed in their own folders. New ones are numbered after the last folder. Failed runs are trials without a value.
+
+    Args:
+        sampler, pruner: settings that Hydra instantiates; without a pruner nothing is pruned.
+        direction: ``minimize`` or ``maximize``, or a list of them.
+        n_trials: number of trials that end with a value or are pruned.
+        n_jobs: number of trials launched together.
+        study_name, storage: name of the study, and its file.
+        max_failure_rate: maximum fraction of failed runs in a batch; above it, no further batch starts.
+        custom_search_space: dotted name of a function of the config and the trial, which may suggest more.
+        params: the searched settings, as on the command line.
 
     Raises:
-        UserError: the settings do not describe a search, or not the one in the folder.
+        UserError: the settings do not describe a search, or differ from the search in the folder.
     """
 
-    def __init__(self, *, sampler: Any, search_space: Any, **settings: Any) -> None:
-        if search_space is not None:
-            raise UserError("hydra.sweeper.search_space is Hydra's old name; name what is searched in its params.")
-        optuna.logging.set_verbosity(logging.WARNING)
-        # It would tell of each failed job, which was told already, that "None is not float-castable".
-        logging.getLogger(OptunaSweeperImpl.__module__).setLevel(logging.CRITICAL)
-        super().__init__(sampler=instantiate(sampler), search_space=None, **settings)
+    def __init__(
+        self, *, sampler: Any, pruner: Any = None, direction: Any, n_trials: Any, n_jobs: Any, study_name: Any,
+        storage: Any, max_failure_rate: Any, custom_search_space: Any, params: Any,
+    ) -> None:  # fmt: skip
+        directions = direction if isinstance(direction, str | None) else list(direction)
+        given = {"direction": directions, "n_trials": n_trials, "n_jobs": n_jobs, "max_failure_rate": max_failure_rate}
+        check_part("hydra.sweeper", given, Optuna)
+        check_made("hydra.sweeper.sampler", sampler, SAMPLER)
+        check_made("hydra.sweeper.pruner", pruner, PRUNER)
+        self.directions = [directions] if isinstance(directions, str) else directions or []
+        if not isinstance(storage, str) or not storage or "://" in storage:
+            raise UserError(f"hydra.sweeper.storage={storage} must be a file: a study is a journal of Optuna's.")
+        self.n_trials, self.n_jobs, self.most_failures = n_trials, n_jobs, max_failure_rate
+        self.name, self.file = str(study_name), Path(storage)
+        self.sampler, self.pruner, self.params = sampler, pruner or {"_target_": NO_PRUNER}, params or {}
+        self.exhausted = False
+        self.extend = instantiate({"_target_": custom_search_space, "_partial_": True}) if custom_search_space else None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Set up as Hydra requires, before :meth:`sweep`."""
+        self.config, self.context = config, hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what the study still lacks, and leave ``optimization_results.yaml`` in the sweep's folder."""
-        assert self.config is not None
-        objective = OmegaConf.select(self.config, "sweep.objective")
-        metrics = [objective] if isinstance(objective, str | None) else list(objective)
-        if len(metrics) != len(self._get_directions()):
+        """Run the remaining trials of the study, and write ``optimization_results.yaml`` to the sweep's folder."""
+        searched = [f"{key}={value}" for key, value in self.params.items()]
+        space = read_space([*searched, *arguments], self.context.config_loader)
+        if not space.distributions and self.extend is None:
             raise UserError(
-                f"sweep.objective={objective} is {len(metrics)} of metrics, but hydra.sweeper.direction="
-                f"{', '.join(self._get_directions())} has {len(self._get_directions())}; give one direction for each."
+                "hydra/sweeper=optuna has nothing to search; give a setting choices or a range, such as "
+                "'optimizer.lr=tag(log,interval(1e-3,1e-2))'."
             )
-        folder = Path(self.config.hydra.sweep.dir)
+        pruner = check_pruner(self.pruner, OmegaConf.select(self.config, "sweep.objective"), self.directions)
+        make_sampler(self.sampler, 0)
+        folder, new = Path(self.config.hydra.sweep.dir), not self.file.exists()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        if self.storage:
-            self._go_on()
-        numbers = [int(place.name) for place in folder.iterdir() if place.name.isdecimal()]
-        self.job_idx = max(numbers, default=-1) + 1
+        study = open_study(self.file, self.name, self.directions, space, pruner)
+        study.sampler = make_sampler(self.sampler, len(study.get_trials(deepcopy=False)))
         try:
-            super().sweep(arguments)
-        except ValueError as error:  # each of the failed runs was told
-            if str(error) not in NONE_COMPLETED:
-                raise
-        if self.storage:
-            self._tell_best()
+            self._finish(study, space, folder)
+            self._search(study, space, folder)
+        except Exception:
+            if new and not numbers(folder):  # refused before any run started
+                for file in (self.file, lock_of(self.file)):
+                    file.unlink(missing_ok=True)
+            raise
+        tell_best(study, folder)
 
-    def setup(self, **parts: Any) -> None:
-        """As the plugin's, but a value that is no number, which it would stumble over, makes a failed trial."""
-        super().setup(**parts)
-        launcher: Any = self.launcher
-        launch, objectives = launcher.launch, len(self._get_directions())
+    def _finish(self, study: optuna.Study, space: Space, folder: Path) -> None:
+        """Complete the trials that an earlier call started."""
+        left = unfinished(study, self.file, folder, space.fixed.values())
+        for batch in batches(left, self.n_jobs):
+            self._run(study, [trial.number for trial in batch], [trial.settings for trial in batch], batch[0].job)
 
-        def checked(*runs: Any, **numbers: Any) -> Sequence[JobReturn]:
-            returns: Sequence[JobReturn] = launch(*runs, **numbers)
-            for run in returns:
-                if run.status == JobStatus.COMPLETED:
-                    values = as_values(run.return_value, objectives)
-                    run.return_value = values[0] if values and objectives == 1 else values
-            return returns
+    def _search(self, study: optuna.Study, space: Space, folder: Path) -> None:
+        """Run new trials until there are enough."""
+        left = self.n_trials - len(study.get_trials(deepcopy=False, states=DONE))
+        known = [trial.user_attrs.get(JOB) for trial in study.get_trials(deepcopy=False)]
+        job = max([-1, *numbers(folder), *(number for number in known if isinstance(number, int))]) + 1
+        while left > 0 and not self.exhausted:
+            study.sampler = make_sampler(self.sampler, len(study.get_trials(deepcopy=False)))
+            asked = [study.ask(space.distributions) for _ in range(min(left, self.n_jobs))]
+            commands = []
+            for number, trial in enumerate(asked, job):
+                if self.extend is not None:
+                    self.extend(self.config, trial)
+                if both := sorted(space.fixed.keys() & trial.params.keys()):
+                    raise UserError(
+                        f"hydra.sweeper.custom_search_space suggests {both[0]}, which is given; leave it out."
+                    )
+                commands.append(space.command(trial.params))
+                begin(trial, number, commands[-1])
+            states = self._run(study, [trial.number for trial in asked], commands, job)
+            failed = states.count(TrialState.FAIL) / len(states)
+            if failed > self.most_failures:
+                say(
+                    f"{failed:.0%} of the last {len(states)} runs failed, more than hydra.sweeper.max_failure_rate="
+                    f"{self.most_failures}: the search ends."
+                )
+                return
+            left -= len(asked)
+            job += len(asked)
 
-        launcher.launch = checked
-
-    def _load(self) -> optuna.Study:
-        directions = self._get_directions()
-        try:
-            return optuna.create_study(
-                study_name=self.study_name, storage=self.storage, directions=directions, load_if_exists=True
-            )
-        except ValueError as error:
-            raise UserError(
-                f"hydra.sweeper.direction={', '.join(directions)} does not fit the study {self.storage}: {error}; "
-                "correct it, or choose another sweep.name."
-            ) from error
-
-    def _trials(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
-        return self._load().get_trials(states=(state,)) if self.storage else []
-
-    def _go_on(self) -> None:
-        """Finish what an earlier call began, and count what is left to do."""
-        assert self.launcher is not None
-        study = self._load()
-        if study.trials:
-            self.sampler.reseed_rng()  # a fixed seed would propose the first trials again
-        for trial in self._trials(TrialState.RUNNING):
-            values, known = None, trial.user_attrs
-            attempt = known.get(ATTEMPT, 1) + self._was_killed(known)
-            if SETTINGS in known and attempt <= ATTEMPTS:
-                check_arguments([str(s) for s in known[SETTINGS]], self.storage)
-                study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt)
-                returns = self.launcher.launch([tuple(known[SETTINGS])], initial_job_idx=known[JOB])
-                values = returns[0].return_value
-            study.tell(trial.number, values, TrialState.FAIL if values is None else TrialState.COMPLETE)
-        self.n_trials = max(0, self.n_trials - len(self._trials(TrialState.COMPLETE)))
-
-    def _was_killed(self, known: dict[str, Any]) -> bool:
-        """Whether a trial's run ended without a word: one that was stopped has saved, one that never began is new."""
-        run = read_run(Path(str(self.config.hydra.sweep.dir)) / str(known.get(JOB)))  # type: ignore[union-attr]
-        return bool(run.result) and "status" not in run.result
-
-    def _tell_best(self) -> None:
-        """The best run, or those of the front, with what was searched."""
-        best = self._load().best_trials
-        for trial in sorted(best, key=lambda trial: trial.values):
-            found = ", ".join(f"{value:.4f}" for value in trial.values)
-            settings = " ".join(f"{key}={value}" for key, value in trial.params.items())
-            say(f"{'best' if len(trial.values) == 1 else 'front'}: run {trial.user_attrs[JOB]}  {found}  {settings}")
-
-    def _configure_trials(self, trials: list[optuna.Trial], *given: Any) -> Sequence[Sequence[str]]:
-        """The command line of each trial's run, which the study now remembers."""
-        runs: Sequence[Sequence[str]] = super()._configure_trials(trials, *given)
-        for place, (trial, settings) in enumerate(zip(trials, runs, strict=True)):
-            trial.set_user_attr(JOB, self.job_idx + place)
-            trial.set_user_attr(SETTINGS, list(settings))
-        return runs
+    def _run(
+        self, study: optuna.Study, trials: Sequence[int], commands: Sequence[Sequence[str]], job: int
+    ) -> list[TrialState]:
+        """Launch runs with consecutive numbers, and report their results to the study."""
+        returns = self.launcher.launch([tuple(command) for command in commands], initial_job_idx=job)
+        states = []
+        for trial, run in zip(trials, returns, strict=True):
+            state, values = outcome(run.return_value, len(self.directions))
+            try:
+                study.tell(trial, values, state)
+            except RuntimeError as error:  # no combinations left; the trial is already recorded
+                if "Study.stop" not in str(error):
+                    raise
+                self.exhausted = True
+            states.append(state)
+        return states
 
 
-def as_values(returned: Any, objectives: int) -> list[float] | None:
-    """What a run returned as one number per objective; ``None`` of a run that failed."""
-    try:
-        values = [float(v) for v in (returned if isinstance(returned, Sequence) else [returned])]
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == objectives and all(map(math.isfinite, values)) else None
+def numbers(folder: Path) -> list[int]:
+    """Return the numbers of the run folders in ``folder``."""
+    return [int(place.name) for place in folder.iterdir() if place.name.isdecimal()]

@@ -1,4 +1,4 @@
-"""The account at the end of a sweep: what is complete, what failed and why, what to type next."""
+"""The summary at the end of a sweep: what is complete, what failed and why, what to type next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from s15erav3.errors import UserError
 from s15erav3.runs.reader import Run, read_run
 from s15erav3.sweeps.label import varying
-from s15erav3.sweeps.objective import objective
+from s15erav3.sweeps.objective import PRUNED, objective
 from s15erav3.sweeps.plan import Planned, Sweep
 from s15erav3.terminal import program, say, short
 
@@ -20,25 +20,26 @@ class Ended(NamedTuple):
 
     job: Planned
     how: str
-    """``done``, ``skipped``, ``failed``, ``stopped`` or ``not begun``."""
+    """``done``, ``pruned``, ``skipped``, ``failed``, ``stopped`` or ``not begun``."""
     reason: str
     mistake: bool
-    """Whether it is the user's to mend."""
+    """Whether the failure is the user's to fix."""
 
 
 def account(sweep: Sweep, failures: Sequence[Exception]) -> int:
-    """Print the account of a sweep.
+    """Print the summary of a sweep.
 
     Args:
-        failures: of jobs in this process; one that has left no trace in a folder counts all the same.
+        failures: exceptions of jobs in this process; one that left no trace in a folder is counted too.
 
     Returns:
-        0 if all jobs are complete, 2 if all failures are the user's to mend, else 1.
+        0 if all jobs are complete or pruned, 2 if all failures are the user's to fix, else 1.
     """
     assert sweep.folder is not None
     ends = [ended(job) for job in sweep.jobs.values()]
     counts = Counter(end.how for end in ends)
-    kinds = [f"{counts[how]} {how}" for how in ("done", "skipped", "failed", "stopped", "not begun") if counts[how]]
+    order = ("done", "pruned", "skipped", "failed", "stopped", "not begun")
+    kinds = [f"{counts[how]} {how}" for how in order if counts[how]]
     place = shlex.quote(str(short(sweep.folder)))
     say(f"sweep {place}: {len(ends)} jobs, {', '.join(kinds)}")
     changing = varying([job.overrides for job in sweep.jobs.values()])
@@ -61,23 +62,25 @@ def account(sweep: Sweep, failures: Sequence[Exception]) -> int:
 
 
 def ended(job: Planned) -> Ended:
-    """How ``job`` ended."""
+    """Return how ``job`` ended."""
     if not (job.folder / ".hydra" / "config.yaml").exists():
         return Ended(job, "not begun", "", False)
     run = read_run(job.folder)
     if job.found.state == "again" and run.result == job.found.result and run.result:
-        return Ended(job, "not begun", "", False)  # what an earlier call left
+        return Ended(job, "not begun", "", False)  # the folder's content is from an earlier call
     if run.status == "completed":
         try:
             objective(job.config.sweep.objective, run.result)
         except UserError as error:
             return Ended(job, "failed", str(error), True)
         return Ended(job, "skipped" if job.found.state == "done" else "done", "", False)
+    if run.status == PRUNED:
+        return Ended(job, "skipped" if job.found.state == "done" else "pruned", "", False)
     if run.status in ("interrupted", "running"):
         return Ended(job, "stopped", run.reason or "it is still at work", False)
     return Ended(job, "failed", run.reason, is_mistake(run))
 
 
 def is_mistake(run: Run) -> bool:
-    """Whether a failed run is the user's to mend."""
+    """Return whether a run's failure is the user's to fix."""
     return run.result.get("error") in ("UserError", "Diverged")

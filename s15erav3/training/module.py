@@ -1,4 +1,4 @@
-"""The LightningModule: one batch, one optimizer step, one move of the biases."""
+"""The LightningModule: one batch, one optimizer step, one bias update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import Balancer, MicroBatch, move_biases, of_trained, stack_loads, sum_over_ranks
+from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
 from s15erav3.model import Output, Transformer, routers
 from s15erav3.training.diagnosis import first_bad_part
 from s15erav3.training.losses import chunked_cross_entropy
@@ -37,8 +37,8 @@ class StepRecord(NamedTuple):
     learning_rate: float
     loads: Tensor | None
     """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
-    bias_change: Tensor | None
-    """What was added to the biases, fp32, (L, E)."""
+    bias_update: Tensor | None
+    """What the step added to the biases, fp32, (L, E)."""
     balance_loss: Tensor | None
     """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
     dropped: Tensor | None
@@ -60,7 +60,7 @@ class LanguageModule(L.LightningModule):
 
     Optimization is manual, and a batch holds all micro-batches of one optimizer step. So there is no
     moment between batches at which gradients or loads are half accumulated: a checkpoint is always taken
-    between two whole steps, and biases move exactly once for each step that happened.
+    between two whole steps, and biases are updated exactly once for each step that happened.
 
     A step whose loss or gradient is not finite changes nothing: not the weights, the optimizer's state, the biases
     or the balancer's buffers. An optimizer that cannot leave out a step on the device (see
@@ -186,13 +186,13 @@ class LanguageModule(L.LightningModule):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        change = None
+        update = None
         if loads is not None:
             loads = sum_over_ranks(loads)
             dropped = None if dropped is None else sum_over_ranks(dropped)
-            change = of_trained(self.routers, self.balancer.bias_change(loads, progress))
-            change = torch.where(skip, 0.0, change)
-            move_biases(self.routers, change)
+            update = of_trained(self.routers, self.balancer.bias_update(loads, progress))
+            update = torch.where(skip, 0.0, update)
+            update_biases(self.routers, update)
             put_back(self.balancer, before, skip)
         self.samples_seen += len(batch) * self.trainer.world_size
         self.tokens_seen += batch[:, 1:].numel() * self.trainer.world_size
@@ -204,7 +204,7 @@ class LanguageModule(L.LightningModule):
             grad_norm=grad_norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             loads=loads,
-            bias_change=change,
+            bias_update=update,
             balance_loss=balance_loss,
             dropped=dropped,
         )
@@ -267,12 +267,12 @@ class LanguageModule(L.LightningModule):
             return
         nll, out = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
-        if batch_idx == 0 and self.trainer.is_global_zero and self._moved is not None:
-            self.validation.probe(self.routers, out.routings, self._moved)
+        if batch_idx == 0 and self.trainer.is_global_zero and self._bias_update is not None:
+            self.validation.probe(self.routers, out.routings, self._bias_update)
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
-        results = self.validation.results(probed=self._moved is not None)
+        results = self.validation.results(probed=self._bias_update is not None)
         self.log_dict(results, logger=False)  # for callbacks; to the loggers Lightning would name the step before
         row = {key: value.item() for key, value in results.items()} | {"tokens": self.tokens_seen}
         for logger in self.loggers:
@@ -280,9 +280,9 @@ class LanguageModule(L.LightningModule):
         self.validation.reset()
 
     @property
-    def _moved(self) -> Tensor | None:
-        """The last change of the biases."""
-        return self.last_step and self.last_step.bias_change
+    def _bias_update(self) -> Tensor | None:
+        """Of the last step; ``None`` before any."""
+        return self.last_step and self.last_step.bias_update
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
         """Summed nats of the targets, and what the net made of windows (B, T + 1)."""

@@ -1,4 +1,4 @@
-"""What a validation counts: cost, loads, how sure the routers are, and how many choices the last update turned.
+"""What a validation counts: cost, loads, how sure the routers are, and how many choices the last bias update changed.
 
 Shapes: L MoE layers that validation runs, E routed experts, N tokens.
 """
@@ -22,7 +22,7 @@ class Validation(nn.Module):
     """Sums over the batches and ranks of one validation, from which every ``val/*`` and ``balance/*_global`` follows.
 
     ``balance/churn`` is the share of probe tokens (the first batch, the same at every validation) whose
-    set of experts differs with and without the last update of the biases, mean over layers.
+    set of experts differs with and without the last bias update, mean over layers.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -46,17 +46,17 @@ class Validation(nn.Module):
         if self.tokens_choose:
             self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
 
-    def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_change: Tensor) -> None:
-        """See how many choices the last update turned: biases moved by ``last_change``, (L or more, E)."""
+    def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_update: Tensor) -> None:
+        """See how many choices the last bias update changed: ``last_update``, (L or more, E)."""
         if self.tokens_choose:
             turned = [
-                churn(router.select(routing.scores, routing.bias - change), routing.experts)
-                for router, routing, change in zip(routers, routings, last_change, strict=False)
+                churn(router.select(routing.scores, routing.bias - update), routing.experts)
+                for router, routing, update in zip(routers, routings, last_update, strict=False)
             ]
             self.churn.update(turned, len(routings[0].scores))
 
     def results(self, *, probed: bool) -> dict[str, Tensor]:
-        """Every figure under its name, fp32 scalars; ``balance/churn`` where the biases have moved before.
+        """Every figure under its name, fp32 scalars; ``balance/churn`` where the biases have been updated before.
 
         Args:
             probed: whether they have. A rank without a batch has probed nothing, and must sum up with the others.

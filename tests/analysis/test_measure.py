@@ -141,7 +141,7 @@ class Push(Balancer):
     def observe(self, micro_batch: MicroBatch) -> None:
         self.seen.append((len(micro_batch.routings), micro_batch.sequences, []))
 
-    def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+    def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         self.seen[-1][2].extend(loads.tolist())
         assert progress == 0
         return self.change
@@ -174,7 +174,7 @@ def test_experts_that_choose_have_neither_margin_nor_churn() -> None:
     """Catches a crash, or figures made of slots: there a token has no K-th expert."""
     net = made(BY_EXPERTS)
     result = summary(measured(net, balancer=Push(torch.zeros(2, 4)), reference=net))
-    absent = ("margin", "next_churn", "maxvio_floor", "coactivation_even")
+    absent = ("margin", "next_churn", "maxvio_floor_global", "coactivation_even")
     assert not any(f"balance/{name}" in result for name in absent)
     assert result["balance/saturation"] == 1
     assert result["balance/maxvio_global"] == 0  # every expert takes as many
@@ -188,18 +188,28 @@ def test_closest_companion_by_hand() -> None:
     torch.testing.assert_close(closest_companion(counts), expected)
 
 
+def chance(tokens: int, experts: int, k: int) -> float:
+    """MaxVio of even, random routing of so many tokens, tried out."""
+    draw = np.random.default_rng(0)
+    loads = np.stack([np.bincount(draw.permuted(np.tile(np.arange(experts), (tokens, 1)), axis=1)[:, :k].ravel(),
+                                  minlength=experts) for _ in range(2000)])  # fmt: skip
+    return float(((loads.max(axis=1) - loads.mean(axis=1)) / loads.mean(axis=1)).mean())
+
+
 def test_summary_names_means_and_layers() -> None:
-    """Catches means over the wrong axis, a layer's position for its number, and numbers that JSON cannot hold."""
+    """Catches means over the wrong axis, a layer's position for its number, numbers that JSON cannot hold, and the
+    floor of twice the tokens, or of half of them."""
     routed = routed_by(made())
     result = summary(Measured({"loss": 1.0, "bpb": 1.0, "tokens": 50, "bytes": 50}, routed))
     for name in ("maxvio_global", "minvio_global", "gini_global", "entropy_global", "cv_global", "bias_norm",
                  "bias_spread", "confidence", "margin", "coactivation"):  # fmt: skip
-        layers = [result[f"layer_{layer:02d}/{name.removesuffix('_global')}"] for layer in (1, 2)]
+        layers = [result[f"layer_{layer:02d}/{name}"] for layer in (1, 2)]
         assert result[f"balance/{name}"] == pytest.approx(np.mean(layers)), name
     for name in ("bits", "bits_plug_in", "share"):
         layers = [result[f"layer_{layer:02d}/specialisation/shade/{name}"] for layer in (1, 2)]
         assert result[f"specialisation/shade/{name}"] == pytest.approx(np.mean(layers))
     assert result["load"] == routed.loads.tolist()
+    assert result["balance/maxvio_floor_global"] == pytest.approx(chance(50, 4, 2), rel=0.05)
     assert all(isinstance(value, int | float | list) for value in result.values())
 
 
@@ -211,4 +221,4 @@ def test_a_dense_model_has_its_cost_alone() -> None:
     )  # fmt: skip
     result = measured(made(dense))
     assert result.routed is None
-    assert set(summary(result)) == {"loss", "bpb", "tokens", "bytes"}
+    assert set(summary(result)) == {"text/loss", "text/bpb", "text/tokens", "text/bytes"}

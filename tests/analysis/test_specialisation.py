@@ -19,7 +19,9 @@ def routed(**domains: Tensor) -> Routed:
         for name, slots in domains.items()
     }
     nothing = torch.zeros(2, 4, dtype=torch.int64)
-    return Routed([3, 4], 1, nothing, nothing.float(), torch.zeros(2, 4, 4, dtype=torch.int64), counts, {})
+    return Routed(
+        [3, 4], 1, nothing, nothing.float(), nothing.float()[:0], torch.zeros(2, 4, 4, dtype=torch.int64), counts, {}
+    )
 
 
 def test_mutual_information_by_hand() -> None:

@@ -88,7 +88,7 @@ def test_a_trace_is_what_scores_and_biases_say(settings: dict[str, Any], groups:
                 assert found.experts[layer, n].tolist() == ordered
                 assert found.without_bias[layer, n].tolist() == sorted(alone, key=lambda e: -s[e])
                 np.testing.assert_allclose(found.scores[layer, n], s[ordered], atol=1e-6)
-                np.testing.assert_allclose(found.biased[layer, n], (s + bias)[ordered], atol=1e-6)
+                np.testing.assert_allclose(found.biases[layer], bias)
                 weights = s[ordered] / total * config.routed_scaling_factor
                 np.testing.assert_allclose(found.weights[layer, n], weights, rtol=1e-5)
                 turned += chosen != alone
@@ -119,7 +119,7 @@ def test_where_experts_choose_a_token_has_as_many_as_want_it() -> None:
                 padding = [NOBODY] * (found.experts.shape[2] - len(ordered))
                 assert found.experts[layer, n].tolist() == ordered + padding
                 np.testing.assert_allclose(found.weights[layer, n], [*s[ordered], *[0.0] * len(padding)], rtol=1e-5)
-                assert (found.biased[layer, n, len(ordered) :] == 0).all()
+                assert (found.scores[layer, n, len(ordered) :] == 0).all()
                 counts.add(len(ordered))
                 n += 1
     assert found.top_k is None and len(counts) > 2

@@ -213,7 +213,7 @@ def test_losses_are_added_up() -> None:
 
 
 def test_everything_else_is_the_strategys() -> None:
-    """Seen to fail with each of ``observe``, ``bias_change`` and ``attach`` left out, and with ``causal`` not taken
+    """Seen to fail with each of ``observe``, ``bias_update`` and ``attach`` left out, and with ``causal`` not taken
     over."""
 
     class Sees(LossFree):
@@ -230,7 +230,7 @@ def test_everything_else_is_the_strategys() -> None:
     combined.observe(batch)
     assert seen == [batch]
     loads = torch.tensor([[4, 0, 1, 1]])
-    assert torch.equal(combined.bias_change(loads, 0.5), LossFree(0.1).bias_change(loads, 0.5))
+    assert torch.equal(combined.bias_update(loads, 0.5), LossFree(0.1).bias_update(loads, 0.5))
     with pytest.raises(UserError):
         Combined(LossFree(0.1), AddOns()).attach([Router(softmax_config(4, 2, topk_method="expert_choice"))])
 
@@ -239,7 +239,7 @@ def test_the_strategys_state_is_saved() -> None:
     """Seen to fail with the strategy kept out of reach of ``state_dict`` (in a list)."""
     combined = Combined(SMEBU(0.1), AddOns(z_loss=0.1))
     combined.attach([Router(config(4, 2))])
-    combined.bias_change(torch.tensor([[4, 0, 0, 0]]), 0.0)
+    combined.bias_update(torch.tensor([[4, 0, 0, 0]]), 0.0)
     assert list(combined.state_dict()) == ["strategy.momentum"]
     assert combined.state_dict()["strategy.momentum"].abs().max() > 0
     simbal = Combined(SimBal(), AddOns())

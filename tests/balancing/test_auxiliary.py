@@ -97,7 +97,7 @@ def test_global_f_counts_the_micro_batches_so_far_and_p_its_own() -> None:
             naive = 0.3 * (naive_f(part(whole, 0, first + 4)) * naive_p(own)).sum()
             torch.testing.assert_close(loss, naive, rtol=1e-5, atol=1e-9)
             torch.testing.assert_close(gradient(loss, scores), gradient(naive, scores), rtol=1e-5, atol=1e-9)
-        rule.bias_change(torch.zeros(1, 5, dtype=torch.int64), 0.0)
+        rule.bias_update(torch.zeros(1, 5, dtype=torch.int64), 0.0)
 
 
 def test_global_f_is_counted_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_global_f_is_counted_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_bias_stays() -> None:
     """A loss that also moved the bias would be two strategies. Seen to fail with the sign rule added."""
-    change = AuxiliaryLoss(0.1, "global").bias_change(torch.tensor([[9, 1]]), 0.0)
+    change = AuxiliaryLoss(0.1, "global").bias_update(torch.tensor([[9, 1]]), 0.0)
     assert change.dtype == torch.float32 and (change == 0).all()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing import BIP, LossFree
-from s15erav3.balancing.base import move_biases
+from s15erav3.balancing.base import update_biases
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.errors import UserError
 from s15erav3.model import Router
@@ -69,7 +69,7 @@ def test_with_all_experts_chosen_nothing_is_priced() -> None:
     router = reader(3, 3)
     balancer = attached(3, 3, 4, router)
     balancer.observe(micro_batch(router(inputs(torch.randn(5, 3)))))
-    assert (balancer.bias_change(torch.ones(1, 3, dtype=torch.int64), 0.0) == 0).all()
+    assert (balancer.bias_update(torch.ones(1, 3, dtype=torch.int64), 0.0) == 0).all()
 
 
 def test_rounds_make_random_scores_even() -> None:
@@ -98,9 +98,9 @@ def test_the_bias_moves_to_the_mean_of_what_the_step_solved() -> None:
         for routing, bias in zip(routings, solved, strict=True):
             assert torch.equal(routing.bias, bias)
             balancer.observe(micro_batch(routing))
-        change = balancer.bias_change(torch.ones(1, 4, dtype=torch.int64), 0.0)
+        change = balancer.bias_update(torch.ones(1, 4, dtype=torch.int64), 0.0)
         assert change.dtype == torch.float32
-        move_biases([router], change)
+        update_biases([router], change)
         torch.testing.assert_close(router.bias, (solved[0] + solved[1]) / 2)
 
 

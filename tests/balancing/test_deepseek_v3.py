@@ -22,16 +22,16 @@ def test_the_bias_moves_by_the_sign_until_the_freeze_and_not_after_it() -> None:
     rule = DeepSeekV3(rate=0.1, freeze_at=0.6)
     expected = 0.1 * torch.tensor([[-1.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, -1.5]])
     for progress in (0.0, 0.59):
-        torch.testing.assert_close(rule.bias_change(LOADS, progress), expected)
+        torch.testing.assert_close(rule.bias_update(LOADS, progress), expected)
     for progress in (0.6, 1.0):
-        assert (rule.bias_change(LOADS, progress) == 0).all()
+        assert (rule.bias_update(LOADS, progress) == 0).all()
 
 
 def test_defaults_are_the_papers() -> None:
     """Section 4.2: u = 0.001 for 14.3 T tokens and 0 for the last 0.5 T, alpha = 0.0001. Seen to fail with others."""
     rule = DeepSeekV3()
     assert (rule.rate, rule.freeze_at, rule.alpha) == (1e-3, 14.3 / 14.8, 1e-4)
-    assert torch.equal(rule.bias_change(LOADS, 0.5), LossFree(1e-3).bias_change(LOADS, 0.5))
+    assert torch.equal(rule.bias_update(LOADS, 0.5), LossFree(1e-3).bias_update(LOADS, 0.5))
 
 
 def test_the_loss_looks_at_each_sequence_alone() -> None:

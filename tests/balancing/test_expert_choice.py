@@ -148,7 +148,7 @@ def test_the_verbs_train_it_and_refuse_to_sample_and_export(tmp_path: Path, caps
 def test_it_moves_no_bias_and_adds_no_loss() -> None:
     """Seen to fail with the sign rule or a loss added: a control is to be nothing but itself."""
     assert ExpertChoice().loss(micro_batch()) is None
-    assert (ExpertChoice().bias_change(torch.tensor([[3, 1]]), 0.0) == 0).all()
+    assert (ExpertChoice().bias_update(torch.tensor([[3, 1]]), 0.0) == 0).all()
 
 
 def test_tokens_that_choose_are_refused() -> None:

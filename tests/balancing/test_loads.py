@@ -58,7 +58,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     # Each rank alone sees another overloaded expert than the two together.
     own = [routing(9, 1, 0), routing(5, 5, 0)] if rank == 0 else [routing(0, 4, 6), routing(0, 0, 10)]
     loads = sum_over_ranks(stack_loads(own))
-    torch.save((loads, LossFree(0.1).bias_change(loads, 0.0)), f"{folder}/{rank}.pt")
+    torch.save((loads, LossFree(0.1).bias_update(loads, 0.0)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from s15erav3.balancing import Quantile
-from s15erav3.balancing.base import move_biases
+from s15erav3.balancing.base import update_biases
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.errors import UserError
 from s15erav3.model import Router, Routing
@@ -41,7 +41,7 @@ def change(balancer: Quantile, *batches: Routing) -> Tensor:
     """What a step of these micro-batches does to the bias of one layer, (E,)."""
     for routing in batches:
         balancer.observe(micro_batch(routing))
-    return balancer.bias_change(torch.ones(1, batches[0].scores.shape[1], dtype=torch.int64), 0.0)[0]
+    return balancer.bias_update(torch.ones(1, batches[0].scores.shape[1], dtype=torch.int64), 0.0)[0]
 
 
 def naive(routings: list[Routing], k: int) -> list[float]:
@@ -117,7 +117,7 @@ def test_layers_are_solved_one_by_one() -> None:
     balancer = Quantile()
     balancer.attach([Router(config(3, 1)), Router(config(3, 1))])
     balancer.observe(micro_batch(routing_of(SCORES, 1), routing_of([row[::-1] for row in SCORES], 1)))
-    found = balancer.bias_change(torch.ones(2, 3, dtype=torch.int64), 0.0)
+    found = balancer.bias_update(torch.ones(2, 3, dtype=torch.int64), 0.0)
     torch.testing.assert_close(found, torch.stack([centred(SOLVED), centred(SOLVED[::-1])]))
 
 
@@ -147,7 +147,7 @@ def test_it_evens_the_load_of_a_fixed_router_in_a_few_steps(experts: int, k: int
             if step == 0:
                 assert max_violation(routing.load[None]) > 1.5
             balancer.observe(micro_batch(routing))
-            move_biases([router], balancer.bias_change(routing.load[None], 0.0))
+            update_biases([router], balancer.bias_update(routing.load[None], 0.0))
         assert max_violation(router(x).load[None]) < 0.2
     assert abs(router.bias.mean()) < 1e-6
 

@@ -44,7 +44,7 @@ def biases(net: Transformer) -> torch.Tensor:
 
 def test_bias_updated_per_micro_batch() -> None:
     """Accumulation would multiply the rate: one step of four micro-batches moves a bias by the rate, once. Seen to
-    fail with ``move_biases`` in the loop. See tests/training/test_module.py."""
+    fail with ``update_biases`` in the loop. See tests/training/test_module.py."""
     net = tiny_net()
     before = biases(net)
     trained(LossFree(0.25, centred=False), net)
@@ -63,9 +63,9 @@ def test_uncentred_drift(rule: Balancer) -> None:
     for _ in range(50):
         routing = router(x)
         rule.observe(micro_batch(routing))
-        router.bias += rule.bias_change(routing.load[None], 0.0)[0].detach()
+        router.bias += rule.bias_update(routing.load[None], 0.0)[0].detach()
     assert router.bias.abs().max() > 0.05 and abs(router.bias.mean()) < 1e-6
-    uncentred = LossFree(0.01, centred=False).bias_change(torch.tensor([[9, 1, 1, 1]]), 0.0)
+    uncentred = LossFree(0.01, centred=False).bias_update(torch.tensor([[9, 1, 1, 1]]), 0.0)
     assert uncentred.sum().item() == pytest.approx(0.02)  # what the drift would be
 
 
@@ -131,7 +131,7 @@ def test_per_rank_imbalance_reported_as_global(monkeypatch: pytest.MonkeyPatch) 
     assert step is not None and step.loads is not None
     assert step.loads.sum(dim=-1).tolist() == [3 * CHOICES] * 2
     expected = 0.01 * torch.sign(step.loads.double().mean(-1, keepdim=True) - step.loads)
-    torch.testing.assert_close(step.bias_change, (expected - expected.mean(-1, keepdim=True)).float())
+    torch.testing.assert_close(step.bias_update, (expected - expected.mean(-1, keepdim=True)).float())
 
     metric = module_for(LossFree(0.01)).validation.loads
     assert metric is not None and metric._reductions["loads"] is not None
@@ -229,7 +229,7 @@ def test_frozen_models_bias_still_drifting() -> None:
     for router in routers(net):
         router.weight.requires_grad_(False)
     step = trained(LossFree(0.01), net).last_step
-    assert step is not None and step.bias_change is not None and (step.bias_change == 0).all()
+    assert step is not None and step.bias_update is not None and (step.bias_update == 0).all()
     assert torch.equal(biases(net), before)
     with pytest.raises(RuntimeError, match="does not require grad"):
         trained(LossFree(0.01), net.requires_grad_(False))
@@ -241,7 +241,7 @@ def test_frozen_models_bias_still_drifting() -> None:
 )
 def test_eval_forwards_counted(make: Any) -> None:
     """A run that validates after every step, and forward passes that nobody asked the balancer about, change neither
-    biases nor weights. Seen to fail with an ``observe`` or a ``bias_change`` that evaluation reaches."""
+    biases nor weights. Seen to fail with an ``observe`` or a ``bias_update`` that evaluation reaches."""
     nets = [tiny_net(), tiny_net()]
     trained(make(), nets[0], steps=3)
     trained(make(), nets[1], steps=3, limit_val_batches=1.0, val_check_interval=1)

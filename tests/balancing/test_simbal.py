@@ -65,7 +65,7 @@ def test_it_stays_fp32_under_autocast() -> None:
 def test_it_never_moves_the_bias_and_keeps_no_copy_of_the_routers() -> None:
     """Routers that became submodules would be saved twice. Seen to fail with an ``nn.ModuleList``."""
     balancer = attached(reader(2, 1))
-    assert (balancer.bias_change(torch.tensor([[9, 1]]), 0.0) == 0).all()
+    assert (balancer.bias_update(torch.tensor([[9, 1]]), 0.0) == 0).all()
     assert not list(balancer.state_dict())
 
 

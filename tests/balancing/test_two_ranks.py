@@ -32,8 +32,8 @@ def figures(parts: list[slice]) -> dict[str, Tensor]:
         for part in parts:
             bip.observe(micro_batch(router(x[part])))
         return {
-            "quantile": quantile.bias_change(LOADS, 0.0),
-            "bip": bip.bias_change(LOADS, 0.0),
+            "quantile": quantile.bias_update(LOADS, 0.0),
+            "bip": bip.bias_update(LOADS, 0.0),
             "global": loss,
             "f": auxiliary._step_loads,
         }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree
+from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.model import routers
 from s15erav3.training.module import StepRecord
@@ -53,7 +54,7 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
     assert row["train/grad_norm"] == pytest.approx(seen.steps[-1].grad_norm.item())
 
     layers, last = [1, 2, *range(3, 3 + depth)], seen.steps[-1]
-    assert last.loads is not None and last.bias_change is not None
+    assert last.loads is not None and last.bias_update is not None
     assert {name[6:8] for name in row if name.startswith("bias_L")} == {f"{layer:02d}" for layer in layers}
     for at, (layer, router) in enumerate(zip(layers, routers(net), strict=True)):
         load = last.loads[at].double()
@@ -61,7 +62,7 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
             name = f"L{layer:02d}/E{expert:02d}"
             assert row[f"load_{name}"] == pytest.approx((load[expert] / load.mean()).item())
             assert row[f"bias_{name}"] == pytest.approx(router.bias[expert].item())
-            assert row[f"bias_update_{name}"] == pytest.approx(last.bias_change[at, expert].item())
+            assert row[f"bias_update_{name}"] == pytest.approx(last.bias_update[at, expert].item())
     line = rows(tmp_path / "balance.jsonl")[-1]
     assert line["layers"] == layers and line["load"] == last.loads.tolist()
 
@@ -76,7 +77,8 @@ def logged(balancer: Balancer, folder: Path, steps: int = 4) -> tuple[dict[str, 
 
 def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
     """From the recorded loads and biases in plain Python. Seen to fail with each measure exchanged for another, with
-    a figure of the first layer alone, and with biases as they were before the update."""
+    a figure of the first layer alone, with the floor of twice the tokens, and with biases
+    as they were before the update."""
     row, _ = logged(LossFree(0.02), tmp_path)
     line = rows(tmp_path / "balance.jsonl")[-1]
     loads, biases = line["load"], line["bias"]
@@ -92,6 +94,7 @@ def test_balance_of_the_last_step_by_hand(tmp_path: Path) -> None:
             [sum(abs(x - y) for x in load for y in load) / 16 / (2 * m) for load, m in zip(loads, fair, strict=True)]
         ),
         "cv": mean([mean([(c - m) ** 2 for c in load]) ** 0.5 / m for load, m in zip(loads, fair, strict=True)]),
+        "maxvio_floor": random_floor(8 * 7, 4, 2),  # 8 windows of 7 tokens
         "dead_experts": sum(c == 0 for load in loads for c in load),
         "bias_norm": mean([sum(b * b for b in bias) ** 0.5 for bias in biases]),
         "bias_spread": mean([max(bias) - min(bias) for bias in biases]),

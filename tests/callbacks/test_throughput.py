@@ -44,4 +44,4 @@ def test_each_row_speaks_of_its_own_interval(clock: list[float]) -> None:
     row = speed.since_last(torch.device("cpu"))
     assert row["perf/tokens_per_second"] == pytest.approx(30.0)
     assert "perf/mfu" not in row
-    assert speed.overall()["perf/tokens_per_second"] == pytest.approx(40 / 11)
+    assert speed.overall()["perf/tokens_per_second_overall"] == pytest.approx(40 / 11)

@@ -82,7 +82,7 @@ def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: 
         with torch.no_grad():
             module.balancer.observe(batch)
         loads = stack_loads(out.routings)
-        change = module.balancer.bias_change(loads, 0.0)
+        change = module.balancer.bias_update(loads, 0.0)
         assert change.shape == loads.shape and change.dtype == torch.float32
         assert change.isfinite().all()
 
@@ -166,11 +166,11 @@ def test_the_original_experiment_is_the_original_setting() -> None:
     assert (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim) == (32, 32, 64)
     assert (cfg.optimizer.lr, list(cfg.optimizer.betas), cfg.optimizer.weight_decay) == (1.13e-3, [0.9, 0.95], 0.01)
     assert (cfg.data.batch_size, cfg.data.sequence_length, cfg.tokenizer.name) == (8, 512, "gpt2")
-    assert cfg.callbacks.samples.prompts == ["Kohli comes forward and "]
+    assert "Kohli comes forward and " in cfg.data.prompts and cfg.callbacks.samples.prompts is None
     assert instantiate(cfg.schedule)(0, 0.0) == instantiate(cfg.schedule)(9999, 0.99) == 1.0
 
     class Data:
-        samples_per_epoch, batch_size = 10, 8
+        samples_per_epoch, windows_per_step = 10, 8
 
     assert total_steps(cfg, Data(), 1) == 10_000  # type: ignore[arg-type]
     with torch.device("meta"):

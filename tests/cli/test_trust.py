@@ -16,8 +16,8 @@ from s15erav3.cli import trust
 from s15erav3.comparison.tables import markdown
 from s15erav3.errors import UserError
 from s15erav3.sweeps.plan import check_name
-from tests.cli.test_foreign_strategy import own_package  # noqa: F401  a fixture
 from tests.test_bad_input import refusal
+from tests.test_extending import own_package, place  # noqa: F401  fixtures
 from tests.tiny import TINY, train
 
 
@@ -66,6 +66,25 @@ def changed(run_dir: Path, copy: Path, key: str, value: Any) -> Path:
     below[node] = value
     file.write_text(yaml.safe_dump(config))
     return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("s15erav3.loggers.mlflow.RunMLflow", "tracking_uri", "tracking_uri"),
+        ("s15erav3.loggers.trackio.RunTrackio", "space_id", "space_id"),
+        ("s15erav3.loggers.tensorboard.RunTensorBoard", "log_dir", "log_dir"),
+        ("lightning.pytorch.loggers.MLFlowLogger", "tracking_uri", "trust=lightning"),
+    ],
+)
+def test_a_runs_config_sends_its_figures_nowhere(
+    name: str, setting: str, said: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A foreign folder must not make a resumed run talk to a foreign server. Seen to fail with a logger that takes any
+    setting."""
+    value = {"_target_": name, "save_dir": "${run_dir}", setting: "http://127.0.0.1:9"}
+    copy = changed(run_dir, tmp_path / "copy", "logger.theirs", value)
+    assert said in refusal(capsys, "train", f"resume={copy}", "trainer.max_steps=4")
 
 
 @pytest.mark.parametrize("n", range(len(NAMES)), ids=NAMES)
@@ -159,7 +178,10 @@ def test_ones_own_strategy_is_asked_for(
         "hydra.launcher.setup=[touch x]",
         "hydra.launcher._target_=os.mkdir",
         "hydra.searchpath=[file:///tmp]",
-        "hydra.sweeper.storage=sqlite:////tmp/x.db",
+        "hydra.sweeper.storage=/tmp/x.journal",
+        "hydra.sweeper.sampler._target_=optuna.samplers.CmaEsSampler",
+        "hydra.sweeper.pruner={_target_:os.mkdir,path:x}",
+        "hydra.sweeper.custom_search_space=os.mkdir",
         "hydra.sweep.subdir=../../x",
         "--config-dir=/tmp",
         "-cd",
@@ -186,7 +208,12 @@ def test_a_saved_command_chooses_settings_alone(
 def test_a_saved_command_of_this_program_is_repeated() -> None:
     """The launchers and sweepers that come with it, and its own classes."""
     own = ["-m", "seed=1,2", "hydra/launcher=gpu_queue", "hydra.launcher.cpu_slots=2", "hydra/sweeper=optuna"]
-    own += ["hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=tpe", "balancing._target_=s15erav3.balancing.LossFree"]
+    own += ["hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=1"]
+    own += [
+        "hydra/sweeper/pruner=median",
+        "hydra.sweeper.pruner.n_warmup_steps=100",
+        "balancing._target_=s15erav3.balancing.LossFree",
+    ]
     trust.check_arguments([*own, "hydra.sweep.dir=/tmp/x", "run_dir=${hydra:runtime.output_dir}"], "here")
 
 

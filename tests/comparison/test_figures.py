@@ -9,9 +9,12 @@ import plotly.graph_objects as go
 import pytest
 
 from s15erav3.comparison.differences import against, dots
+from s15erav3.comparison.legend import GREY, MOST, legend_traces
 from s15erav3.comparison.overlay import Line, overlay
 from s15erav3.comparison.parallel import category_axis, number_axis, parallel
-from s15erav3.comparison.scatter import GREY, Point, trade_off, wrapped
+from s15erav3.comparison.scatter import Point, trade_off, wrapped
+
+LEGEND = [("a=1", "#0072B2"), ("others", GREY)]
 
 
 def of_group(figure: go.Figure, group: int) -> list[go.Scatter]:
@@ -19,12 +22,12 @@ def of_group(figure: go.Figure, group: int) -> list[go.Scatter]:
 
 
 def point(group: int, x: tuple[float, float, float], *, front: bool = False, runs: object = ()) -> Point:
-    return Point(f"g{group}", group, x, (1.5, 1.4, 1.7), "kind", front, "1" if front else "", runs)
+    return Point(f"g{group}", group, x, (1.5, 1.4, 1.7), 0, front, "1" if front else "", runs)
 
 
 def test_bars_reach_from_the_lowest_to_the_highest_run() -> None:
     """Bars of equal length on both sides would show runs that never were."""
-    fig = trade_off([point(4, (0.3, 0.2, 0.5), runs=[(0.2, 1.4), (0.5, 1.7)])], "MaxVio", "val/bpb")
+    fig = trade_off([point(4, (0.3, 0.2, 0.5), runs=[(0.2, 1.4), (0.5, 1.7)])], "MaxVio", "val/bpb", LEGEND)
     runs, median = of_group(fig, 4)
     assert runs.x == (0.2, 0.5) and runs.y == (1.4, 1.7)
     assert (median.x, median.y) == ((0.3,), (1.5,))
@@ -34,15 +37,15 @@ def test_bars_reach_from_the_lowest_to_the_highest_run() -> None:
 
 def test_the_front_is_joined_by_steps_from_left_to_right() -> None:
     """A straight line between two points claims groups that nobody ran."""
-    fig = trade_off([point(0, (2.0, 2.0, 2.0), front=True), point(1, (1.0, 1.0, 1.0), front=True)], "x", "y")
+    fig = trade_off([point(0, (2.0, 2.0, 2.0), front=True), point(1, (1.0, 1.0, 1.0), front=True)], "x", "y", LEGEND)
     (front,) = [trace for trace in fig.data if trace.name == "Pareto front"]
     assert front.x == (1.0, 2.0) and front.line.shape == "hv"
-    assert {trace.marker.symbol for trace in fig.data if trace.meta} == {"star"}
+    assert {trace.marker.symbol for trace in fig.data if trace.meta and "group" in trace.meta} == {"star"}
 
 
 def test_an_even_group_stays_in_a_logarithmic_picture() -> None:
     """The logarithm of MaxVio 0 would remove the best of them."""
-    fig = trade_off([point(0, (0.0, 0.0, 0.0)), point(1, (0.1, 0.1, 0.1)), point(2, (5, 5, 5))], "MaxVio", "y")
+    fig = trade_off([point(0, (0.0, 0.0, 0.0)), point(1, (0.1, 0.1, 0.1)), point(2, (5, 5, 5))], "MaxVio", "y", LEGEND)
     assert fig.layout.xaxis.type == "log"
     assert of_group(fig, 0)[0].x == (0.05,)
     assert "MaxVio 0<" in of_group(fig, 0)[0].hovertemplate
@@ -51,7 +54,7 @@ def test_an_even_group_stays_in_a_logarithmic_picture() -> None:
 def test_groups_without_x_are_lines_and_alone_are_a_picture() -> None:
     """Dense models have no MaxVio."""
     for points in ([], [point(1, (1.0, 1.0, 2.0))]):
-        fig = trade_off(points, "x", "y", [("dense", 7, 1.25)])
+        fig = trade_off(points, "x", "y", LEGEND, [("dense", 7, 1.25)])
         assert of_group(fig, 7)[0].y == (1.25, 1.25)
 
 
@@ -82,18 +85,28 @@ def test_the_best_line_is_drawn_last_and_what_has_no_score_is_grey() -> None:
 def test_curves_leave_out_what_is_not_finite_and_put_bold_ones_on_top() -> None:
     """A validation metric is NaN at most steps."""
     lines = [
-        Line("median", 0, [1, 2, 3], [3.0, math.nan, 1.0], "red", True),
-        Line("run", 0, [1, 2], [math.nan, 2.0], "red", False, "dot"),
-        Line("empty", 1, [1, 2], [math.nan, math.nan], GREY, False),
+        Line("median", 0, [1, 2, 3], [3.0, math.nan, 1.0], 0, True),
+        Line("run", 0, [1, 2], [math.nan, 2.0], 0, False, "dot"),
+        Line("empty", 1, [1, 2], [math.nan, math.nan], 1, False),
     ]
-    fig = overlay(lines, "steps", "val/bpb")
-    assert [trace.name for trace in fig.data] == ["run", "median"]
+    fig = overlay(lines, "steps", "val/bpb", LEGEND)
+    assert [trace.name for trace in fig.data][:3] == ["run", "median", "a=1"]
     assert (fig.data[1].x, fig.data[1].y) == ((1, 3), (3.0, 1.0))
-    assert [trace.showlegend for trace in fig.data] == [False, True]
-    assert overlay(lines, "steps", "y", log=True).layout.yaxis.type == "log"
-    end = overlay(lines, "steps", "y", end=True).layout
+    assert [trace.showlegend for trace in fig.data][:3] == [False, False, True]
+    assert {trace.line.color for trace in fig.data[:2]} == {"#0072B2"}
+    assert overlay(lines, "steps", "y", LEGEND, log=True).layout.yaxis.type == "log"
+    end = overlay(lines, "steps", "y", LEGEND, end=True).layout
     assert end.xaxis.range[0] < 1.5 and end.yaxis.range[0] < 1 and end.yaxis.range[1] < 3
-    assert len(overlay([], "x", "y", end=True).data) == 0
+    assert len(overlay([], "x", "y", LEGEND, end=True).data) == 0
+
+
+def test_the_legend_has_an_entry_for_each_kind_and_room_for_others() -> None:
+    """The page exchanges the names, and has to find as many entries as any colouring needs."""
+    entries = legend_traces(LEGEND)
+    assert [entry["visible"] for entry in entries] == [True, True, *[False] * (MOST - 2)] and MOST == 8
+    assert [entry["meta"] for entry in entries] == [{"legend": i} for i in range(8)]
+    assert (entries[1]["name"], entries[1]["legendgroup"]) == ("others", "kind1")
+    assert not any(entry["visible"] for entry in legend_traces(LEGEND[:1])), "one kind alone needs none"
 
 
 def test_differences_have_a_dot_for_each_pair_and_a_diamond_at_the_median() -> None:

@@ -80,6 +80,7 @@ def test_seed_places_and_watchers_do_not_part_runs(tmp_path: Path) -> None:
     """A sweep watched by W&B in another folder repeats the same experiment."""
     write_run(tmp_path / "0", "seed=1", "logger=csv")
     more = {"logger.wandb.project": "x", "run_dir": "there", "sweep.name": "b", "callbacks.telemetry.every_n_steps": 7}
+    more |= {"callbacks.checkpoint.keep_every_n_steps": 5, "callbacks.samples.seed": 3, "report": False}
     write_run(tmp_path / "1", "seed=2", "logger=both", "sweep.name=b", "hydra.job.num=3", "callbacks=none", config=more)
     (group,) = groups(read(tmp_path))
     assert group.settings == {} and len(group.runs) == 2 and group.name == "all runs"
@@ -205,10 +206,10 @@ def test_settings_of_some_choices_stand_beside_the_choice(tmp_path: Path) -> Non
 def test_metrics_that_are_the_same_everywhere_are_no_columns(tmp_path: Path) -> None:
     """They are told once, below the table; those asked for by name stay."""
     for i in range(2):
-        same = {"params/active": 1200, "perf/tokens_per_second": 10.0 + i}
+        same = {"params/active": 1200, "perf/tokens_per_second_overall": 10.0 + i}
         write_run(tmp_path / str(i), f"optimizer.lr=0.{i + 1}", val_bpb=1.0, **same)
     found = groups(read(tmp_path))
-    assert grid(found).header == ["optimizer.lr", "n", BPB, "perf/tokens_per_second"]
+    assert grid(found).header == ["optimizer.lr", "n", BPB, "perf/tokens_per_second_overall"]
     assert grid(found).same == {"params/active": "1,200"}
     assert grid(found, ["params/active"]).header == ["optimizer.lr", "n", "params/active"]
 
@@ -242,3 +243,11 @@ def test_no_runs_and_no_settings_are_empty_tables() -> None:
     assert groups([]) == [] and settings([]) == [] and cautions([]) == [] and metrics([]) == []
     assert grid([]).rows == [] and to_csv([], []) == "folder,group,status,reason,seed\n"
     assert account(Run(Path(), "running", "", {"step": "x"}, {}, {})) == ""
+
+
+def test_prompts_do_not_part_runs(tmp_path: Path) -> None:
+    """Runs made before the data had prompts of their own learnt the same."""
+    write_run(tmp_path / "0", "seed=1")
+    write_run(tmp_path / "1", "seed=2", config={"data.prompts": ["Dear"]})
+    (group,) = groups(read(tmp_path))
+    assert group.settings == {} and len(group.runs) == 2

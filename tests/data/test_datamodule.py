@@ -90,6 +90,23 @@ def test_bytes_do_not_depend_on_the_tokenizer() -> None:
     assert len({len(module.token_files.part("val")) for module in modules}) == len(modules)
 
 
+@pytest.mark.parametrize("start", [0, 24])
+def test_a_step_takes_its_micro_batches_from_one_order(start: int) -> None:
+    """Prevents other text where the same windows are divided otherwise, and a checkpoint's place in the data from
+    meaning another place: it counts windows."""
+    settings = {(4, 1): 6, (2, 2): 6, (1, 4): 6, (2, 1): 12, (3, 4): 2}
+    found = []
+    for (size, micro_batches), steps in settings.items():
+        module = data(batch_size=size, micro_batches=micro_batches)
+        module.load_state_dict({"samples_seen": start, "tokens": module.token_files.folder.name})
+        batches = first_batches(module, steps)
+        assert module.windows_per_step == size * micro_batches == batches.shape[1]
+        found.append(batches.flatten(0, 1))
+    for windows in found[1:]:
+        assert torch.equal(windows, found[0])
+    assert torch.equal(found[0], first_batches(data(batch_size=1), start + 24)[start:].flatten(0, 1))
+
+
 def test_split_seed_divides_and_seed_shuffles() -> None:
     """Prevents a sweep over seeds from comparing runs on different validation text."""
     base, shuffled, divided = data(), data(seed=2), data(split_seed=1)

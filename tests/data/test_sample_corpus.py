@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import random
 import re
 import sys
 from collections import Counter
@@ -215,7 +216,8 @@ def test_result_is_the_last_thing_told(innings: list[list[Event]]) -> None:
 def test_variations_belong_to_the_bowler(script: ModuleType, innings: list[list[Event]]) -> None:
     """No googly but from a leg-spinner, no carrom ball but from an off-spinner, no cutter from either."""
     first, _ = next(script.play_season(script.DEFAULT_SEED))
-    league = script.make_league(script.random.Random(script.DEFAULT_SEED))
+    match = sys.modules[script.play_season.__module__]
+    league = match.make_league(random.Random(script.DEFAULT_SEED))
     trades = {player.name: player.trade for club in league for player in club.squad}
     assert trades[first[0].bowler.name] == first[0].bowler.trade
     owners = {

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from s15erav3.figures.style import expert_axis, expert_colour, layer_colours, template
+from s15erav3.figures.style import CATEGORIES, ON_DARK, expert_axis, expert_colour, layer_colours, template
 
 
 def luminance(colour: str) -> float:
@@ -31,6 +31,13 @@ def test_lines_can_be_seen_on_both_papers(paper: str) -> None:
     """Yellow on white and navy on black are there, but nobody sees them."""
     for colour in [*(expert_colour(e) for e in range(16)), *layer_colours(8), *layer_colours(30)]:
         assert contrast(colour, paper) > 1.9, colour
+
+
+def test_dots_and_thin_lines_stand_out_from_dark_paper() -> None:
+    """WCAG asks for a contrast of 3 of what is no text; a small ring needs more."""
+    shown = [ON_DARK.get(colour, colour) for colour in CATEGORIES]
+    assert min(contrast(colour, "#222226") for colour in shown) > 4.5 and len(set(shown)) == len(CATEGORIES)
+    assert list(template(dark=True).layout.colorway) == shown
 
 
 def test_64_experts_have_64_colours() -> None:

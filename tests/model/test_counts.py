@@ -27,9 +27,10 @@ VOCABULARY = 2048  # that of the sample corpus
 
 
 def composed(size: str, experts: str, **values: Any) -> ModelConfig:
-    parts = OmegaConf.merge(
-        OmegaConf.load(CONF / "model" / f"{size}.yaml"), OmegaConf.load(CONF / "experts" / f"{experts}.yaml")
+    train, sized, chosen = (
+        OmegaConf.load(CONF / f"{name}.yaml") for name in ("train", f"model/{size}", f"experts/{experts}")
     )
+    parts = OmegaConf.merge(train.model, train.experts, sized, chosen)
     plain = OmegaConf.to_container(parts, resolve=True)
     assert isinstance(plain, dict)
     plain.pop("defaults", None)  # of Hydra: experts that a size brings along

@@ -215,9 +215,10 @@ def details(case: Case, layer: int, token: int) -> list[list[str]]:
     biased = bool(found.biases.any())
     for k, expert in enumerate(own):
         star = "" if expert in found.without_bias[layer, token] else " *"
-        values = [found.scores, *([found.biased] if biased else []), found.weights]
+        s, weight = found.scores[layer, token, k], found.weights[layer, token, k]
+        values = [s, *([s + found.biases[layer, expert]] if biased else []), weight]
         place = f"{k + 1}{['st', 'nd', 'rd', *['th'] * 17][k]}"
-        rows.append([place, f"E{expert:02d}{star}", *(f"{v[layer, token, k]:.3f}" for v in values)])
+        rows.append([place, f"E{expert:02d}{star}", *(f"{v:.3f}" for v in values)])
     return [["", "expert", "s", *(["s + b"] if biased else []), "weight"], *rows] if own else []
 
 

@@ -145,3 +145,12 @@ def test_balance_lines_are_thinned_and_a_cut_line_is_left_out(tmp_path: Path) ->
     every = read_balance(tmp_path)
     assert every is not None and every.steps[-1] == 99
     assert read_balance(tmp_path / "nowhere") is None
+
+
+def test_speeds_of_an_older_result_are_those_of_the_whole_run(tmp_path: Path) -> None:
+    """Until version 0.2 one name meant the last row in ``metrics.csv`` and the whole run in ``result.json``."""
+    old = read_run(write_run(tmp_path / "0", "seed=1", val_bpb=1.5, **{"perf/tokens_per_second": 900.0})).result
+    assert old["perf/tokens_per_second_overall"] == 900 and "perf/tokens_per_second" not in old
+    both = {"perf/tokens_per_second": 950.0, "perf/tokens_per_second_overall": 900.0}
+    new = read_run(write_run(tmp_path / "1", "seed=1", val_bpb=1.5, **both)).result
+    assert {name: new[name] for name in both} == both

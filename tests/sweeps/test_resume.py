@@ -119,7 +119,8 @@ def test_a_corrected_mistake_is_not_refused(tmp_path: Path, cfg: DictConfig) -> 
 def test_where_a_run_is_does_not_make_it_another(tmp_path: Path, cfg: DictConfig) -> None:
     """The same settings reached by another name, from another folder, logged elsewhere; but no other setting."""
     moved = composed(
-        "sweep.name=x", "sweep.objective=val/loss", "logger=both", "seed=3", "optimizer.lr=0.00001", "data=text",
+        "sweep.name=x", "sweep.objective=val/loss", "logger=both", "report=false", "run_dir=there", "seed=3",
+        "optimizer.lr=0.00001", "data=text",
         f"data.path={Path.cwd() / 'text.txt'}", "trainer.max_time='00:00:10:00'",
     )  # fmt: skip
     assert list(differences(plain_of(cfg), plain_of(moved))) == []

@@ -34,13 +34,13 @@ def test_a_strategy_is_asked_in_order_and_observes_without_gradients() -> None:
         def observe(self, micro_batch: MicroBatch) -> None:
             calls.append(("observe", micro_batch.sequences, len(micro_batch.routings), torch.is_grad_enabled()))
 
-        def bias_change(self, loads: Tensor, progress: float) -> Tensor:
-            calls.append(("bias_change",))
-            return super().bias_change(loads, progress)
+        def bias_update(self, loads: Tensor, progress: float) -> Tensor:
+            calls.append(("bias_update",))
+            return super().bias_update(loads, progress)
 
     calls: list[tuple[Any, ...]] = []
     trained(Told(0.01), steps=2)
-    assert calls == [*[("loss", 2, 2, True), ("observe", 2, 2, False)] * 4, ("bias_change",)] * 2
+    assert calls == [*[("loss", 2, 2, True), ("observe", 2, 2, False)] * 4, ("bias_update",)] * 2
 
 
 def test_every_routing_of_multi_token_prediction_is_shown() -> None:
@@ -98,10 +98,10 @@ def test_a_frozen_router_keeps_its_bias(frozen: tuple[int, ...]) -> None:
     for layer in frozen:
         routers(net)[layer].weight.requires_grad_(False)
     step = record(trained(LossFree(0.01), net))
-    assert step.bias_change is not None and step.loads is not None
+    assert step.bias_update is not None and step.loads is not None
     for layer, (router, bias) in enumerate(zip(routers(net), before, strict=True)):
         assert torch.equal(router.bias, bias) == (layer in frozen)
-        assert torch.equal(router.bias, bias + step.bias_change[layer])
+        assert torch.equal(router.bias, bias + step.bias_update[layer])
 
 
 def test_solvers_hold_between_steps_and_not_in_validation() -> None:

@@ -103,8 +103,8 @@ def test_biases_move_once_per_step_by_the_rule_of_the_summed_loads(
 ) -> None:
     """Bugs others shipped: a move per micro-batch, or from the loads of the last micro-batch alone."""
     moves: list[Tensor] = []
-    real = module_file.move_biases
-    monkeypatch.setattr(module_file, "move_biases", lambda r, change: (moves.append(change), real(r, change)))
+    real = module_file.update_biases
+    monkeypatch.setattr(module_file, "update_biases", lambda r, change: (moves.append(change), real(r, change)))
     data, watch = Windows(), Watch()
     module = module_of(tiny_net(), balancer, micro_batches=4, optimizer=by_muon)
     trainer(3, callbacks=[watch]).fit(module, data)
@@ -115,11 +115,11 @@ def test_biases_move_once_per_step_by_the_rule_of_the_summed_loads(
         assert len(parts) == 4
         loads = sum(torch.stack([r.load for r in net(part[:, :-1]).routings]) for part in parts)
         assert isinstance(loads, Tensor)
-        assert record.loads is not None and record.bias_change is not None
+        assert record.loads is not None and record.bias_update is not None
         assert torch.equal(record.loads, loads)
         assert (loads.sum(dim=-1) == 8 * 7 * 2).all()
-        change = balancer.bias_change(loads, step / 3)
-        assert torch.equal(record.bias_change, change) and change.abs().max() > 0
+        change = balancer.bias_update(loads, step / 3)
+        assert torch.equal(record.bias_update, change) and change.abs().max() > 0
         assert torch.equal(after, biases_of(net) + change)
 
 
@@ -136,10 +136,10 @@ def test_loads_are_summed_over_ranks_once_per_step_and_before_the_rule(monkeypat
     module = module_of(tiny_net(), micro_batches=4)
     trainer(3).fit(module, Windows())
     assert len(calls) == 3 and all(loads.sum() == 2 * 8 * 7 * 2 for loads in calls)
-    assert module.last_step is not None and module.last_step.bias_change is not None
+    assert module.last_step is not None and module.last_step.bias_update is not None
     assert torch.equal(module.last_step.loads, calls[-1] + other)  # type: ignore[arg-type]
     expected = 0.01 * torch.tensor([[-1.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, -1.5]])
-    torch.testing.assert_close(module.last_step.bias_change, expected)
+    torch.testing.assert_close(module.last_step.bias_update, expected)
 
 
 def test_no_balancing_leaves_the_biases_of_a_training_alone_to_the_bit() -> None:
@@ -155,9 +155,9 @@ def test_the_balancer_is_told_the_share_of_training_done() -> None:
     """A cosine rate that ends one step early or never reaches the start is another schedule."""
 
     class Told(LossFree):
-        def bias_change(self, loads: Tensor, progress: float) -> Tensor:
+        def bias_update(self, loads: Tensor, progress: float) -> Tensor:
             told.append(progress)
-            return super().bias_change(loads, progress)
+            return super().bias_update(loads, progress)
 
     told: list[float] = []
     trainer(4).fit(module_of(tiny_net(), Told(0.01), micro_batches=2), Windows())
@@ -180,9 +180,9 @@ def test_routers_of_multi_token_prediction_are_balanced_and_not_validated() -> N
         loads = sum(torch.stack([r.load for r in part.routings]) for part in parts)
         assert record.loads is not None and torch.equal(record.loads, loads)  # type: ignore[arg-type]
         assert record.loads.sum(dim=-1).tolist() == [8 * length * 2 for length in (7, 7, 6, 5)]
-        assert torch.equal(record.bias_change, LossFree(0.01).bias_change(record.loads, 0.0))  # type: ignore[arg-type]
-        assert (record.bias_change.abs().amax(dim=-1) > 0).all()  # type: ignore[union-attr]
-        assert torch.equal(after, biases_of(before) + record.bias_change)
+        assert torch.equal(record.bias_update, LossFree(0.01).bias_update(record.loads, 0.0))  # type: ignore[arg-type]
+        assert (record.bias_update.abs().amax(dim=-1) > 0).all()  # type: ignore[union-attr]
+        assert torch.equal(after, biases_of(before) + record.bias_update)
     assert module.validation.loads is not None and module.validation.loads.loads.shape == (2, 4)
     with torch.no_grad():
         outs = [net(windows[:, :-1]) for windows in data.val_dataloader()]
@@ -361,7 +361,7 @@ def test_a_dense_model_trains_without_any_balance() -> None:
     run = trainer(2, limit_val_batches=1.0, val_check_interval=2)
     run.fit(module, Windows())
     assert module.last_step is not None
-    assert module.last_step.loads is None and module.last_step.bias_change is None
+    assert module.last_step.loads is None and module.last_step.bias_update is None
     assert module.validation.loads is None
     assert set(run.callback_metrics) == {"val/loss", "val/bpb"}
 

@@ -114,12 +114,12 @@ def test_a_training_reports_churn_once_biases_have_moved(balancer: Balancer) -> 
     run.validate(module, data, verbose=False)
     assert "balance/churn" not in run.callback_metrics
     run.fit(module, data)
-    assert module.last_step is not None and module.last_step.bias_change is not None
+    assert module.last_step is not None and module.last_step.bias_update is not None
     with torch.no_grad():
         routings = net.eval()(next(iter(data.val_dataloader()))[:, :-1]).routings
     turned = [
         {*now} != {*before}
-        for routing, change in zip(routings, module.last_step.bias_change, strict=True)
+        for routing, change in zip(routings, module.last_step.bias_update, strict=True)
         for now, before in zip(
             routing.experts.tolist(), (routing.scores + routing.bias - change).topk(2).indices.tolist(), strict=True
         )

@@ -65,6 +65,12 @@ def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
         raise _refusal(f"{prefix}{key}", given[str(key)], known[str(key)], list(within), first) from error
 
 
+def check_made(place: str, node: Any, by_target: Mapping[str, type]) -> None:
+    """As :func:`check_part`, by the ``_target_`` of what is to be made; somebody else's settings are their own."""
+    if isinstance(node, Mapping) and (settings := by_target.get(str(node.get("_target_", "")))) is not None:
+        check_part(place, node, settings)
+
+
 @cache
 def _judge(settings: type) -> Any:
     from pydantic import TypeAdapter

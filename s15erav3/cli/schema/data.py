@@ -29,6 +29,11 @@ class Data(TypedDict, total=False):
     val_fraction: Annotated[Part, Doc("share of the documents to validate on")]
     test_fraction: Annotated[Part, Doc("share of the documents kept for evaluate split=test")]
     split_seed: Annotated[Count, Doc("divides the documents; the seed of training does not")]
+    prompts: Annotated[
+        str | list[str] | None,
+        Must("null, a text, or a list of texts"),
+        Doc("texts that samples go on from; null: the openings of the first held-out documents"),
+    ]
     num_workers: Annotated[Whole, Ge(0), Le(2**10), Doc("processes that load batches; 0: none beside the training")]
 
 

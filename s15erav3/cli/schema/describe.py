@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from s15erav3.cli.schema.check import MISSING, is_missing, shown
 from s15erav3.cli.schema.choices import about, content, default_choices, names
+from s15erav3.cli.schema.search import PRUNER, SAMPLER, SWEEPER
 from s15erav3.cli.schema.train import GpuQueue
 from s15erav3.cli.schema.tree import VERBS, Group, fields
 from s15erav3.cli.schema.wording import description, what
@@ -17,6 +18,9 @@ WIDTH = 120
 MORE = {
     "experiment": Group("a named setting of all of the above"),
     "hydra/launcher": Group("how the jobs of a sweep run", by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue}),
+    "hydra/sweeper": Group("who chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),
+    "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: how it chooses", by_target=SAMPLER),
+    "hydra/sweeper/pruner": Group("with hydra/sweeper=optuna: which runs end early", by_target=PRUNER),
 }
 """Groups of ``train`` that are no part of a run's config."""
 

@@ -46,7 +46,7 @@ TRAIN = {
     "data": Group("what is read, its division and its batches", Data),
     "tokenizer": Group("how text becomes tokens", TokenizerChoice),
     "trainer": Group("device, precision, length, accumulation, clipping", Trainer),
-    "logger": Group("who is sent the figures: csv, wandb, both or none", members=LOGGERS),
+    "logger": Group("who is sent the metrics; also a list, [csv,tensorboard], or none, []", members=LOGGERS),
     "callbacks": Group("what watches training: figures, texts, checkpoints", members=CALLBACKS),
     "mtp": Group("the loss of multi-token prediction", MultiToken),
     "sweep": Group("with -m: a named set of runs, and how it is kept", train.Sweep),

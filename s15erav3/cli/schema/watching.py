@@ -26,6 +26,7 @@ LEAST = 1e-6
 """What logits may be divided by without becoming infinite in fp32."""
 
 RunDir = Annotated[Path, Doc("the run's folder")]
+RunName = Annotated[Text | None, Doc("the run's name; null: what tells it from others, as 'e16 loss_free s1'")]
 Temperature = Annotated[
     Real,
     Ge(0),
@@ -43,7 +44,7 @@ RepetitionPenalty = Annotated[
 
 @closed
 class Media(TypedDict, total=False):
-    """Heatmaps of load and bias at each validation, with ``logger=wandb``."""
+    """Heatmaps of load and bias at each validation, for loggers that show them."""
 
 
 @closed
@@ -57,7 +58,12 @@ class Telemetry(TypedDict, total=False):
 
     run_dir: RunDir
     every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two rows of figures")]
-    per_expert: Annotated[bool, Doc("whether loggers get every expert's load, bias and update")]
+    per_expert: Annotated[
+        bool | Literal["auto"],
+        Must("true, false or auto"),
+        Doc("whether loggers get every expert's load, bias and update; auto: of layers of over 21 experts a summary"),
+    ]
+    extremes: Annotated[Count, Doc("with per_expert=auto: so many of the most and of the least loaded experts")]
 
 
 @closed
@@ -65,7 +71,11 @@ class Samples(TypedDict, total=False):
     """Texts that the model writes at each validation."""
 
     run_dir: RunDir
-    prompts: Annotated[list[Text], Doc("texts to continue")]
+    prompts: Annotated[
+        str | list[str] | None,
+        Must("null, a text, or a list of texts"),
+        Doc("texts to continue; null: those of the data"),
+    ]
     max_new_tokens: Annotated[Whole, Ge(0), Le(10**6), Doc("tokens of a text at most; 0: no texts")]
     temperature: Temperature
     top_k: TopK
@@ -109,7 +119,7 @@ class Wandb(TypedDict, total=False):
     save_dir: RunDir
     project: Annotated[Text, Doc("W&B's project")]
     group: Annotated[Text | None, Doc("W&B's group, by which a sweep's runs lie together; null: none")]
-    name: Annotated[Text | None, Doc("the run's name; null: what tells it from others, as 'e16 loss_free s1'")]
+    name: RunName
     tags: Annotated[list[Text], Doc("tags beside those of the choices, as experts=e16")]
     x_axis: Annotated[Literal["trainer/global_step", "tokens"], Doc("metric that all others are drawn over")]
     log_model: Annotated[
@@ -121,8 +131,39 @@ class Wandb(TypedDict, total=False):
     finish_timeout: Annotated[Positive, Doc("seconds to wait at the end; what is left stays on disk for wandb sync")]
 
 
+@closed
+class TensorBoard(TypedDict, total=False):
+    """Event files in the run's folder."""
+
+    save_dir: RunDir
+    flush_secs: Annotated[AtLeastOne, Doc("seconds until a value can be seen")]
+
+
+@closed
+class MLflow(TypedDict, total=False):
+    """MLflow's tracking."""
+
+    save_dir: RunDir
+    experiment: Annotated[Text, Doc("MLflow's experiment")]
+    group: Annotated[Text | None, Doc("a tag, by which a sweep's runs are found together; null: none")]
+    name: RunName
+
+
+@closed
+class Trackio(TypedDict, total=False):
+    """Trackio, in ``TRACKIO_DIR``."""
+
+    save_dir: RunDir
+    project: Annotated[Text, Doc("Trackio's project")]
+    group: Annotated[Text | None, Doc("Trackio's group, by which a sweep's runs lie together; null: none")]
+    name: RunName
+
+
 LOGGERS: dict[str, tuple[str, type]] = {
     "csv": ("s15erav3.loggers.csv.MetricsCSV", MetricsCsv),
     "wandb": ("s15erav3.loggers.wandb.wandb_logger", Wandb),
+    "tensorboard": ("s15erav3.loggers.tensorboard.RunTensorBoard", TensorBoard),
+    "mlflow": ("s15erav3.loggers.mlflow.RunMLflow", MLflow),
+    "trackio": ("s15erav3.loggers.trackio.RunTrackio", Trackio),
 }
 """Name in the group, ``_target_``, settings."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -14,22 +13,19 @@ from typing import Any
 
 import pytest
 
+from s15erav3.dashboard import __main__ as dashboard
 from tests.loggers.wandb_stub import KEY, Server
 from tests.tiny import train
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "wandb_dashboard.py"
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(ROOT / "scripts"))
-    dashboard = importlib.import_module("wandb_dashboard")
 
 LINES = "Run History Line Plot"
 SECTIONS = ["Learning", "Balance", "Sweep", "All experts", "Layer 1", "Layer 12", "Speed"]
 SCALARS = {
     "train/loss", "val/loss", "train/bpb", "val/bpb", "train/learning_rate",
     "balance/maxvio_batch", "balance/maxvio_floor", "balance/maxvio_global", "balance/maxvio_floor_global",
-    "balance/entropy", "balance/dead_experts", "balance/churn", "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
+    "balance/entropy", "balance/dead_experts", "balance/churn",
+    "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
 }  # fmt: skip
 MEDIA = {
     "media/load_heatmap": "plotly-file",
@@ -136,17 +132,23 @@ def test_curves_by_a_setting_show_more_groups_than_there_are_strategies(tmp_path
 def test_the_experts_of_a_layer_share_a_panel_however_many_they_are(tmp_path: Path) -> None:
     """A loose pattern would put the experts of layer 12 among those of layer 1, or updates among biases."""
     found = spec(out=tmp_path)
+    told = ["E00", "E07", "E63", "E100", "top1", "bottom4", "q000", "q100"]
     names = [
-        f"{kind}_L{layer:02d}/E{expert:02d}"
-        for kind in ("load", "bias", "bias_update")
+        f"{kind}_L{layer:02d}/{name}"
+        for kind in ("load", "bias", "bias_update", "expert")
         for layer in (1, 2, 11, 12, 112)
-        for expert in (0, 7, 63, 100)
+        for name in told
     ]
-    names += ["upload_L01/E00", "load_L01/E00/sum", "player_01/maxvio", *(f"layer_{n:02d}/maxvio" for n in (1, 12))]
+    names += [
+        "upload_L01/E00",
+        "load_L01/E00/sum",
+        "player_01/maxvio",
+        *(f"layer_{n:02d}/maxvio" for n in (1, 12)),
+    ]
     for layer, section in ((1, "Layer 1"), (12, "Layer 12")):
         for panel, kind in zip(sections(found)[section], ("load", "bias", "bias_update"), strict=True):
             matched = [name for name in names if re.search(panel["config"]["metricRegex"], name)]
-            assert matched == [f"{kind}_L{layer:02d}/E{expert:02d}" for expert in (0, 7, 63, 100)]
+            assert matched == [f"{kind}_L{layer:02d}/{name}" for name in told]
             assert panel["config"]["limit"] == 1, "lines of several runs cannot be told apart"
     (by_layer,) = [p for p in sections(found)["Balance"] if p["config"].get("metricRegex")]
     assert [n for n in names if re.search(by_layer["config"]["metricRegex"], n)] == names[-2:]
@@ -364,7 +366,7 @@ def run_script(url: str, home: Path, *options: str, key: str | None = KEY) -> su
     environment |= {"HOME": str(home), "NETRC": str(home / "none"), "XDG_CONFIG_HOME": str(home)}
     environment |= {"WANDB_BASE_URL": url, "WANDB_HTTP_TIMEOUT": "2"} | ({"WANDB_API_KEY": key} if key else {})
     return subprocess.run(
-        [sys.executable, SCRIPT, "--entity", "me", "--layers", "1", "12", *options],
+        [sys.executable, "-m", "s15erav3.dashboard", "--entity", "me", "--layers", "1", "12", *options],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=home,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What scripts/wandb_dashboard.py shows: Weights & Biases panels of this package's metrics, and how to read them."""
+"""Panels of the dashboard: Weights & Biases panels of this package's metrics, and how to read them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import wandb_workspaces.reports.v2 as wr
 Panels = list[Any]
 BPB, MAXVIO = "val/bpb", "balance/maxvio_global"
 SETTINGS = ("choices.experts", "choices.balancing", "choices.optimizer", "optimizer.lr", "seed")
-"""Keys of a run's W&B config: what a sweep is about."""
+"""Keys of a run's W&B config that a sweep varies."""
 MOST_RUNS = 20
-"""Runs, or groups of runs, in a panel. W&B shows 10 if not told, and there are more strategies than that."""
+"""Maximum number of runs, or groups of runs, in a panel. W&B's default is 10, fewer than there are strategies."""
+SERIES = "(E|top|bottom|q)[0-9]+"
+"""Series of a layer: every expert, or the most and the least loaded ones and quantiles."""
 
 LEARNING = (
     "val/bpb is bits per UTF-8 byte of held-out text: it compares runs of any tokenizer and size. Losses are nats "
@@ -37,15 +39,16 @@ EVERYONE = (
 )
 LAYER = (
     "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, "
-    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Biases that still move "
-    "far re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
-    "not want."
+    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay "
+    "large re-route tokens for the sake of balance alone; one that runs away holds up an expert that the router does "
+    "not want. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may "
+    "change from step to step) and quantiles across all of its experts (q050 is the median)."
 )
 SPEED = "Means since the row before. On a CPU the peak is that of a measured matrix product."
 
 
 class Part(NamedTuple):
-    """A section of the workspace; a heading, a paragraph and a grid of the report."""
+    """A section of the workspace; in the report a heading, a paragraph and a grid."""
 
     title: str
     text: str
@@ -54,7 +57,7 @@ class Part(NamedTuple):
 
 
 def parts(layers: Sequence[int], x_axis: str) -> list[Part]:
-    """All there is to see of models whose MoE layers have these numbers."""
+    """Return all parts for models whose MoE layers have these numbers."""
     return [
         Part("Learning", LEARNING, learning(x_axis)),
         Part("Balance", BALANCE, balance(x_axis)),
@@ -66,7 +69,7 @@ def parts(layers: Sequence[int], x_axis: str) -> list[Part]:
 
 
 def learning(x: str) -> Panels:
-    """Losses, bits per byte and the learning rate."""
+    """Return panels of losses, bits per byte and the learning rate."""
     return [
         line(x, "Training loss", "train/loss"),
         line(x, "Validation loss", "val/loss"),
@@ -77,19 +80,19 @@ def learning(x: str) -> Panels:
 
 
 def balance(x: str) -> Panels:
-    """How evenly experts are used."""
+    """Return panels of how evenly experts are used."""
     return [
         line(x, "MaxVio of a step, and its floor", "balance/maxvio_batch", "balance/maxvio_floor"),
         line(x, "MaxVio of the validation part, and its floor", MAXVIO, "balance/maxvio_floor_global"),
         lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio|balance/maxvio_floor)"),
         line(x, "Entropy of loads", "balance/entropy"),
         line(x, "Dead experts", "balance/dead_experts"),
-        line(x, "Tokens re-routed by one update", "balance/churn"),
+        line(x, "Tokens re-routed by one bias update", "balance/churn"),
     ]
 
 
 def sweep(x: str) -> Panels:
-    """Settings, and what came of them."""
+    """Return panels of settings and their results."""
     columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=key.endswith(".lr") or None) for key in SETTINGS]
     columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(metric)) for metric in (BPB, MAXVIO)]
     grouped = [(choice, metric) for metric in (BPB, MAXVIO) for choice in ("balancing", "experts")]
@@ -113,7 +116,7 @@ def sweep(x: str) -> Panels:
 
 
 def everyone(x: str) -> Panels:
-    """Media of all layers and experts, and samples: as the run goes, and at its end those of all steps."""
+    """Return media of all layers and experts, and samples: during the run, and after it for all steps."""
     return [
         wr.MediaBrowser(title="Load: layers x experts", media_keys=["media/load_heatmap"]),
         wr.MediaBrowser(title="Bias: layers x experts", media_keys=["media/bias_heatmap"]),
@@ -124,16 +127,16 @@ def everyone(x: str) -> Panels:
 
 
 def one_layer(layer: int, x: str) -> Panels:
-    """All experts of a layer, however many it has."""
+    """Return panels of all experts of a layer, or of extremes and quantiles for wide layers."""
     return [
-        lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/E[0-9]+"),
-        lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/E[0-9]+"),
-        lines(x, f"Last move of each bias, layer {layer}", f"bias_update_L{layer:02d}/E[0-9]+"),
+        lines(x, f"Load of each expert, layer {layer}", f"load_L{layer:02d}/{SERIES}"),
+        lines(x, f"Bias of each expert, layer {layer}", f"bias_L{layer:02d}/{SERIES}"),
+        lines(x, f"Bias update of each expert, layer {layer}", f"bias_update_L{layer:02d}/{SERIES}"),
     ]
 
 
 def speed(x: str) -> Panels:
-    """What a step costs."""
+    """Return panels of the cost of a step."""
     return [
         line(x, "Tokens per second", "perf/tokens_per_second"),
         line(x, "Share of the hardware's peak", "perf/mfu"),
@@ -142,10 +145,10 @@ def speed(x: str) -> Panels:
 
 
 def line(x: str, title: str, *metrics: str, **settings: Any) -> wr.LinePlot:
-    """A line of each metric for each run."""
+    """Return a plot with a line for each metric of each run."""
     return wr.LinePlot(title=title, x=x, y=list(metrics), **settings)
 
 
 def lines(x: str, title: str, names: str) -> wr.LinePlot:
-    """A line for each metric whose whole name matches, of one run alone: see LAYER."""
+    """Return a plot with a line for each metric whose whole name matches, for a single run: see LAYER."""
     return wr.LinePlot(title=title, x=x, metric_regex=f"^{names}$", max_runs_to_show=1)

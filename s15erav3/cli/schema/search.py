@@ -1,0 +1,104 @@
+"""The groups ``hydra/sweeper``, its sampler and its pruner: a search with Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+from typing_extensions import Doc, TypedDict
+
+from s15erav3.cli.schema.kinds import AtLeastOne, Count, Must, Path, Real, Share, Text, Whole, closed
+
+Direction = Literal["minimize", "maximize"]
+Seed = Annotated[
+    Annotated[Whole, Ge(0), Le(2**31)] | None, Doc("gives the same search again, also if it is gone on with; null: any")
+]
+StartupTrials = Annotated[Count, Doc("complete runs before any is judged")]
+WarmupSteps = Annotated[Count, Doc("optimizer steps of a run before it is judged")]
+IntervalSteps = Annotated[AtLeastOne, Doc("optimizer steps between two judgements, at validations")]
+MinTrials = Annotated[AtLeastOne, Doc("complete runs with a validation at that step before it is judged there")]
+
+
+@closed
+class Optuna(TypedDict, total=False):
+    """``hydra/sweeper=optuna``."""
+
+    direction: Annotated[
+        Direction | Annotated[list[Direction], MinLen(1)],
+        Must("minimize or maximize, or a list of them"),
+        Doc("of the objective; a list as long as that of sweep.objective"),
+    ]
+    n_trials: Annotated[AtLeastOne, Doc("runs of the whole study that did not fail; those that were pruned count")]
+    n_jobs: Annotated[AtLeastOne, Doc("runs launched together, for launchers that run them side by side")]
+    study_name: Annotated[Text, Doc("the study's name in its file")]
+    storage: Annotated[Path, Doc("the study's file, a journal of Optuna's")]
+    max_failure_rate: Annotated[Share, Doc("of the runs launched together, above which the search ends; 1: never")]
+    custom_search_space: Annotated[
+        Text | None, Doc("dotted name of a function of the config and Optuna's trial, that suggests more; null: none")
+    ]
+    params: Annotated[Mapping[str, Any], Doc("what is searched; ranges and choices on the command line are added")]
+
+
+@closed
+class Random(TypedDict, total=False):
+    """Independent draws."""
+
+    seed: Seed
+
+
+@closed
+class Tpe(TypedDict, total=False):
+    """Tree-structured Parzen estimator."""
+
+    seed: Seed
+    n_startup_trials: Annotated[Count, Doc("random runs, before there is anything to learn from")]
+
+
+@closed
+class Nsgaii(TypedDict, total=False):
+    """Evolution."""
+
+    seed: Seed
+    population_size: Annotated[Whole, Ge(2), Doc("runs of a generation")]
+
+
+@closed
+class NoPruner(TypedDict, total=False):
+    """Every run is trained to its end."""
+
+
+@closed
+class Median(TypedDict, total=False):
+    """The worse half ends early."""
+
+    n_startup_trials: StartupTrials
+    n_warmup_steps: WarmupSteps
+    interval_steps: IntervalSteps
+    n_min_trials: MinTrials
+
+
+@closed
+class Percentile(TypedDict, total=False):
+    """A share of the worst ends early."""
+
+    percentile: Annotated[
+        Real, Ge(0), Le(100), Doc("of the complete runs' values at that step, the lower the better; runs above it end")
+    ]
+    n_startup_trials: StartupTrials
+    n_warmup_steps: WarmupSteps
+    interval_steps: IntervalSteps
+    n_min_trials: MinTrials
+
+
+SWEEPER: dict[str, type] = {"s15erav3.sweeps.optuna_plugin.OptunaStudy": Optuna}
+SAMPLER: dict[str, type] = {
+    "optuna.samplers.TPESampler": Tpe,
+    "optuna.samplers.RandomSampler": Random,
+    "optuna.samplers.NSGAIISampler": Nsgaii,
+}
+PRUNER: dict[str, type] = {
+    "optuna.pruners.NopPruner": NoPruner,
+    "optuna.pruners.MedianPruner": Median,
+    "optuna.pruners.PercentilePruner": Percentile,
+}
