@@ -37,7 +37,7 @@ FLOORS: dict[str, set[str]] = {
     "runs": {"__init__", "cli", "data", "model", "errors", "files"},
     "loggers": {"runs", "metrics", "cli", "errors", "files"},
     "figures": set(),
-    "callbacks": {"runs", "figures", "training", "balancing", "model"},
+    "callbacks": {"runs", "figures", "training", "balancing", "model", "errors"},
     # looking at it
     "analysis": {"training", "balancing", "model", "data", "files"},
     "pages": {"figures", "metrics", "analysis", "runs", "balancing", "data", "files"},

@@ -89,7 +89,7 @@ def test_the_packaged_configs_are_taken(verb: str) -> None:
         ({"trainer__deterministic": "abc"}, "trainer.deterministic=abc must be true, warn or false."),
         ({"callbacks__samples__temperature": 1e-9}, "callbacks.samples.temperature=1e-09 must be 0, or a number of at"),
         ({"callbacks__checkpoint__keep_every_n_steps": 0}, "must be a whole number, at least 1, or null."),
-        ({"callbacks__telemetry__per_expert": 1}, "callbacks.telemetry.per_expert=1 must be true or false."),
+        ({"callbacks__telemetry__per_expert": 1}, "callbacks.telemetry.per_expert=1 must be true, false or auto."),
         ({"logger__wandb__log_model": 0}, "logger.wandb.log_model=0 must be false, best or last."),
         ({"sweep__code": "throw"}, "sweep.code=throw must be keep or retrain."),
         ({"model__rope_scaling": 4}, "model.rope_scaling=4 must be null or settings, as in {factor: 4, original"),

@@ -16,9 +16,10 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
 from s15erav3.cli.schema.balancing import BALANCING, AddOns
-from s15erav3.cli.schema.check import check_part
+from s15erav3.cli.schema.check import check_made, check_part
 from s15erav3.cli.schema.kinds import LARGEST
 from s15erav3.cli.schema.model import Experts, Model
+from s15erav3.cli.schema.search import PRUNER, SAMPLER, SWEEPER
 from s15erav3.cli.schema.train import GpuQueue
 from s15erav3.cli.schema.trainer import Lightning
 from s15erav3.cli.schema.tree import VERBS, fields, keys, parts
@@ -27,13 +28,17 @@ from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError
 from s15erav3.model import ConfigError, ModelConfig
 
+SEARCH = {"hydra/sweeper": SWEEPER, "hydra/sweeper/sampler": SAMPLER, "hydra/sweeper/pruner": PRUNER}
+OF_HYDRA = {("hydra.launcher", GpuQueue)} | {
+    (group.replace("/", "."), settings) for group, by_target in SEARCH.items() for settings in by_target.values()
+}
 CLASSES = {
     (place, settings)
     for groups in VERBS.values()
     for place, group in groups.items()
     for settings in (group.settings, *group.by_target.values(), *(found for _, found in group.members.values()))
     if settings is not None
-} | {("trainer", Lightning), ("hydra.launcher", GpuQueue)}
+} | {("trainer", Lightning), *OF_HYDRA}
 ALL = sorted(
     ((f"{place}.{key}".lstrip("."), settings, key) for place, settings in CLASSES for key in fields(settings)),
     key=lambda found: (found[0], found[1].__name__),
@@ -80,9 +85,20 @@ def test_every_packaged_key_is_described_and_no_description_is_dead() -> None:
             used[settings] |= names
     queue = yaml.safe_load((conf_dir() / "hydra" / "launcher" / "gpu_queue.yaml").read_text())
     assert fields(GpuQueue).keys() == {key for key in queue if not key.startswith("_")}
-    for place, settings in CLASSES - {("trainer", Lightning), ("hydra.launcher", GpuQueue)}:
+    for place, settings in CLASSES - {("trainer", Lightning), *OF_HYDRA}:
         common = fields(AddOns).keys() if place == "balancing" and settings is not AddOns else set()
         assert fields(settings).keys() - common == used[settings] - common, (place, settings)
+
+
+@pytest.mark.parametrize("group", SEARCH)
+def test_a_search_is_described_by_the_key_and_its_packaged_values_fit(group: str) -> None:
+    """Hydra's own part of a config is judged by who searches."""
+    files = [yaml.safe_load(file.read_text()) for file in (conf_dir() / group).glob("*.yaml")]
+    assert {content["_target_"] for content in files} == SEARCH[group].keys()
+    for content in files:
+        given = {key: value for key, value in content.items() if not key.startswith("_") and key != "defaults"}
+        assert given.keys() == fields(SEARCH[group][content["_target_"]]).keys()
+        check_made(group, given | {"_target_": content["_target_"]}, SEARCH[group])
 
 
 def test_every_packaged_strategy_optimizer_and_schedule_has_settings_of_its_own() -> None:
