@@ -74,8 +74,7 @@ def measure(
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:
-    """Fraction of the tokens of ids (B, T) whose experts would change after one bias update, with ids as the training
-    batch: fp64, (L,).
+    """Fraction of tokens whose experts would change after one bias update with ids (B, T) as batch: fp64, (L,).
 
     The strategy starts without state from earlier steps, at its initial rate. ``None`` with expert choice, or when
     there are too few tokens for the multi-token-prediction blocks, which are balanced too.

@@ -18,8 +18,10 @@ from s15erav3.balancing.routing_diagnostics import coactivation_share
 
 
 def summary(measured: Measured) -> dict[str, Any]:
-    """Return all results as a flat mapping: ``text/*``, the loss; ``balance/NAME``, means over layers;
-    ``layer_NN/NAME``; ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
+    """Return all results as a flat mapping.
+
+    Keys are ``text/*``, the loss; ``balance/NAME``, means over layers; ``layer_NN/NAME``;
+    ``specialisation/DOMAIN/NAME``; ``layers``, ``load`` and ``bias`` (L, E) as lists.
 
     Inapplicable results are absent: everything except ``text/*`` for a model without experts; ``balance/margin``,
     ``balance/next_churn``, ``balance/maxvio_floor_global`` and ``balance/coactivation_even`` with expert choice.
@@ -65,8 +67,10 @@ def specialisation(routed: Routed) -> dict[str, Tensor]:
 
 
 def closest_companion(coactivation: Tensor) -> Tensor:
-    """Largest fraction of its tokens that an expert shares with another one, mean over experts that have tokens:
-    counts (L, E, E) -> (L,)."""
+    """Largest fraction of tokens that an expert shares with another: counts (L, E, E) -> (L,).
+
+    The mean over experts that have tokens.
+    """
     share = coactivation_share(coactivation)
     share = share.masked_fill(torch.eye(share.shape[-1], dtype=torch.bool), 0.0).amax(dim=-1)
     alive = coactivation.diagonal(dim1=-2, dim2=-1) > 0

@@ -77,8 +77,10 @@ def bias_norm(biases: Tensor) -> Tensor:
 
 
 def bias_spread(biases: Tensor) -> Tensor:
-    """Largest minus smallest bias of each layer: (L, E) -> (L,). Unlike the norm it ignores a common offset, which
-    does not affect the selection."""
+    """Largest minus smallest bias of each layer: (L, E) -> (L,).
+
+    Unlike the norm it ignores a common offset, which does not affect the selection.
+    """
     return (biases.amax(dim=-1) - biases.amin(dim=-1)).double()
 
 

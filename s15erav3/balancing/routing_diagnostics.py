@@ -62,8 +62,10 @@ def churn(before: Tensor, after: Tensor) -> Tensor:
 
 
 def saturation(routing: Routing, final: Routing) -> Tensor:
-    """Router saturation (OLMoE, arXiv 2409.02060, section 5.1): the fraction of a token's experts in ``routing`` that
-    it also has in ``final``, a later checkpoint's routing of the same tokens: fp64, scalar.
+    """Router saturation (OLMoE, arXiv 2409.02060, section 5.1): fp64, scalar.
+
+    The fraction of a token's experts in ``routing`` that it also has in ``final``, a later checkpoint's routing of the
+    same tokens.
 
     With K experts per token this is the mean over tokens of |A n B| / K; in general, shared slots divided by slots.
     """

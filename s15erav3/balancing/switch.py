@@ -13,8 +13,10 @@ from s15erav3.model import Router
 
 
 class Switch(AuxiliaryLoss):
-    """One expert per token with a softmax gate, a capacity beyond which tokens are dropped to the residual stream,
-    and the auxiliary loss ``alpha E sum_i f_i P_i`` of a micro-batch in each layer.
+    """One expert per token with a softmax gate, a capacity and an auxiliary loss.
+
+    Tokens beyond the capacity are dropped to the residual stream. The loss is ``alpha E sum_i f_i P_i`` of a
+    micro-batch in each layer.
 
     ``conf/balancing/switch.yaml`` also sets the gate and the capacity (``balancing.capacity_factor``). Shared
     experts, if any, still process dropped tokens.

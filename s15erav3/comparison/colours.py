@@ -31,8 +31,9 @@ class Colouring(NamedTuple):
 
 
 def colourings(groups: Sequence[Group], columns: Sequence[str], labels: Sequence[str]) -> list[Colouring]:
-    """Return all possible colourings, the default first: by the setting with the greatest effect on val/bpb, else by
-    the first one that varies, else by group.
+    """Return all possible colourings, the default first.
+
+    The default is by the setting with the greatest effect on val/bpb, else by the first one that varies, else by group.
 
     Args:
         groups: in the order of the table; if there are too many values, those of the first groups get colours.
@@ -60,8 +61,10 @@ def _order(key: str, values: Sequence[str]) -> list[str]:
 
 
 def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouring:
-    """Assign colours to the groups' values, with the legend in the given order. If there are too many values, all but
-    the first ones of the table are grey."""
+    """Assign colours to the groups' values, with the legend in the given order.
+
+    If there are too many values, all but the first ones of the table are grey.
+    """
     own = list(dict.fromkeys(values))[: len(COLOURS)]
     own = [value for value in order if value in own]
     rest = [value for value in order if value not in own]

@@ -42,8 +42,10 @@ class Point(NamedTuple):
 def trade_off(
     points: Sequence[Point], x: str, y: str, legend: Legend, levels: Sequence[tuple[str, int, float]] = ()
 ) -> go.Figure:
-    """Plot groups of runs by two metrics, lower being better in both: medians with bars from the lowest to the highest
-    run, and runs as rings. Groups on the Pareto front are labelled stars joined by steps.
+    """Plot groups of runs by two metrics, lower being better in both.
+
+    Groups are drawn as medians with bars from the lowest to the highest run, and runs as rings. Groups on the Pareto
+    front are labelled stars joined by steps.
 
     Args:
         x, y: names of the metrics.

@@ -63,11 +63,11 @@ def grid(groups: Sequence[Group], wanted: Sequence[str] | None = None) -> Grid:
 
 
 def folded(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Return the settings as columns; settings that only some choices have are shown with the choice:
-    ``dsv3 rate=0.003``.
+    """Return the settings as columns.
 
-    The same applies to a setting that all groups have and whose value most groups of a choice share; it is shown where
-    the value differs or the command line sets it.
+    Settings that only some choices have are shown with the choice: ``dsv3 rate=0.003``. The same applies to a setting
+    that all groups have and whose value most groups of a choice share; it is shown where the value differs or the
+    command line sets it.
 
     Returns:
         names of the columns, and a row of cells for each group.
@@ -156,8 +156,10 @@ def left_out(runs: Sequence[Run], groups: Sequence[Group]) -> list[list[str]]:
 
 
 def to_csv(runs: Sequence[Run], groups: Sequence[Group]) -> str:
-    """Write one row per run: folder, group (numbered in the given order), state, settings and all metrics; empty where
-    missing."""
+    """Write one row per run: folder, group, state, settings and all metrics.
+
+    Groups are numbered in the given order. Missing values are empty.
+    """
     place = {run.folder: (n, group) for n, group in enumerate(groups, start=1) for run in group.runs}
     settings, names = list(groups[0].settings) if groups else [], metrics(runs)
     stream = io.StringIO()

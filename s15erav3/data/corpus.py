@@ -26,8 +26,9 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """UTF-8 text on disk: one file, or the .txt files of a folder sorted by name (see
-    :func:`~s15erav3.data.sources.sources`).
+    """UTF-8 text on disk: one file, or the .txt files of a folder sorted by name.
+
+    The files are those of :func:`~s15erav3.data.sources.sources`.
 
     ``ipl`` documents are innings; ``text`` documents end at blank lines or at the end of the file. A
     byte-order mark is removed; CRLF and a lone CR become LF.

@@ -84,8 +84,11 @@ def _place(lengths: npt.NDArray[np.int64], starts: list[int], values: list[str])
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token's bytes as printable text. Non-printable characters become \\n, \\t or \\x with the hexadecimal
-    digits of their UTF-8 bytes, and a backslash is doubled, so names are unique."""
+    """Return a token's bytes as printable text.
+
+    Non-printable characters become \\n, \\t or \\x with the hexadecimal digits of their UTF-8 bytes, and a backslash is
+    doubled, so names are unique.
+    """
     if token == tokenizer.end_of_text:
         return "<|endoftext|>"
     return "".join(_printable(c) for c in tokenizer.bytes_of(token).decode("utf-8", "surrogateescape"))

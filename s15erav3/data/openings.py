@@ -19,8 +19,9 @@ DOCUMENTS, REACH = 50, 1 << 20
 
 
 def openings(tokens: Tokens, tokenizer: Tokenizer, count: int = 2) -> list[str]:
-    """Return distinct openings of the first documents of a part: at most eight words and half of the document each, so
-    that something is left to generate.
+    """Return distinct openings of the first documents of a part.
+
+    Each has at most eight words and half of the document, so that something is left to generate.
 
     Args:
         tokens: ids of the part, (length,).

@@ -50,8 +50,10 @@ class TokenFiles:
         return parts
 
     def are_whole(self, tokenizer: Tokenizer, names: tuple[Part, ...]) -> bool:
-        """Whether the named parts are intact as written. Truncated, modified or foreign files, such as a pipe or ids
-        beyond the vocabulary, are not."""
+        """Whether the named parts are intact as written.
+
+        Truncated, modified or foreign files, such as a pipe or ids beyond the vocabulary, are not.
+        """
         try:
             if not (self.folder / "meta.json").is_file():
                 return False

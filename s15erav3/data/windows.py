@@ -77,9 +77,10 @@ class EvaluationWindows(Dataset[Tensor]):
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Batches of full windows, then the shorter last window as its own batch. There is no padding, so none is routed
-    or counted. Ranks take batches in turn, each batch once, with the same number of turns: a rank without a batch
-    left takes an empty one.
+    """Batches of full windows, then the shorter last window as its own batch.
+
+    There is no padding, so none is routed or counted. Ranks take batches in turn, each batch once, with the same
+    number of turns: a rank without a batch left takes an empty one.
 
     Args:
         limit: maximum batches over all ranks; a fraction is relative to all batches, at least one.

@@ -82,8 +82,10 @@ def curves(
 
 
 def thinned(values: Floats, at_most: int) -> NDArray[np.intp]:
-    """Return the indices of values (S,) to draw: all, or the lowest and highest of each interval (so that no spike is
-    lost) and the first and last."""
+    """Return the indices of values (S,) to draw.
+
+    These are all, or the first, the last, and the lowest and highest of each interval, so that no spike is lost.
+    """
     if len(values) <= at_most:
         return np.arange(len(values))
     stretches = np.array_split(np.arange(len(values)), max(1, at_most // 2 - 1))

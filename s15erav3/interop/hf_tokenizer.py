@@ -96,8 +96,10 @@ def _build(tokenizer: Tokenizer) -> HFTokenizer:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Load the byte-level BPE of a folder with ``tokenizer.json``. Ordinary text gets the same ids as in transformers,
-    except for words of more than :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
+    """Load the byte-level BPE of a folder with ``tokenizer.json``.
+
+    Ordinary text gets the same ids as in transformers, except for words of more than
+    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
 
     A tokenizer written by :func:`write_tokenizer` keeps its fingerprint and its name, except that names of public
     encodings get the prefix ``hf_``: :meth:`Tokenizer.state` trusts these names, and a file might not match its name.

@@ -77,8 +77,10 @@ class ModelConfig:
 
     @property
     def moe_layers(self) -> tuple[int, ...]:
-        """Indices of the MoE layers, in the order of their routings. Multi-token-prediction blocks come last and
-        continue the numbering, as in DeepSeek's checkpoints."""
+        """Indices of the MoE layers, in the order of their routings.
+
+        Multi-token-prediction blocks come last and continue the numbering, as in DeepSeek's checkpoints.
+        """
         return tuple(i for i in range(self.num_layers + self.num_nextn_predict_layers) if self.is_moe_layer(i))
 
     @property

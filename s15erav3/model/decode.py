@@ -194,8 +194,10 @@ class FoldedAttention:
 
 
 def _laid(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the same matrix (..., out, in), on a CPU in column-major layout: products with one or a few vectors then
-    read it up to twice as fast (scripts/bench_generate.py)."""
+    """Return the same matrix (..., out, in), on a CPU in column-major layout.
+
+    Products with one or a few vectors then read it up to twice as fast (scripts/bench_generate.py).
+    """
     weight = weight.to(dtype)
     return weight if weight.is_cuda else weight.transpose(-2, -1).contiguous().transpose(-2, -1)
 

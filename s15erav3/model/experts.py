@@ -112,8 +112,10 @@ def apply_to_few(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, d
 
 
 class _Scatter(torch.autograd.Function):
-    """Copy every token to its K sorted slots. The gradient is a gather and a sum over K, not an
-    ``index_add``: faster on a CPU, deterministic on a GPU."""
+    """Copy every token to its K sorted slots.
+
+    The gradient is a gather and a sum over K, not an ``index_add``: faster on a CPU, deterministic on a GPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, slot: Tensor, k: int) -> Tensor:

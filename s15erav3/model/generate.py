@@ -41,8 +41,10 @@ class Generated(NamedTuple):
 
 @contextmanager
 def at_rest(model: Transformer) -> Iterator[torch.device]:
-    """Put the model in evaluation mode without gradients and restore its mode afterwards. No global state changes,
-    so sampling between two training steps does not affect training."""
+    """Put the model in evaluation mode without gradients and restore its mode afterwards.
+
+    No global state changes, so sampling between two training steps does not affect training.
+    """
     training = model.training
     model.eval()
     try:

@@ -46,8 +46,9 @@ def capacity(tokens: int, n_experts: int, top_k: int, factor: float = 1.0) -> in
 
 
 def within_capacity(experts: Tensor, load: Tensor, places: int) -> Tensor:
-    """Mark the choices within capacity: the first ``places`` tokens of each expert in batch order, so that a later
-    token of a sequence never displaces an earlier one.
+    """Mark the choices within capacity: the first ``places`` tokens of each expert in batch order.
+
+    So a later token of a sequence never displaces an earlier one.
 
     Args:
         experts: (N, K), distinct within each row.

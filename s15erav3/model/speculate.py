@@ -1,5 +1,8 @@
-"""Greedy speculative decoding with the model's multi-token-prediction blocks (DeepSeek-V3, arXiv 2412.19437,
-section 5.4.3): a draft token is accepted if it is the model's own greedy choice (arXiv 2211.17192)."""
+"""Greedy speculative decoding with the model's multi-token-prediction blocks.
+
+See DeepSeek-V3 (arXiv 2412.19437), section 5.4.3. A draft token is accepted if it is the model's own greedy choice
+(arXiv 2211.17192).
+"""
 
 from __future__ import annotations
 

@@ -111,8 +111,11 @@ def _title(number: int, passage: Passage, labels: dict[str, Domain]) -> str:
 
 
 def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    """Return the display text of each token. A character split over several tokens is shown at the first of them, and
-    the others are empty; bytes that form no character are shown as hexadecimal digits."""
+    """Return the display text of each token.
+
+    A character split over several tokens is shown at the first of them, and the others are empty; bytes that form no
+    character are shown as hexadecimal digits.
+    """
     pieces = [tokenizer.bytes_of(token) for token in ids]
     owners = np.repeat(np.arange(len(ids)), [len(piece) for piece in pieces])
     texts = ["" if piece else token_name(tokenizer, token) for piece, token in zip(pieces, ids, strict=True)]

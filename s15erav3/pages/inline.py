@@ -19,8 +19,9 @@ IN_FRAME = "main { padding: 0 1rem 1rem } section { padding-top: .75rem } .colou
 
 
 def inline(widget: Widget, height: int = 700) -> str:
-    """Return the widget as HTML for the output of a notebook cell: in a frame, which isolates styles and scripts, and
-    with a light background like the figures. It needs no network.
+    """Return the widget as HTML for the output of a notebook cell.
+
+    It is in a frame, which isolates styles and scripts, with a light background like the figures. It needs no network.
 
     Args:
         height: height of the frame in pixels; longer content scrolls.

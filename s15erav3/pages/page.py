@@ -183,8 +183,11 @@ class _Store:
         return f"chart-{len(self.places) - 1}"
 
     def _plain(self, figure: go.Figure) -> dict[str, Any]:
-        """Convert the figure to JSON objects without the parts that the page provides: the light or dark template, the
-        title as a heading, and the slider, because Plotly's slider is not accessible by keyboard."""
+        """Convert the figure to JSON objects without the parts that the page provides.
+
+        These are the light or dark template, the title as a heading, and the slider, because Plotly's slider is not
+        accessible by keyboard.
+        """
         found: dict[str, Any] = json.loads(figure.to_json())
         for key in ("template", "sliders", "updatemenus", "title"):
             found["layout"].pop(key, None)
