@@ -6,7 +6,7 @@ import difflib
 import errno
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -94,23 +94,6 @@ def check_number(
         said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
         kind = "a whole number" if whole else "a number"
         raise UserError(f"{key}={value} must be {kind}{', ' + said if said else ''}{hint}.")
-
-
-def check_texts(key: str, value: object, otherwise: str) -> list[str] | None:
-    """Texts as a setting gives them: one, a list of them, or ``None``.
-
-    Args:
-        otherwise: what ``null`` stands for.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if value is None:
-        return None
-    given = [value] if isinstance(value, str) else value
-    if isinstance(given, Sequence) and all(isinstance(text, str) for text in given):
-        return list(given)
-    raise UserError(f"{key}={value} must be a list of texts, as in ['one','two'], or null for {otherwise}.")
 
 
 def check_flag(key: str, value: object, *words: str) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from s15erav3.cli.schema.check import check_part
+from s15erav3.cli.schema.data import Data
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.openings import opening, openings
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.errors import UserError, check_texts
+from s15erav3.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,11 @@ def test_what_the_config_gives_comes_first() -> None:
     """An empty list is no prompts at all, unlike none given."""
     assert CommentaryData(prompts=["a", ""]).prompts() == ["a", ""]
     assert CommentaryData(prompts=[]).prompts() == []
-    assert check_texts("k", "one text", "x") == ["one text"] and check_texts("k", None, "x") is None
+    assert CommentaryData(prompts="one text").prompts() == ["one text"]
+    check_part("data", {"prompts": None}, Data)
     for bad in (3, [1], {"a": "b"}, [["x"]], True):
-        with pytest.raises(UserError, match=r"k=.* must be a list of texts, as in \['one','two'\], or null for x"):
-            check_texts("k", bad, "x")
+        with pytest.raises(UserError, match=r"data\.prompts.* must be (null, )?a text"):
+            check_part("data", {"prompts": bad}, Data)
 
 
 def test_the_openings_are_of_the_part_that_is_held_out(tmp_path: Path) -> None:
