@@ -29,6 +29,7 @@ RUNS = {
     "smebu": ["balancing=smebu", "model.num_nextn_predict_layers=1", "trainer.skip_nonfinite=1", *ADD_ONS],
     "aux": ["balancing=aux", "trainer.accumulate_grad_batches=2"],
     "dense": ["experts=dense", "balancing=none"],
+    "wide": ["experts=e32"],
 }
 FACTS = {"checkpoint", "reference", "reference_step", "data", "split", "sequence_length"}
 """Of the JSON file of evaluate: what was measured."""
