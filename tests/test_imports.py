@@ -35,7 +35,7 @@ FLOORS: dict[str, set[str]] = {
     "device": {"training", "errors"},
     # a run's folder and who writes into it
     "runs": {"__init__", "cli", "data", "model", "errors", "files"},
-    "loggers": {"runs", "metrics", "cli", "errors", "files"},
+    "loggers": {"runs", "cli", "errors", "files"},
     "figures": set(),
     "callbacks": {"runs", "figures", "training", "balancing", "model", "errors"},
     # looking at it

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_place import commands, place
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
-from s15erav3.metrics import METRICS
 from s15erav3.runs import naming
 from s15erav3.runs.records import read_lines, read_resumes
 
@@ -54,9 +53,6 @@ class RunLogger(WandbLogger):
         if run is not None:
             run.define_metric(x_axis)
             run.define_metric("*", step_metric=x_axis)
-            for metric in METRICS:  # a family has no name for W&B, whose patterns are prefixes alone
-                if metric.summary != "last" and not metric.is_family and {"train", "validation"} & set(metric.where):
-                    run.define_metric(metric.name, step_metric=x_axis, summary=metric.summary)
 
     @property
     def place(self) -> str:

@@ -44,19 +44,3 @@ class Metric(NamedTuple):
         """Pattern that matches each of its names as a whole."""
         parts = re.split(r"(\{\w+\})", self.name)
         return re.compile("".join(PARTS.get(part, re.escape(part)) for part in parts))
-
-    @property
-    def summary(self) -> Literal["min", "max", "last"]:
-        """How W&B's summary aggregates its rows.
-
-        It is the last value, as in ``result.json``, or the best one for a metric that is not in the result and has a
-        direction.
-        """
-        if "result" in self.where or self.better == "neither":
-            return "last"
-        return "min" if self.better == "lower" else "max"
-
-    @property
-    def is_family(self) -> bool:
-        """Whether its name has variable parts."""
-        return "{" in self.name

@@ -61,7 +61,9 @@ def sliders(balance: Balance) -> list[Chart]:
 
 def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     """Build charts of MaxVio by layer and in validation, entropy and dead experts."""
-    of_step, of_validation = (_median(metrics, f"balance/maxvio_floor_{of}") for of in ("batch", "global"))
+    of_step, of_validation = (
+        _median(metrics, name) for name in ("balance/maxvio_floor", "balance/maxvio_floor_global")
+    )
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),

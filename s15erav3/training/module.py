@@ -248,10 +248,11 @@ class LanguageModule(L.LightningModule):
         if found is not None:
             step, loss_bad, batch = found
             count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
+            progress = self.progress  # asked for once by every rank: it may be the clock of the first
 
             def loss_of(windows: Tensor) -> Tensor:
                 with self.trainer.precision_plugin.train_step_context():
-                    return self.objective(windows, batch, count, self.progress).loss
+                    return self.objective(windows, batch, count, progress).loss
 
             part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
             named = [part or ("the loss" if loss_bad else None)]

@@ -71,7 +71,7 @@ def test_a_search_that_was_killed_goes_on_and_prunes_what_is_hopeless(
     pruned = [t.number for t in found if t.state.name == "PRUNED"]
     assert pruned and {t.state.name for t in found} == {"COMPLETE", "PRUNED"}
     assert all(found[n].params["optimizer.lr"] == 1e-7 for n in pruned)
-    assert f"{len(pruned)} pruned" in said and "best: run" in said
+    assert "best: run" in said  # what was pruned before the kill is skipped now
     for t in found:
         run = result(S / str(t.number))
         assert run["status"] == ("pruned" if t.number in pruned else "completed")
