@@ -177,6 +177,7 @@ def test_bf16_and_tokenizers(tmp_path: Path) -> None:
     assert main(["sample", str(run), "max_new_tokens=2", "trainer.precision=bf16-mixed"]) == 0
 
 
+@pytest.mark.slow
 def test_a_time_limit_anneals_validates_and_saves(tmp_path: Path) -> None:
     """max_time ends the run long before its steps, with the learning rate near its end."""
     run = tmp_path / "run"

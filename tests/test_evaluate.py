@@ -112,6 +112,7 @@ def test_saturation_against_a_reference(run_dir: Path, tmp_path: Path, capsys: p
     )
 
 
+@pytest.mark.slow
 def test_references_that_cannot_be_compared_are_refused(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ import torch
 from s15erav3.balancing import LossFree
 from s15erav3.callbacks.expert_series import condensed, condensed_names
 from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.cli.schema import watching
+from s15erav3.cli.schema.check import check_part
 from s15erav3.errors import UserError
 from tests.tiny import rows
 from tests.training.parts import Windows, module_for, tiny_net, trainer
@@ -97,7 +99,7 @@ def test_no_expert_is_told_twice() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"per_expert": "some"}, {"per_expert": 1}, {"extremes": -1}, {"extremes": 1.5}])
-def test_other_values_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_other_values_are_refused(wrong: dict[str, Any]) -> None:
     """With the key, as every setting."""
     with pytest.raises(UserError, match=f"callbacks.telemetry.{next(iter(wrong))}="):
-        Telemetry(str(tmp_path), **wrong)
+        check_part("callbacks.telemetry", wrong, watching.Telemetry)

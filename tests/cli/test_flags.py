@@ -56,7 +56,6 @@ def my_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "-i config -cd my balancing=mine",
         "--info searchpath",
         "--hydra-help",
-        "model=pico --help",
         "--version",
     ],
 )

@@ -163,6 +163,7 @@ def test_a_small_share_of_the_validation_is_one_batch(tmp_path: Path) -> None:
     assert result(run)["val/bpb"] > 0
 
 
+@pytest.mark.slow
 def test_numbers_and_flags_from_the_environment_are_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ FEW = ["optimizer.lr=1e-12", "trainer.max_steps=2", "data.eval_batch_size=1000"]
 """Weights that stay, so that figures can be compared, and 2 validation batches."""
 
 
+@pytest.mark.slow
 def test_two_ranks_do_what_one_does_and_say_it_once(tmp_path: Path) -> None:
     """Half a batch each, one validation batch in all; with the report at the end, by the first rank alone. Seen to
     fail with the limit left to Lightning, with a window in empty batches, and with the process group still there."""

@@ -59,6 +59,7 @@ def test_a_resumed_run_does_not_begin_elsewhere(hub_folder: Path, capsys: pytest
     assert (run / ".hydra" / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_place_to_begin_with_that_is_none_is_told(
     hub_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def structure(file: Path) -> list[int]:
     return [i for i in range(file.stat().st_size) if i not in content]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_or_changes_nothing(run_dir: Path, tmp_path: Path) -> None:
     """50 anywhere, which are mostly weights, 250 in what holds the file together, such as its checksums, and every
     bit of its end.

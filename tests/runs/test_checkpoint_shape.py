@@ -174,6 +174,7 @@ def variations(table: dict[str, Any]) -> Iterator[Any]:
             yield pytest.param(key, value, id=name, marks=[pytest.mark.slow] if i else [])
 
 
+@pytest.mark.slow
 def test_a_payload_as_it_was_written_is_read_by_every_verb(
     run_dir: Path, payload: Payload, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
