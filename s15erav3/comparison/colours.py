@@ -75,8 +75,8 @@ def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouri
 
 def default_text(colouring: Colouring) -> str:
     """Describe the default colouring in a sentence."""
-    told = "the groups apart" if colouring.name == EACH else colouring.name
-    return f"Colours tell {told}, or what the reader chooses."
+    shown = "the groups" if colouring.name == EACH else colouring.name
+    return f"Colours show {shown}, or what the reader chooses."
 
 
 def colourings_json(found: Sequence[Colouring]) -> str:
