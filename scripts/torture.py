@@ -251,6 +251,7 @@ def main() -> int:
     """Kill, resume, compare, and print what was found; 1 if anything was."""
     args = parse()
     os.environ["WANDB_MODE"] = "offline"
+    os.environ.pop("WANDB_SERVICE", None)  # a W&B service of whoever started this: its runs outlive a kill
     torch.set_num_threads(1)
     data = [f"data.path={args.data.resolve()}", "data=ipl"] if args.data else []
     args.folder.mkdir(parents=True, exist_ok=True)
