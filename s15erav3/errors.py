@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class Accident(UserError):
-    """An external failure of a started run, such as a full disk: exit status 1."""
+    """A failure of a started run that is not a user error, such as a full disk: exit status 1."""
 
     exit_status = 1
 

@@ -203,9 +203,7 @@ def explain(error: BaseException, folder: Path, verb: str) -> str:
     """Describe Hydra's error in one sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = error.options or [
-            file.stem for file in (folder / group).glob("*.yaml")
-        ]  # empty for a choice within a list
+        options = error.options or [file.stem for file in (folder / group).glob("*.yaml")]  # None for one of a list
         return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, options)}"
     cause = error.__cause__
     if isinstance(error, InstantiationException):

@@ -96,7 +96,7 @@ class Tokenizer:
             return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``, without special tokens and incomplete characters at the end.
+        """Text of ``ids``, without special tokens and invalid UTF-8 bytes, such as incomplete characters.
 
         Raises:
             UserError: tiktoken fails on the ids.

@@ -112,7 +112,7 @@ def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
 
 
 def record(run_dir: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``; if the disk is full, print its content instead."""
+    """Write ``result.json``; if that fails, print how the run ended."""
     try:
         write_result(run_dir, result)
     except OSError as error:
