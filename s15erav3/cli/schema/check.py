@@ -54,9 +54,7 @@ def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
     known, prefix = fields(settings), f"{place}." if place else ""
     given = {str(k): v for k, v in node.items() if not str(k).startswith("_") and not is_missing(v)}
     if not place:
-        given = {
-            key: value for key, value in given.items() if key in known
-        }  # the others are groups or user-defined keys
+        given = {key: value for key, value in given.items() if key in known}  # others: groups or user-defined keys
     try:
         _judge(settings).validate_python(given)
     except ValidationError as error:
