@@ -1,4 +1,4 @@
-"""One table of verbs: ``s15erav3 VERB ...`` is ``python -m s15erav3 VERB ...``."""
+"""Entry point: ``s15erav3 VERB ...``, or ``python -m s15erav3 VERB ...``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ s15erav3 --completion fish | source."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 2 for a user's mistake, 128 + n after signal n."""
+    """Run a verb; return the exit status: 0, 2 for a user error, 128 + n after signal n."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if any(argument in completion.FLAGS for argument in arguments):
         arguments = completion.asked(arguments, VERBS)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
-        from s15erav3.cli import help, trust  # a moment, for Hydra
+        from s15erav3.cli import help, trust  # slow import, because of Hydra
 
         rest = trust.take(rest)
         if help.answered(verb, rest):
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = importlib.import_module(f"s15erav3.{verb}").main(rest)
         return status
     except BaseException as error:
-        if member is not None:  # the first rank tells it
+        if member is not None:  # the first rank reports it
             return member.leave(error)
         if isinstance(error, UserError):
             return tell(error)
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
             return tell(Accident(f"the disk is full ({why}); make room, then repeat the command."))
         if not isinstance(error, SystemExit):
             raise
-        if isinstance(error.code, str):  # a sweep with failures; argparse after --help has a number
+        if isinstance(error.code, str):  # a sweep with failures; argparse after --help uses a number
             print(error.code, file=sys.stderr)
             return 1
         return error.code or 0

@@ -1,4 +1,4 @@
-"""``s15erav3 compare``: the runs of sweeps side by side, as a table, as CSV, as Markdown and as a page."""
+"""``s15erav3 compare``: compare the runs of sweeps in a table, as CSV, as Markdown and as an HTML page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from s15erav3.runs.reader import Run, find_runs, read_run
 from s15erav3.terminal import Output
 
 SAMPLE = 10
-"""Runs that do not count which the terminal lists."""
+"""Largest number of excluded runs that the terminal lists."""
 
 
 class Compared(NamedTuple):
-    """What there is to show of the runs."""
+    """The data to show about the runs."""
 
     title: str
     runs: list[Run]
@@ -46,7 +46,7 @@ def with_folders(arguments: list[str]) -> list[str]:
     """Turn the leading folders of ``s15erav3 compare DIR ...`` into the setting ``folders=[DIR,...]``.
 
     Raises:
-        UserError: none is given.
+        UserError: no folder is given.
     """
     line = split(arguments)
     if any("=" in word and key_of(word) == "folders" for word in line.words):
@@ -67,7 +67,7 @@ def compare(cfg: DictConfig) -> None:
     """
     folders = [str(f) for f in (cfg.folders if isinstance(cfg.folders, ListConfig) else [cfg.folders])]
     runs = read(folders)
-    known = {*metrics(runs), BPB}  # which a sweep that has just begun does not tell yet
+    known = {*metrics(runs), BPB}  # a sweep that has just started has no BPB yet
     sort = str(cfg.sort).removeprefix("-")
     asked = cfg.metrics if cfg.metrics is None or isinstance(cfg.metrics, ListConfig) else [cfg.metrics]
     wanted = None if asked is None else [str(m) for m in asked]
@@ -82,7 +82,7 @@ def compare(cfg: DictConfig) -> None:
 
 
 def gather(*folders: str, sort: str = BPB, descending: bool = False, unfinished: bool = False) -> Compared:
-    """The runs below the folders in groups, sorted by a metric.
+    """Collect the runs below the folders in groups, sorted by a metric.
 
     Raises:
         UserError: there is no run.
@@ -99,7 +99,7 @@ def arrange(
     unfinished: bool,
     wanted: list[str] | None = None,
 ) -> Compared:
-    """Group the runs of the folders, and say what there is to know of the groups."""
+    """Group the runs of the folders, and add notes about the groups."""
     found = ordered(groups(runs, unfinished=unfinished), sort, descending=descending)
     title = "Comparison of " + ", ".join(folders)
     return Compared(title, runs, found, grid(found, wanted), cautions(found), left_out(runs, found))
@@ -109,7 +109,7 @@ def read(folders: Sequence[str]) -> list[Run]:
     """Every run at or below the folders, each once.
 
     Raises:
-        UserError: a folder is not there, or none holds a run.
+        UserError: a folder does not exist, or none contains a run.
     """
     found: dict[Path, Path] = {}
     for name in folders:
@@ -127,10 +127,10 @@ def read(folders: Sequence[str]) -> list[Run]:
 
 
 def write(compared: Compared, output: Path, sort: str, descending: bool) -> None:
-    """Write ``compare.csv``, ``compare.md`` and ``compare.html``, each whole or not at all.
+    """Write ``compare.csv``, ``compare.md`` and ``compare.html``, each atomically.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def write(compared: Compared, output: Path, sort: str, descending: bool) -> None
 
 
 def to_markdown(compared: Compared) -> str:
-    """The table of groups, what to know before it, and the runs that do not count."""
+    """The notes, the table of groups, and the excluded runs."""
     text = f"# {compared.title}\n\n{counts(compared)}\n\n"
     text += "".join(f"- {caution}\n" for caution in compared.cautions) + ("\n" if compared.cautions else "")
     shown = compared.grid
@@ -168,14 +168,14 @@ def to_markdown(compared: Compared) -> str:
 
 
 def counts(compared: Compared) -> str:
-    """How many runs are in which state."""
+    """Number of runs in each state."""
     each = ", ".join(f"{n:,} {state}" for state, n in states(compared.runs).items())
     n = len(compared.runs)
     return f"{n:,} run{'s' if n > 1 else ''}: {each}. Median (lowest to highest) over the runs of a group that count."
 
 
 def show(compared: Compared, rows: int, output: Path, sort: str = BPB) -> None:
-    """Print the table and what does not stand in it."""
+    """Print the table, the notes and the excluded runs."""
     console = Output(stderr=False, file_width=160)
     shown = compared.grid
     console.print(compared.title, style="bold", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Prompts typed one after another at a terminal, and the settings that are changed between them."""
+"""Interactive prompts at a terminal, with commands that change settings between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = (
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("max_new_tokens", "samples", "stop", "seed"),
 )
-"""What ``/NAME VALUE`` changes."""
+"""Settings that ``/NAME VALUE`` changes."""
 ENDS = ("/quit", "/exit")
 COMMANDS = ("/help", *ENDS, *(f"/{name}" for name in SETTINGS))
 HELP = """Type a prompt and Enter; an empty one begins a new innings, and a \\ at the end of a line goes on in the next.
@@ -30,16 +30,16 @@ HELP = """Type a prompt and Enter; an empty one begins a new innings, and a \\ a
   Ctrl-C stops a text that is being written, Ctrl-D or /quit ends. Each text has the next seed; /seed N begins anew.
 """.format(names=", ".join(SETTINGS))
 REMEMBERED = 1000
-"""Lines of the history that is kept."""
+"""Number of history lines that are kept."""
 
 
 def converse(cfg: DictConfig, check: Callable[[DictConfig], None], write: Callable[[DictConfig], None]) -> None:
     """Read prompts and commands from the terminal until its end.
 
     Args:
-        cfg: the settings to begin with.
-        check: raises a UserError for settings that are unusable.
-        write: continues the prompt of the settings that it is given, and shows it.
+        cfg: initial settings.
+        check: raises a UserError for unusable settings.
+        write: continues the prompt in the given settings, and prints the result.
     """
     say("type a prompt; /help tells what else there is, Ctrl-D ends")
     written = 0
@@ -68,10 +68,10 @@ def converse(cfg: DictConfig, check: Callable[[DictConfig], None], write: Callab
 
 
 def obey(cfg: DictConfig, command: str, value: str, check: Callable[[DictConfig], None]) -> str:
-    """Do what a command asks for; returns what there is to say.
+    """Execute a command; return the message to print.
 
     Raises:
-        UserError: it is no command, or the value is unusable; the settings are as before.
+        UserError: it is not a command, or the value is unusable; the settings are unchanged.
     """
     name = command[1:]
     if command == "/help":
@@ -90,7 +90,7 @@ def obey(cfg: DictConfig, command: str, value: str, check: Callable[[DictConfig]
 
 
 def lines() -> Iterator[str]:
-    """What is typed, until Ctrl-D; Ctrl-C drops the line at hand."""
+    """Yield typed lines until Ctrl-D; Ctrl-C discards the current line."""
     begun: list[str] = []
     while True:
         try:
@@ -111,10 +111,10 @@ def lines() -> Iterator[str]:
 
 @contextmanager
 def history() -> Iterator[None]:
-    """Let the arrow keys bring back lines, also of earlier conversations, and Tab complete commands."""
+    """Enable line history with the arrow keys, including earlier conversations, and tab completion of commands."""
     try:
         import readline
-    except ImportError:  # on Windows, whose terminal remembers lines by itself
+    except ImportError:  # on Windows, where the terminal keeps its own history
         yield
         return
     file = cache_dir() / "prompts.txt"
@@ -123,11 +123,11 @@ def history() -> Iterator[None]:
     readline.parse_and_bind("tab: complete")
     readline.set_history_length(REMEMBERED)
     readline.clear_history()
-    with suppress(OSError):  # there is none yet
+    with suppress(OSError):  # there is no history file yet
         readline.read_history_file(file)
     try:
         yield
     finally:
-        with suppress(OSError):  # a history is a convenience
+        with suppress(OSError):  # failing to save the history is not an error
             os.makedirs(file.parent, exist_ok=True)
             readline.write_history_file(file)

@@ -1,4 +1,4 @@
-"""Which device and precision ``auto`` means here."""
+"""Choose the device and precision for ``auto``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s15erav3.training.hardware import has_fast_bf16
 
 
 def choose_accelerator(wanted: str) -> str:
-    """``cuda`` or ``cpu`` for ``auto``, ``gpu``, ``cuda`` or ``cpu``.
+    """Map ``auto``, ``gpu``, ``cuda`` or ``cpu`` to ``cuda`` or ``cpu``.
 
     Raises:
         UserError: there is no GPU.
@@ -22,7 +22,7 @@ def choose_accelerator(wanted: str) -> str:
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """``auto`` is bf16 autocast on GPUs made for it and fp32 elsewhere, CPUs included.
+    """Resolve ``auto`` to bf16 autocast on GPUs with native bf16, and to fp32 elsewhere, including CPUs.
 
     fp16 is not offered: its loss scaling skips optimizer steps, and biases are updated once per step.
     """
@@ -32,10 +32,10 @@ def choose_precision(wanted: str, device: str) -> str:
 
 
 def refuse_if_too_large(parameters: int, device: str) -> None:
-    """Stop before the memory is full: weights, gradients and two moments of the optimizer take 16 bytes each.
+    """Refuse a model that cannot fit: weights, gradients and two optimizer moments take 16 bytes per parameter.
 
     Raises:
-        UserError: that is more than the whole device has.
+        UserError: that exceeds the total memory of the device.
     """
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory

@@ -1,4 +1,4 @@
-"""What a user can get wrong, said in one sentence."""
+"""User errors, each reported in one sentence."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class UserError(Exception):
 
 
 class Accident(UserError):
-    """What befell a run that had begun and is nobody's mistake, such as a full disk: exit status 1."""
+    """A failure of a started run that is not a user error, such as a full disk: exit status 1."""
 
     exit_status = 1
 
 
 def tell(error: UserError) -> int:
-    """Say it on the screen; returns its exit status."""
+    """Print the error; return its exit status."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return error.exit_status
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""No room, a quota or a limit on a file's size reached, a disk that was taken away or fails."""
+"""No space left, quota or file size limit reached, disk removed or failing."""
 
 
 def disk_full(error: BaseException) -> str:
-    """Why a disk takes nothing more, in a few words; empty for any other error.
+    """Why nothing can be written to a disk, in a few words; empty for any other error.
 
-    What failed first is looked for: torch goes on to say something of its own.
+    The whole exception chain is searched, since torch raises its own error after the original one.
     """
     seen: list[BaseException] = []
     found: BaseException | None = error
@@ -50,12 +50,12 @@ def disk_full(error: BaseException) -> str:
 
 
 def one_line(said: object) -> str:
-    """A message of another library, which may have many lines, on one."""
+    """Put a message of another library, which may have many lines, on one line."""
     return " ".join(str(said).split())
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """The valid names closest to ``name`` as a phrase: ``"did you mean 'nano'?"``, else all the options."""
+    """The valid names closest to ``name`` as a phrase, such as ``"did you mean 'nano'?"``, or else all options."""
     names = sorted(set(options))
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if close:
@@ -74,7 +74,7 @@ def check_number(
     whole: bool = False,
     hint: str = "",
 ) -> None:
-    """Refuse a setting that is no finite number within its bounds.
+    """Refuse a setting that is not a finite number within its bounds.
 
     Raises:
         UserError: with key, value and bounds.
@@ -97,7 +97,7 @@ def check_number(
 
 
 def check_flag(key: str, value: object, *words: str) -> None:
-    """Refuse a setting that is neither true nor false, nor one of ``words``.
+    """Refuse a setting that is neither true, false nor one of ``words``.
 
     Raises:
         UserError: with key and value.

@@ -1,4 +1,4 @@
-"""``s15erav3 evaluate``: a checkpoint's loss, bits per byte, expert balance and specialisation on a text."""
+"""``s15erav3 evaluate``: measure loss, bits per byte, expert balance and specialisation of a checkpoint on a text."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Measure, print a table, write JSON and, for a model with experts, Parquet beside it.
+    """Measure, print a table, and write JSON and, for a model with experts, Parquet next to it.
 
     Returns:
-        bits per byte.
+        Bits per byte.
 
     Raises:
         UserError: checkpoint, text or a setting is unusable.
@@ -79,7 +79,7 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
     balancer, other = None, None
     try:
         balancer = restore_balancer(trained.saved.config, trained.net, trained.saved.file)
-    except InstantiationException as error:  # the rest can be measured without a strategy that lives elsewhere
+    except InstantiationException as error:  # the rest can be measured without an external strategy
         say(
             f"balance/next_churn is left out, as the run's balancing strategy is not here: {str(error).splitlines()[0]}"
         )
@@ -101,7 +101,7 @@ def refuse_unlike(trained: Trained, reference: Saved, length: int, extension: fl
     """Refuse a reference that cannot be compared token by token and layer by layer.
 
     Raises:
-        UserError: it has another tokenizer, other layers or experts, or reads only shorter sequences.
+        UserError: it differs in tokenizer, layers or experts, or supports only shorter sequences.
     """
     its, mine = (
         {
@@ -123,7 +123,7 @@ def refuse_unlike(trained: Trained, reference: Saved, length: int, extension: fl
 
 
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
-    """A file of its own for each checkpoint, split and text, in the run's folder or beside a lone checkpoint."""
+    """A separate file for each checkpoint, split and text, in the run's folder or next to a standalone checkpoint."""
     file, folder = trained.saved.file, trained.saved.file.parent
     named = [file.name if file.is_dir() else file.stem, cfg.split]
     named += [Path(cfg.data.path).stem] if cfg.data.path else []
@@ -134,7 +134,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     """The text to measure on: the run's own, or ``data.path`` as one part.
 
     Raises:
-        UserError: there is none, or the model does not read windows so long.
+        UserError: there is no text, or the windows are too long for the model.
     """
     own = trained.text()
     if not own and not cfg.data.path:

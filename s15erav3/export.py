@@ -1,4 +1,4 @@
-"""``s15erav3 export``: a checkpoint as a Hugging Face folder."""
+"""``s15erav3 export``: export a checkpoint as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
 
 
 def export(cfg: DictConfig) -> None:
-    """Write the folder and say how to use it.
+    """Write the folder and print how to use it.
 
     Raises:
-        UserError: the checkpoint or a setting is unusable, or the folder is there already.
+        UserError: the checkpoint or a setting is unusable, or the folder already exists.
     """
     saved = load(str(cfg.checkpoint))
     folder = at_home(cfg.output)
@@ -57,7 +57,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def model_card(saved: Saved, name: str) -> str:
-    """README.md of the folder: what it is, how good, made from what, how to use it."""
+    """README.md of the folder: description, metrics, provenance and usage."""
     config, counts = saved.net.config, count_parameters(saved.net.config)
     ahead = config.num_nextn_predict_layers
     rows = [
@@ -98,7 +98,7 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0], skip_spec
 
 
 def prompt(saved: Saved) -> str:
-    """One that the run's config gives for its text; empty where it gives none, or none that can stand in Markdown."""
+    """A prompt from the run's config; empty if there is none, or none that can be shown in Markdown."""
     own, samples = saved.config.get("data", {}), saved.config.get("callbacks", {}).get("samples") or {}
     given = samples.get("prompts") or own.get("prompts") or []
     texts = [text for text in ([given] if isinstance(given, str) else given) if text and "`" not in text]
@@ -106,7 +106,7 @@ def prompt(saved: Saved) -> str:
 
 
 def provenance(saved: Saved) -> list[tuple[str, str]]:
-    """Data, training and figures, as far as the checkpoint and the run's folder tell."""
+    """Data, training and metrics, as far as the checkpoint and the run's folder contain them."""
     run: dict[str, Any] = saved.config
     if not run:
         return [("made from", f"`{saved.file.name}`, itself a Hugging Face folder")]
@@ -130,7 +130,7 @@ MEASURED = {
 
 
 def figures(saved: Saved) -> dict[str, float]:
-    """Validation figures that the run recorded at the checkpoint's step; none for a checkpoint without its run."""
+    """Validation metrics recorded at the checkpoint's step; empty for a checkpoint without its run."""
     file = saved.file.parent.parent / "metrics.csv"
     found = read_table(file)
     for cells in found.rows:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, written beside their place and never through a link; YAML read as data."""
+"""Atomic file writes, through a temporary file next to the target and never through a link; YAML read as data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import IO, Any
 
 import yaml
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, if libyaml is available
 
 
 @contextmanager
 def whole(target: Path, *, binary: bool = False, durable: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of ``target`` once the block has ended well; if not, nothing is left.
+    """Open a file that replaces ``target`` when the block succeeds; if it fails, nothing is left.
 
-    The scratch file is made anew (``O_EXCL``), so a link that lies in its place is removed and not followed; neither
-    is one at ``target``, which the new file replaces.
+    The temporary file is newly created (``O_EXCL``), so a link with its name is removed and not followed. A link
+    at ``target`` is replaced by the new file and not followed either.
 
     Args:
-        binary: bytes, else UTF-8 text whose line ends stay as they are.
-        durable: flush to the disk before the old file is given up, for what a power cut must not lose.
+        binary: write bytes instead of UTF-8 text. Line ends of text are not converted.
+        durable: flush to disk before replacing the old file, for data that must survive a power failure.
     """
     scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
     scratch.unlink(missing_ok=True)
@@ -42,11 +42,12 @@ def whole(target: Path, *, binary: bool = False, durable: bool = False) -> Itera
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` to make a file or folder at, which takes its place once the block has ended well;
-    if not, nothing is left.
+    """Yield a temporary path next to ``target``.
+
+    A file or folder created there replaces ``target`` when the block succeeds; if it fails, nothing is left.
 
     Raises:
-        OSError: something cannot be written; with ``target`` as ``filename2``, if it is by now a folder with content.
+        OSError: writing failed; ``filename2`` is ``target`` if that has become a non-empty folder.
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -57,28 +58,28 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def at_home(place: str) -> Path:
-    """A path with its ``~`` replaced, or left as it is where nobody of that name has a home."""
+    """Expand ``~`` in a path; the path is unchanged if that user has no home folder."""
     return Path(os.path.expanduser(place))
 
 
 def replace_text(target: Path, text: str, *, durable: bool = False) -> None:
-    """Write a small text file whole or not at all."""
+    """Write a small text file atomically."""
     with whole(target, durable=durable) as file:
         file.write(text)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what kills have left of files that were being written in ``folder``."""
+    """Remove temporary files that killed processes left in ``folder``."""
     for file in folder.glob(".*.partial"):
         file.unlink(missing_ok=True)
 
 
 def load_yaml(text: str) -> Any:
-    """What YAML says, as plain containers and values.
+    """Parse YAML into plain containers and values.
 
     Raises:
-        ValueError: it has aliases, by which a small file can describe a huge one, or is nested too deeply.
-        yaml.YAMLError: it is no YAML.
+        ValueError: it has aliases, with which a small file can expand to a huge one, or is nested too deeply.
+        yaml.YAMLError: it is not YAML.
     """
     if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=LOADER)):
         raise ValueError("it has aliases, which this program does not write")

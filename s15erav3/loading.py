@@ -1,4 +1,4 @@
-"""A trained model, ready to be used outside training: what ``evaluate``, ``sample`` and ``export`` begin with."""
+"""Load a trained model for use outside training, as in ``evaluate``, ``sample`` and ``export``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from s15erav3.model.rope import Yarn
 from s15erav3.runs.checkpoint import find_checkpoint, load_checkpoint, load_model
 
 OWN = ("model", "experts", "tokenizer", "data.vocab_size", "experiment")
-"""Settings that come from the place."""
+"""Settings that are taken from the loaded model."""
 
 
 class Saved(NamedTuple):
-    """A net as it was saved, on the CPU."""
+    """A loaded net, on the CPU."""
 
     net: Transformer
     tokenizer: Tokenizer
@@ -38,9 +38,9 @@ class Saved(NamedTuple):
     """The checkpoint, or the Hugging Face folder."""
     step: int
     sequence_length: int
-    """Tokens of the windows that it was trained on."""
+    """Tokens per training window."""
     config: dict[str, Any]
-    """Of the run; empty for a Hugging Face folder."""
+    """Config of the run; empty for a Hugging Face folder."""
 
 
 class Trained(NamedTuple):
@@ -51,13 +51,13 @@ class Trained(NamedTuple):
     device: torch.device
     precision: str
     sequence_length: int
-    """Tokens that it can make sense of at once: those of training, times the extension of the context."""
+    """Usable context length in tokens: the training length times the context extension."""
 
     def text(self) -> dict[str, Any]:
-        """Settings of the run's own text, for :class:`CommentaryData`; none for a Hugging Face folder.
+        """Settings of the run's own text, for :class:`CommentaryData`; empty for a Hugging Face folder.
 
         Raises:
-            UserError: the checkpoint remembers some that are none.
+            UserError: the settings stored in the checkpoint are invalid.
         """
         own = {key: value for key, value in self.saved.config.get("data", {}).items() if key != "max_epochs"}
         try:
@@ -69,11 +69,11 @@ class Trained(NamedTuple):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The net's own."""
+        """The net's own tokenizer."""
         return self.saved.tokenizer
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision's context."""
+        """Autocast context of the precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
 
@@ -95,7 +95,7 @@ def load(place: str) -> Saved:
 
 
 def restore(cfg: DictConfig) -> Trained:
-    """Load ``cfg.checkpoint`` onto the device and precision of ``cfg.trainer``, its context extended.
+    """Load ``cfg.checkpoint`` with the device and precision of ``cfg.trainer``, and extend its context.
 
     Raises:
         UserError: the checkpoint, the device or a setting is unusable.
@@ -109,10 +109,10 @@ def restore(cfg: DictConfig) -> Trained:
 
 
 def adopt(cfg: DictConfig) -> Saved:
-    """Load ``cfg.init_from`` and set the groups ``model``, ``experts`` and ``tokenizer`` to what it holds.
+    """Load ``cfg.init_from`` and set the groups ``model``, ``experts`` and ``tokenizer`` from it.
 
     Raises:
-        UserError: the place is unusable, or a setting is given that it decides.
+        UserError: the checkpoint is unusable, or the user gave a setting that it determines.
     """
     for override in typed(HydraConfig.get()):
         key = key_of(override)
@@ -133,7 +133,7 @@ def adopt(cfg: DictConfig) -> Saved:
 
 
 def extended(net: Transformer, factor: float, trained_length: int) -> Transformer:
-    """The same weights reading sequences ``factor`` times longer than ``trained_length``, by YaRN without training."""
+    """The same weights with a context ``factor`` times longer than ``trained_length``, by YaRN without training."""
     if factor == 1:
         return net
     config = net.config

@@ -1,4 +1,4 @@
-"""``s15erav3 report``: write a run's page anew, also while it trains."""
+"""``s15erav3 report``: rewrite the page of a run, also during training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def main(arguments: list[str]) -> int:
 
 
 def report(cfg: DictConfig) -> None:
-    """Write the page that ``cfg`` asks for and say where it is.
+    """Write the page that ``cfg`` describes and print its path.
 
     Raises:
-        UserError: the folder is no run, or a setting is unusable.
+        UserError: the folder is not a run, or a setting is unusable.
     """
     file = write_report(
         at_home(str(cfg.run_dir)),

@@ -1,4 +1,4 @@
-"""What ``s15erav3 sample`` is asked for: prompts, and the settings of sampling."""
+"""The request of ``s15erav3 sample``: prompts and sampling settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s15erav3.model.sampling import Sampling
 
 
 class Request(NamedTuple):
-    """What is asked for, once for all sequences."""
+    """Settings shared by all sequences."""
 
     prompts: list[str]
     sampling: Sampling
@@ -26,10 +26,10 @@ class Request(NamedTuple):
 
 
 def asked(cfg: DictConfig) -> Request:
-    """The settings, which fit the schema, as they are used.
+    """Convert settings that fit the schema to a request.
 
     Raises:
-        UserError: standard input is no text.
+        UserError: standard input is not text.
     """
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     prompts, stop = texts(cfg.prompt, from_input=True), texts(cfg.stop)
@@ -40,7 +40,7 @@ def texts(value: object, *, from_input: bool = False) -> list[str]:
     """The texts of a setting that takes one or several.
 
     Args:
-        from_input: whether ``-`` stands for what standard input holds, all of it.
+        from_input: whether ``-`` means all of standard input.
     """
     if value is None:
         return []
@@ -51,10 +51,10 @@ def texts(value: object, *, from_input: bool = False) -> list[str]:
 
 @cache
 def standard_input() -> str:
-    """All of it, read once.
+    """The whole of standard input, read once.
 
     Raises:
-        UserError: it is no text.
+        UserError: it is not text.
     """
     try:
         return sys.stdin.buffer.read().decode()

@@ -1,4 +1,4 @@
-"""``s15erav3 sample``: what a checkpoint writes after a prompt."""
+"""``s15erav3 sample``: generate text from a checkpoint after a prompt."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
 
 
 def sample(cfg: DictConfig) -> list[str]:
-    """Continue every prompt; texts go to standard output, figures to standard error.
+    """Continue every prompt; texts go to standard output, statistics to standard error.
 
-    A single text appears as it is written, several one after another when all are done.
+    A single text is streamed; several texts are printed when all are complete.
 
     Returns:
-        the continuations, without the prompts.
+        The continuations, without the prompts.
 
     Raises:
         UserError: the checkpoint or a setting is unusable.
@@ -48,7 +48,7 @@ def sample(cfg: DictConfig) -> list[str]:
 
 
 def talk(cfg: DictConfig) -> None:
-    """Continue prompts that are typed one after another, with the model loaded once.
+    """Continue prompts interactively, with the model loaded once.
 
     Raises:
         UserError: the checkpoint or a setting is unusable.
@@ -66,10 +66,10 @@ def talk(cfg: DictConfig) -> None:
 
 
 def ready(cfg: DictConfig, request: Request) -> Trained:
-    """The model, if it can do what is asked for.
+    """Load the model and check that it supports the request.
 
     Raises:
-        UserError: it cannot.
+        UserError: it does not.
     """
     trained = restore(cfg)
     bad = next((name for name, value in trained.net.state_dict().items() if not value.isfinite().all()), None)
@@ -92,7 +92,7 @@ def ready(cfg: DictConfig, request: Request) -> Trained:
 
 
 def answer(trained: Trained, request: Request) -> list[str]:
-    """Write what is asked for; returns the continuations."""
+    """Generate and print the requested texts; return the continuations."""
     if request.speculative:
         return speculate(trained, request)
     sequences = [prompt for prompt in request.prompts for _ in range(request.samples)]
@@ -105,7 +105,7 @@ def answer(trained: Trained, request: Request) -> list[str]:
 
 
 def write(trained: Trained, request: Request, shown: Callable[[str], None] | None) -> tuple[list[str], Generated]:
-    """Continue all prompts together; a single text is handed to ``shown`` piece by piece, its prompt first."""
+    """Continue all prompts as one batch; a single text is passed to ``shown`` in pieces, its prompt first."""
     tokenizer = trained.tokenizer
     streams = [TextStream(tokenizer, request.stop) for _ in request.prompts for _ in range(request.samples)]
     if shown is not None:
@@ -127,7 +127,7 @@ def write(trained: Trained, request: Request, shown: Callable[[str], None] | Non
 
 
 def speculate(trained: Trained, request: Request) -> list[str]:
-    """Continue each prompt by speculation, then once more without it, to tell what it gains."""
+    """Continue each prompt with speculative decoding, then again without it, to report the speedup."""
     texts, tokenizer = [], trained.tokenizer
     for i, prompt in enumerate(request.prompts):
         show(f"{chr(10) if i else ''}{prompt}")
@@ -156,7 +156,7 @@ def speculate(trained: Trained, request: Request) -> list[str]:
 
 
 def into(streams: list[TextStream], shown: Callable[[str], None] | None) -> Emit:
-    """Give each token to its stream, and new text to ``shown``."""
+    """Pass each token to its stream, and new text to ``shown``."""
 
     def emit(sequence: int, token: int) -> bool:
         stream = streams[sequence]
@@ -169,7 +169,7 @@ def into(streams: list[TextStream], shown: Callable[[str], None] | None) -> Emit
 
 
 def finish(stream: TextStream, shown: Callable[[str], None] | None) -> str:
-    """The whole text of a stream to which no token follows."""
+    """Close a stream and return its whole text."""
     rest = stream.close()
     if shown is not None:
         shown(rest)
@@ -177,13 +177,13 @@ def finish(stream: TextStream, shown: Callable[[str], None] | None) -> str:
 
 
 def show(text: str) -> None:
-    """Write to standard output at once."""
+    """Write to standard output and flush."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def report(config: ModelConfig, took: Generated) -> None:
-    """Speed and memory."""
+    """Report speed and memory use."""
     cached = took.cache_bytes_per_token
     entry = config.kv_lora_rank + config.qk_rope_head_dim
     ordinary = cached // entry * config.num_heads * (config.qk_head_dim + config.v_head_dim)

@@ -1,4 +1,4 @@
-"""What the program prints, in a terminal of some width or a file, which has none; how it and its files are typed."""
+"""Print to a terminal or a file, and format commands and paths for the user to type."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from s15erav3.ranks import is_first_rank
 
 
 class Output(Console):
-    """A console for plain text. It looks at each print whether it is a terminal, as processes redirect their output.
+    """A console for plain text. It checks at each print whether it is a terminal, since output may be redirected.
 
-    In a file, lines are as long as ``file_width`` allows and have no blanks at their ends.
+    In a file, lines are up to ``file_width`` long and have no trailing blanks.
 
     Args:
-        stderr: whether messages go here, or results.
-        file_width: columns of a file.
+        stderr: print to standard error (messages) instead of standard output (results).
+        file_width: line width in a file, in columns.
     """
 
     def __init__(self, *, stderr: bool, file_width: int = 140) -> None:
-        # Texts, names and paths may have brackets and colons in them, which are neither markup nor emoji.
+        # Brackets and colons in texts, names and paths must not be parsed as markup or emoji.
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
         self.file_width = file_width
 
     @property  # type: ignore[misc]  # rich can also set it
     def size(self) -> ConsoleDimensions:
-        """Columns and lines."""
+        """Size in columns and lines."""
         found = super().size
         return found if self.is_terminal else ConsoleDimensions(self.file_width, found.height)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Rich's own; in a file without the blanks that fill up the lines of a table, and without styles: those it goes
-        on with if it was made for a terminal, which a job's process is redirected from."""
+        """Print with rich; in a file without the trailing blanks of tables and without styles.
+
+        rich keeps styles on if the console was created in a terminal and the process is redirected later, as in jobs.
+        """
         if self.is_terminal:
             super().print(*objects, **options)
             return
@@ -48,24 +50,24 @@ class Output(Console):
 
 
 console = Output(stderr=True)
-"""For messages."""
+"""Console for messages."""
 results = Output(stderr=False)
-"""For what a verb was asked for: it can be sent into a file or a pipe."""
+"""Console for the results of a verb, which may be redirected to a file or a pipe."""
 
 
 def say(text: str, *, words: bool = False) -> None:
-    """One plain line to the user, from the first rank alone.
+    """Print one plain line to the user, from the first rank only.
 
     Args:
-        words: whether a terminal may go on in another line between two words; it breaks others where they are too long,
-            so that what was one line is copied as one, as commands have to be.
+        words: wrap long lines between words. Otherwise the terminal breaks them itself, so that a line such as a
+            command is copied as one line.
     """
     if is_first_rank():
         console.print(text, soft_wrap=not (words and console.is_terminal))
 
 
 def program() -> str:
-    """This program as it was called, for commands that can be pasted."""
+    """The program name as it was called, for commands that can be pasted."""
     called = Path(sys.argv[0])
     return (
         f"{Path(sys.executable).name} -m s15erav3" if called.name == "__main__.py" else shlex.quote(str(short(called)))
@@ -73,6 +75,6 @@ def program() -> str:
 
 
 def short(path: Path) -> Path:
-    """Relative to the working folder where that is shorter to type."""
+    """The path relative to the working folder, if that is shorter to type."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,4 +1,4 @@
-"""At every validation: what the model now writes after a few prompts."""
+"""Sample from the model after a few prompts at every validation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from s15erav3.model.sampling import Sampling
 
 
 class Samples(L.Callback):
-    """Continue the prompts with a fixed seed and keep the texts in ``samples.jsonl`` and with the loggers.
+    """Continue the prompts with a fixed seed and write the texts to ``samples.jsonl`` and the loggers.
 
     Args:
         run_dir: folder of ``samples.jsonl``.
-        prompts: texts to continue; ``None`` takes those of the data.
-        max_new_tokens: at most so many tokens each; 0 draws nothing.
+        prompts: texts to continue; ``None`` uses those of the data module.
+        max_new_tokens: largest number of new tokens per text; 0 disables sampling.
         temperature, top_k, top_p, min_p, repetition_penalty: see :class:`Sampling`.
-        seed: of the draws, the same at every validation.
+        seed: sampling seed, the same at every validation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Every N steps: all numbers of training in one row, read from the device in one transfer."""
+"""Log all training metrics every N steps in one row, read from the device in one transfer."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ Metrics = dict[str, float]
 class Telemetry(L.Callback):
     """Log ``train/*``, ``perf/*``, ``balance/*`` and experts' loads, biases and bias updates.
 
-    Between logged steps only sums are kept, on the device. ``balance.jsonl`` gets the same loads, biases
+    Between logged steps only sums are kept, on the device. ``balance.jsonl`` contains the same loads, biases
     and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "bias_update"}``
-    each, with biases as they are after the update.
+    per row, with the biases after the update.
 
     Args:
         run_dir: folder of ``balance.jsonl``.
         every_n_steps: optimizer steps between two rows; the first and the last step are always logged.
-        per_expert: which experts' scalars the loggers get (``balance.jsonl`` has all of them anyway): ``True`` all,
-            ``False`` none, ``"auto"`` all while a layer has at most 64 series, i.e. 21 experts, and above that its
-            most and least loaded experts and quantiles across its experts.
-        extremes: how many of the most and of the least loaded experts ``"auto"`` tells.
+        per_expert: experts whose scalars go to the loggers (``balance.jsonl`` always has all of them): ``True`` all,
+            ``False`` none, ``"auto"`` all if a layer has at most 64 series, i.e. 21 experts, and otherwise its
+            most and least loaded experts and quantiles over its experts.
+        extremes: how many of the most and of the least loaded experts ``"auto"`` logs.
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 10, per_expert: bool | str = True, extremes: int = 4) -> None:
@@ -51,14 +51,14 @@ class Telemetry(L.Callback):
         self._losses: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The last row, and losses since then, which a run interrupted between two rows still owes."""
+        """The last row, and the losses since then, which an interrupted run has not logged yet."""
         return {"losses": [loss.tolist() for loss in self._losses], "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what a row still owes.
+        """Restore the losses that have not been logged yet.
 
         Raises:
-            ValueError: it is not some numbers for each step.
+            ValueError: they are not a list of numbers for each step.
         """
         losses = [torch.tensor(loss, dtype=torch.float32) for loss in state_dict["losses"]]
         if any(loss.ndim != 1 for loss in losses):
@@ -96,7 +96,7 @@ class Telemetry(L.Callback):
         losses = (record.loss, record.bpb, record.mtp_loss, record.balance_loss)
         now = torch.stack([loss.float() for loss in losses if loss is not None])
         if self._losses and len(self._losses[-1]) != len(now):
-            self._losses.clear()  # of before a setting was changed that adds or removes a term of the loss
+            self._losses.clear()  # from before a changed setting added or removed a loss term
         self._losses.append(now)
         step = trainer.global_step
         if step % self.every_n_steps and step not in (1, trainer.max_steps):
@@ -108,9 +108,9 @@ class Telemetry(L.Callback):
             logger.log_metrics(self.latest, step)
 
     def _read(self, module: LanguageModule, record: StepRecord) -> Metrics:
-        """The one moment at which the device is waited for."""
+        """Read a row from the device; this is the only synchronisation."""
         losses, tolerant = torch.stack(self._losses), module.guard.tolerated > 0
-        if tolerant:  # those of steps that were left out do not count
+        if tolerant:  # skipped steps do not count
             finite = torch.isfinite(losses)
             losses = torch.where(finite, losses, 0.0).sum(0) / finite.sum(0)
         else:
@@ -172,11 +172,11 @@ class Telemetry(L.Callback):
 
 
 def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
-    """Balance of one optimizer step from its loads and the biases after it, on the host, (L, E) both."""
+    """Balance metrics of one optimizer step from its loads and the biases after it, both (L, E), on the host."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
     floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
     if config.topk_method == "expert_choice":
-        floor = {}  # experts choose: the loads are even whatever the tokens are
+        floor = {}  # with expert choice, the loads are even for any tokens
     even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
         "balance/maxvio_batch": even["maxvio"],

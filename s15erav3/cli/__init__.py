@@ -1,1 +1,1 @@
-"""From the command line to a composed and checked config."""
+"""Compose and check a config from the command line."""

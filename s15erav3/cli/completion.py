@@ -1,7 +1,7 @@
-"""What a shell asks for when Tab is pressed: ``s15erav3 -sc query=SHELL``, with the line so far in ``COMP_LINE``.
+"""Tab completion through Hydra: ``s15erav3 -sc query=SHELL``, with the current line in ``COMP_LINE``.
 
-Hydra's scripts, which ``eval "$(s15erav3 train -sc install=bash)"`` installs, know no verbs: they call the program with
-what they want and no more, so the verb is taken out of the line here before Hydra sees it.
+Hydra's scripts, installed by ``eval "$(s15erav3 train -sc install=bash)"``, do not know verbs: they call the program
+with their query only. So the verb is removed from the line here before Hydra reads it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ FLAGS = ("-sc", "--shell-completion")
 
 
 def asked(arguments: list[str], verbs: Iterable[str]) -> list[str]:
-    """The verb and arguments that an argument list with one of :data:`FLAGS` stands for; ``COMP_LINE`` loses the verb.
+    """Add the verb to an argument list with one of :data:`FLAGS`, and remove the verb from ``COMP_LINE``.
 
     Returns:
-        nothing, if it is a verb that has to be completed; it has been.
+        The verb and its arguments; an empty list if the verb itself had to be completed, which is then done.
     """
     verb = [] if arguments[0] in FLAGS else arguments[:1]
     rest = arguments[len(verb) :]
@@ -31,6 +31,6 @@ def asked(arguments: list[str], verbs: Iterable[str]) -> list[str]:
     if not verb:
         print(" ".join(name for name in verbs if not before and name.startswith("".join(last))))
         return []
-    settings = [word for word in before if "=" in word]  # and no folder that the verb begins with
+    settings = [word for word in before if "=" in word]  # without the leading folders of the verb
     os.environ["COMP_LINE"] = " ".join([program, *settings, *(last or [""])])
     return [*verb, *rest]

@@ -1,4 +1,4 @@
-"""Hydra's own flags, such as ``--cfg job`` and ``-m``, told from the words beside them wherever they stand."""
+"""Separate Hydra's own flags, such as ``--cfg job`` and ``-m``, from the other words, in any order."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PLACES = {
     "output": ("an output", "OUTPUT"),
     "run_dir": ("a run's folder", "RUN_DIR"),
 }
-"""Settings that may be given by their place in the command: what each is called in messages, and in the usage."""
+"""Settings that may be positional arguments: their names in messages and in the usage line."""
 
 
 class Line(NamedTuple):
-    """What followed a verb."""
+    """The arguments after a verb."""
 
     flags: list[str]
-    """Each with its value: ``--multirun``, ``--cfg=job``."""
+    """Flags with their values: ``--multirun``, ``--cfg=job``."""
     words: list[str]
-    """The others, in their order."""
+    """The other words, in order."""
 
     def has(self, *names: str) -> bool:
         """Whether one of the flags is given, by its long name."""
@@ -32,20 +32,20 @@ class Line(NamedTuple):
 
     @property
     def multirun(self) -> bool:
-        """Whether it asks for several jobs."""
+        """Whether several jobs are requested."""
         return self.has("--multirun") or "hydra.mode=MULTIRUN" in self.words
 
     @property
     def only_tells(self) -> bool:
-        """Whether it asks what the program or a config is, and runs nothing."""
+        """Whether only information about the program or a config is requested, and nothing runs."""
         return self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")
 
 
 def split(arguments: Sequence[str]) -> Line:
-    """Hydra's parser decides what is a flag, and which word is its value.
+    """Split arguments into flags and words with Hydra's parser, which decides which word is a flag's value.
 
     Raises:
-        UserError: a flag is unknown, lacks its value or has another than it may, or would execute a file.
+        UserError: a flag is unknown, lacks its value, has an invalid value, or would execute a file.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
@@ -71,13 +71,13 @@ def flags() -> list[str]:
 
 
 def by_place(verb: str, arguments: Sequence[str], *settings: str) -> list[str]:
-    """Turn the leading words of ``s15erav3 VERB CKPT ...`` into settings, as ``checkpoint=CKPT``.
+    """Turn the leading words of ``s15erav3 VERB CKPT ...`` into settings such as ``checkpoint=CKPT``.
 
     Args:
-        settings: keys of :data:`PLACES`, in their order.
+        settings: keys of :data:`PLACES`, in order.
 
     Raises:
-        UserError: one of them is not given.
+        UserError: one of them is missing.
     """
     line = split(arguments)
     found, rest = [], list(line.words)

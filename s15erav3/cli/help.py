@@ -1,6 +1,6 @@
-"""``s15erav3 VERB --help`` and a pressed Tab key: answered from the config folder alone.
+"""``s15erav3 VERB --help`` and tab completion, answered from the config folder alone.
 
-What a verb works with takes seconds to import, so no verb is imported here: ``tests/cli/test_help.py`` keeps it so.
+The imports of a verb take seconds, so no verb is imported here; ``tests/cli/test_help.py`` checks this.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError, nearest
 
 ASKING = ("--help", "--hydra-help", "--shell-completion")
-"""Flags with which Hydra prints something and calls nothing."""
+"""Flags with which Hydra only prints and runs no job."""
 
 
 def asks(line: Line) -> bool:
-    """Whether nothing but a text is wanted."""
+    """Whether the command line requests only a text."""
     return line.has(*ASKING)
 
 
 def answer(verb: str, line: Line) -> int:
-    """Print what is asked for about ``verb``.
+    """Print the requested information about ``verb``.
 
-    Of groups that are named beside ``--help`` the settings are told. Else Hydra fills in the template
-    ``hydra/help/VERB.yaml`` with the schema's overview and the settings as they are composed with the words of the
-    line. Places that stand before the settings of other verbs than train are no part of them.
+    If groups are named with ``--help``, print their settings. Otherwise Hydra fills in the template
+    ``hydra/help/VERB.yaml`` with the schema's overview and the settings composed from the words of the line.
+    Positional arguments of verbs other than train are ignored.
 
     Raises:
         UserError: the words cannot be composed, or name no group.
-        SystemExit: Hydra has printed it.
+        SystemExit: Hydra has printed the text.
     """
     words = line.words if verb == "train" else list(dropwhile(is_place, line.words))
     about = asked_about(verb, line)
@@ -49,13 +49,13 @@ def answer(verb: str, line: Line) -> int:
                 hydra_setup.call(verb, _never, [*line.flags, *words])
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # head or less has read enough
+    except BrokenPipeError:  # head or less closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def answered(verb: str, arguments: list[str]) -> bool:
-    """Answer where ``arguments`` only ask, as :func:`answer`; returns whether they did."""
+    """Call :func:`answer` if ``arguments`` only request information; return whether they did."""
     line = split([word for argument in arguments for word in _words(argument)])
     if asks(line):
         answer(verb, line)
@@ -68,10 +68,10 @@ def _words(argument: str) -> list[str]:
 
 
 def asked_about(verb: str, line: Line) -> list[str]:
-    """The groups that a line asks about; places of the other verbs may stand beside them.
+    """The groups named on a line; verbs other than train may have positional arguments as well.
 
     Raises:
-        UserError: a word of train's is no group.
+        UserError: a word given to train is not a group.
     """
     words = [word for word in line.words if "=" not in word] if line.has("--help") else []
     known = groups(verb)
@@ -82,10 +82,10 @@ def asked_about(verb: str, line: Line) -> list[str]:
 
 
 def tell(verb: str, name: str, line: Line) -> None:
-    """Print the settings of a group, with the defaults of the choice that the line has, if it has one.
+    """Print the settings of a group, with the defaults of the choice given on the line, if any.
 
     Raises:
-        UserError: that is no choice of the group.
+        UserError: that is not a choice of the group.
     """
     choice = next((value for word in line.words if (value := word.removeprefix(f"{name}=")) != word), None)
     known = names(conf_dir(), name)

@@ -1,4 +1,4 @@
-"""Hydra around a verb: flags and free text on the command line, mistakes in one sentence."""
+"""Run a verb through Hydra: handle flags and free text on the command line, and report mistakes in one sentence."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from s15erav3.cli.settings import check_settings, read_interpolated
 from s15erav3.cli.trust import conf_dir
 from s15erav3.errors import UserError, nearest, one_line
 
-# Also for the worker processes of a sweep, which import this module with the job that they are handed.
+# The worker processes of a sweep need this too; they import this module when they unpickle their job.
 OmegaConf.register_new_resolver("either", lambda a, b: b if a is None else a, replace=True)
-# For the templates of help, in which Hydra reads a $ as the beginning of a name.
+# For the help templates, in which Hydra treats $ as the start of a name.
 OmegaConf.register_new_resolver("told", lambda verb: overview(verb, conf_dir()).replace("$", "$$"), replace=True)
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-"""Hydra's own paths, in which ``${...}`` is an interpolation."""
+"""Hydra's own path settings, in which ``${...}`` is an interpolation."""
 
 
 def run(
@@ -52,14 +52,14 @@ def run(
 
     Args:
         verb: names the config and, in messages, the program.
-        arguments: what followed the verb.
+        arguments: the arguments after the verb.
         conf, name: another config folder and the config's name in it.
 
     Returns:
-        what the job returned, of a single run.
+        The job's return value, for a single run.
 
     Raises:
-        UserError: the command line or the config is wrong, or the job said so.
+        UserError: the command line or the config is wrong, or the job raised it.
     """
     kept = call(verb, job, arguments, conf=conf, name=name)
     if kept.failures and not kept.multirun:
@@ -75,17 +75,17 @@ def run(
 
 
 class Job:
-    """The function that Hydra calls for each job: what it returned, and how it failed, stays with it.
+    """The function that Hydra calls for each job; it stores return values and failures.
 
-    A failure is told here, for Hydra would go on to print its own account of it, and the other jobs of a sweep go on.
-    Other processes can be handed it by pickle, and so find what Hydra needs in them; what they keep is their own.
+    A failure is reported here, because Hydra would print its own summary; the other jobs of a sweep continue.
+    The object can be pickled to other processes, where it sets up what Hydra needs. Results stored there stay there.
 
     Args:
-        verb: whose config it is.
-        work: what to do with a config.
-        argv: the command line as it was typed, by which Lightning starts the other ranks.
+        verb: the verb that the config belongs to.
+        work: the function to call with a config.
+        argv: the command line as typed, with which Lightning starts the other ranks.
         multirun: whether there are other jobs.
-        conf: its folder, to name choices in messages.
+        conf: the config folder, used to list choices in messages.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Job:
         self.verb, self.work, self.argv, self.multirun, self.conf = verb, work, argv, multirun, conf
         self.returned: list[Any] = []
         self.failures: list[Exception] = []
-        self.__module__ = "s15erav3"  # by which Hydra names the job
+        self.__module__ = "s15erav3"  # Hydra derives the job name from this
 
     def __call__(self, cfg: DictConfig) -> Any:
         sys.argv = self.argv
         try:
             keep_folder()
             read_interpolated(cfg, self.verb)
-            if self.verb != "train":  # which does so itself, once the run has its folder
+            if self.verb != "train":  # train checks by itself, once the run has its folder
                 check_settings(cfg, self.verb)
             self.returned.append(self.work(cfg))
             return self.returned[-1]
@@ -123,7 +123,7 @@ def call(
     conf: Path | None = None,
     name: str | None = None,
 ) -> Job:
-    """What :func:`run` does, without judging how the jobs ended.
+    """Do the work of :func:`run`, without checking how the jobs ended.
 
     Raises:
         UserError: the command line or the config is wrong.
@@ -132,7 +132,7 @@ def call(
     if verb != "train" and "hydra/launcher=gpu_queue" in line.words:
         raise UserError("hydra/launcher=gpu_queue is for train -m alone; leave it out.")
     folder = conf or conf_dir()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions propagate to this module instead of being printed by Hydra
     own_plugins(conf_dir())
     before, sys.argv = sys.argv, [program(line, verb), *line.flags, *(_override(w, line.multirun) for w in line.words)]
     kept = Job(verb, job, before, line.multirun, folder)
@@ -140,7 +140,7 @@ def call(
         hydra.main(version_base="1.3", config_path=str(folder), config_name=name or verb)(kept)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, folder, verb)) from error
-    except ValueError as error:  # of Hydra's composition; a job's own are kept in failures
+    except ValueError as error:  # raised by Hydra's composition; errors of a job are stored in failures
         raise UserError(f"the settings {' '.join(arguments)} cannot be composed: {one_line(error)}.") from error
     except OSError as error:
         if error.filename is None:
@@ -155,7 +155,7 @@ def call(
 
 
 def _tell_failure(error: Exception) -> None:
-    """Name the job of a sweep that failed; the others go on. Tracebacks are for bugs."""
+    """Report the failed job of a sweep; the others continue. Tracebacks are shown for bugs only."""
     job = HydraConfig.get()
     told = f"error: job {job.job.num} ({' '.join(typed(job))})"
     if isinstance(error, UserError):
@@ -166,12 +166,15 @@ def _tell_failure(error: Exception) -> None:
 
 
 def program(line: Line, verb: str) -> str:
-    """What Hydra takes for this program's name: a shell completes the words after it."""
+    """The program name passed to Hydra: the shell completes the words after it."""
     return "s15erav3" if line.has("--shell-completion") else f"s15erav3 {verb}"
 
 
 def _override(word: str, multirun: bool) -> str:
-    """What Hydra is given for a word: free text as it was typed; a folder that its grammar cannot read, in quotes."""
+    """The override passed to Hydra for a word.
+
+    Free text is taken literally. A folder that Hydra's grammar cannot parse is quoted.
+    """
     if key_of(word) not in FOLDERS:
         return as_typed(word, multirun)
     key, _, value = word.partition("=")
@@ -184,12 +187,12 @@ def _override(word: str, multirun: bool) -> str:
 
 
 def typed(hydra: Any) -> list[str]:
-    """The overrides of a job, without Hydra's own, as they were given: interpolations are not resolved."""
+    """The overrides of a job as given, without Hydra's own and without resolving interpolations."""
     return [str(override) for override in OmegaConf.to_container(hydra.overrides.task) or ()]
 
 
 def keep_folder() -> None:
-    """Let ``${hydra:runtime.output_dir}`` be the job's folder, whatever its name: Hydra stores the name as it is."""
+    """Escape the job's folder in ``${hydra:runtime.output_dir}``, since Hydra stores the name unescaped."""
     runtime: DictConfig = HydraConfig.instance().cfg.hydra.runtime  # type: ignore[union-attr]
     folder: Any = OmegaConf.to_container(runtime)["output_dir"]  # type: ignore[call-overload,index]
     with read_write(runtime), open_dict(runtime):
@@ -197,10 +200,10 @@ def keep_folder() -> None:
 
 
 def explain(error: BaseException, folder: Path, verb: str) -> str:
-    """One sentence for what Hydra found wrong."""
+    """Describe Hydra's error in one sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = error.options or [file.stem for file in (folder / group).glob("*.yaml")]  # none for one of a list
+        options = error.options or [file.stem for file in (folder / group).glob("*.yaml")]  # None for one of a list
         return f"{group}={choice} is not a choice of the group '{group}': {nearest(choice, options)}"
     cause = error.__cause__
     if isinstance(error, InstantiationException):

@@ -1,7 +1,7 @@
-"""Words of the command line as Hydra's overrides: free text is taken as it was typed.
+"""Convert command-line words to Hydra overrides, taking free text literally.
 
-Hydra's grammar gives quotes, brackets, commas and backslashes a meaning, and OmegaConf gives one to ``${``. Settings
-whose value is a text or a path are quoted here for both, and every override that the program makes itself is, too.
+Quotes, brackets, commas and backslashes are special in Hydra's grammar, and ``${`` is special in OmegaConf. Values
+that are a text or a path are quoted here for both, and so are all overrides that the program itself creates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATHS = ("checkpoint", "reference", "resume", "init_from", "data.path", "output"
 QUOTED = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 LISTED = re.compile(rf"\[\s*(?:{QUOTED}\s*(?:,\s*{QUOTED}\s*)*)?\]", re.DOTALL)
 SWEPT = re.compile(r"(choice|shuffle|sort|range|interval|tag)\(.*\)", re.DOTALL)
-"""Hydra's functions that describe several values, in a command with -m."""
+"""Hydra's functions that describe several values in a command with -m."""
 
 
 def leaves(node: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -38,7 +38,7 @@ def key_of(override: str) -> str:
 
 
 def value_of(override: str) -> str:
-    """What an override sets its key to, without Hydra's quotes; lists and the like as they are written."""
+    """The value of an override, without Hydra's quotes; lists and other containers as written."""
     value = override.partition("=")[2]
     if not re.fullmatch(QUOTED, value, re.DOTALL):
         return value
@@ -46,15 +46,15 @@ def value_of(override: str) -> str:
 
 
 def is_place(word: str) -> bool:
-    """Whether a word where a path may stand is one: ``key=value`` is none, unless there is a file of that name."""
+    """Whether a positional word is a path: ``key=value`` is not, unless a file of that name exists."""
     return not re.match(r"[+~]{0,2}[\w./@:-]+=", word) or Path(word).exists()
 
 
 def taken(key: str, words: Iterable[str]) -> tuple[str, list[str]]:
-    """What the last of ``words`` that set ``key``, with ``+`` or ``++`` or without, sets it to, and the other words.
+    """The value from the last of ``words`` that sets ``key``, with or without ``+`` or ``++``, and the other words.
 
     Returns:
-        an empty text where that is nothing or ``null``.
+        Value and words; the value is an empty string if it is unset or ``null``.
     """
     rest, value = [], ""
     for word in words:
@@ -66,37 +66,37 @@ def taken(key: str, words: Iterable[str]) -> tuple[str, list[str]]:
 
 
 def literal(text: str) -> str:
-    """``text`` as OmegaConf has to hold it to read it back: its ``${`` are no interpolations."""
+    """Escape ``text`` for OmegaConf, so that ``${`` in it is not an interpolation."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
 
 
 def quote(text: str, *, interpolate: bool = False) -> str:
-    """``text`` as a quoted value of Hydra's grammar that is read back as it is.
+    """Quote ``text`` for Hydra's grammar, so that it is parsed back unchanged.
 
     Args:
-        interpolate: leave ``${...}`` in it an interpolation.
+        interpolate: keep ``${...}`` as an interpolation.
     """
     value = text if interpolate else literal(text)
     escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"  # backslashes count only before a quote or the end
+    return f"'{escaped}'"  # backslashes are special only before a quote or at the end
 
 
 def given(key: str, text: str, multirun: bool) -> str:
-    """The word to type for a path, which :func:`as_typed` reads as ``text``."""
+    """The word to type for a path, so that :func:`as_typed` yields ``text``."""
     text = "./null" if text == "null" else text
     return f"{key}={quote(text, interpolate=True) if multirun else text}"
 
 
 def quote_list(texts: Iterable[str]) -> str:
-    """``texts`` as a list of quoted values."""
+    """Format ``texts`` as a list of quoted values."""
     return f"[{','.join(map(quote, texts))}]"
 
 
 def as_typed(word: str, multirun: bool) -> str:
-    """The override that ``word`` stands for: the value of a free-text setting is read as it was typed.
+    """Convert ``word`` to an override; the value of a free-text setting is taken literally.
 
-    One that is, from end to end, a list of quoted texts is a list for settings that take several, and ``null`` is
-    nothing. With ``multirun``, commas divide choices, and one in quotes, which are not part of it, may hold commas.
+    A value that is entirely a list of quoted texts becomes a list for settings that take several, and ``null`` means
+    no value. With ``multirun``, commas separate choices. A quoted choice may contain commas; its quotes are removed.
     """
     key, equals, value = word.partition("=")
     name = key_of(word)
@@ -123,13 +123,13 @@ def _choice(name: str, value: str) -> str:
 
 
 def _unquoted(quoted: str) -> str:
-    """What stands between Hydra's quotes."""
+    """The text between Hydra's quotes."""
     mark = quoted[0]
     return re.sub(rf"(\\+)({mark}|\Z)", lambda found: found[1][: len(found[1]) // 2] + found[2], quoted[1:-1])
 
 
 def _divided(value: str) -> list[str]:
-    """``value`` at its commas, but for those in quotes, or in a list of quoted texts, that make up a whole choice."""
+    """Split ``value`` at its commas, except inside a choice that is entirely quoted or a list of quoted texts."""
     whole = rf"\s*(?:{QUOTED}|{LISTED.pattern})\s*(?=,|\Z)|[^,]*"
     found, at = [], 0
     while at <= len(value):

@@ -1,4 +1,4 @@
-"""What Hydra has to know of its plugins before it composes a config."""
+"""Configure Hydra's plugins before a config is composed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from s15erav3.errors import UserError
 
 
 def own_plugins(conf: Path) -> None:
-    """Make our ``hydra/`` configs the only ones of their names, and let Hydra instantiate our launcher and sweeper.
+    """Let our ``hydra/`` configs replace plugin configs of the same name, and allow our launcher and sweeper.
 
-    Hydra would merge a file such as ``hydra/launcher/joblib.yaml`` into the installed plugin's config of that name,
-    with a warning of deprecation, and refuse to where that config has a defaults list,
-    as that of hydra-optuna-sweeper has.
+    Otherwise Hydra would merge a file such as ``hydra/launcher/joblib.yaml`` into the plugin's config of that name,
+    with a deprecation warning. It would fail if that config has a defaults list, as that of hydra-optuna-sweeper does.
 
     Args:
         conf: the config folder.
     """
-    Plugins.instance()  # which reads the installed plugins' configs
+    Plugins.instance()  # loads the configs of the installed plugins
     Plugins.is_in_toplevel_plugins_module = staticmethod(_is_plugin)  # type: ignore[assignment]
     for file in (conf / "hydra").rglob("*.yaml"):
         group = ConfigStore.instance().repo
@@ -30,10 +29,10 @@ def own_plugins(conf: Path) -> None:
 
 
 def _is_plugin(name: str) -> bool:
-    """Hydra's own rule, and ours: it instantiates plugins of these packages alone, and asks before it does.
+    """Whether Hydra may instantiate a plugin: Hydra's own rule, extended by our packages.
 
     Raises:
-        UserError: the plugin would have to be installed.
+        UserError: the plugin is not installed.
     """
     if name.startswith("hydra_plugins.") and name not in Plugins.instance().class_name_to_class:
         raise UserError(

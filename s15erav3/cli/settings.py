@@ -1,4 +1,4 @@
-"""A composed config before it is used: what the environment says becomes numbers, and the schema is held up to it."""
+"""Prepare a composed config for use: parse interpolated values and check the config against the schema."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from s15erav3.cli.schema.wording import is_text
 
 
 def read_interpolated(cfg: DictConfig, verb: str) -> None:
-    """Put values in the place of texts that interpolations gave, as ``${oc.env:SEED}``, where no text is meant: they
-    are read as if they had been typed."""
+    """Parse strings that come from interpolations such as ``${oc.env:SEED}``, where a setting is not a text.
+
+    They are parsed as if typed on the command line.
+    """
     for _, node, settings in parts(verb, cfg):
         for key, annotation in fields(settings).items() if isinstance(node, DictConfig) else ():
             if key not in node or is_text(annotation) or not OmegaConf.is_interpolation(node, key):
@@ -32,10 +34,10 @@ def read_interpolated(cfg: DictConfig, verb: str) -> None:
 
 
 def check_settings(cfg: DictConfig, verb: str) -> None:
-    """Refuse a config that does not fit the schema, as :func:`s15erav3.cli.schema.check.check`.
+    """Refuse a config that does not fit the schema; see :func:`s15erav3.cli.schema.check.check`.
 
     Raises:
-        UserError: with the first setting that does not.
+        UserError: names the first setting that does not fit.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     check(plain, verb)

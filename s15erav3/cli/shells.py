@@ -1,8 +1,8 @@
-"""Scripts by which bash, zsh and fish complete this program's verbs, groups, choices and settings.
+"""Completion scripts for bash, zsh and fish: verbs, groups, choices and settings of this program.
 
-``eval "$(s15erav3 --completion bash)"``, the same for zsh, and ``s15erav3 --completion fish | source``. Each asks
-``s15erav3 --completion words`` with the line up to the cursor in ``COMP_LINE``, and reads one word per line, with
-what it means after a tab. Where there is none, the shell completes file names.
+Install with ``eval "$(s15erav3 --completion bash)"``, the same for zsh, or ``s15erav3 --completion fish | source``.
+Each script calls ``s15erav3 --completion words`` with the line up to the cursor in ``COMP_LINE``. It reads one word
+per line, followed by a tab and a description. If there is no word, the shell completes file names.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def script(shell: str) -> str:
-    """What a shell has to read to complete this program's words.
+    """The completion script for a shell.
 
     Raises:
-        UserError: the shell is none of those that are known.
+        UserError: the shell is not supported.
     """
     if shell not in SCRIPTS:
         raise UserError(f"{FLAG} {shell} is not known: it prints a script for a shell; {nearest(shell, SCRIPTS)}")
@@ -85,13 +85,13 @@ def script(shell: str) -> str:
 
 
 def words(verbs: Mapping[str, str]) -> int:
-    """Print the words that may stand at the end of ``COMP_LINE``, which is what a user has typed up to the cursor.
+    """Print the possible completions of ``COMP_LINE``, the text typed up to the cursor.
 
     Args:
-        verbs: what each does.
+        verbs: description of each verb.
 
     Raises:
-        SystemExit: Hydra has printed settings.
+        SystemExit: Hydra has printed the settings.
     """
     from s15erav3.cli import completion, help
     from s15erav3.cli.flags import flags, split

@@ -1,10 +1,10 @@
-"""A run's files are data: what they may have instantiated, and how the user allows more.
+"""Treat a run's files as untrusted data: which targets they may instantiate, and how the user allows more.
 
-Run folders, checkpoints and sweeps' commands are downloaded and handed on. A ``_target_`` in them is a name that Hydra
-would import and call, so it must stand in a place where this program expects one and be a choice of the packaged
-config, or one of the few classes of Lightning and torch below. Anything else needs ``trust=module.prefix``, which is
-taken from the command line alone. What the user types, or keeps in a folder of ``hydra.searchpath``, is not checked
-when a training begins.
+Run folders, checkpoints and the commands of sweeps may be downloaded or shared. A ``_target_`` in them is a name that
+Hydra would import and call. So it must be at a place where this program expects one, and it must be a choice of the
+packaged config or one of the few classes of Lightning and torch below. Anything else needs ``trust=module.prefix``,
+which is accepted only on the command line. Overrides typed by the user, and configs in a folder of
+``hydra.searchpath``, are not checked when a new training starts.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ MORE = {
     "logger": {"lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"},
     "trainer": {f"lightning.pytorch.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")},
 }
-"""Classes beside the packaged choices and torch's optimizers. None of them executes what it is given, or writes but
-below the run's folder."""
+"""Allowed classes besides the packaged choices and torch's optimizers. None of them executes its arguments, or writes
+outside the run's folder."""
 
 PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|trainer\.strategy")
-"""Where a run's config has something to instantiate."""
+"""Places of a run's config that may hold a ``_target_``."""
 
 RESOLVERS = ("hydra", "now", "either")
-"""What an interpolation of a saved config may call; ``oc.env`` would read the environment."""
+"""Resolvers allowed in a saved config; ``oc.env`` is not, as it would read the environment."""
 
 CALLED = re.compile(r"\$\{\s*([^${}:]+?)\s*:")
-"""Names of resolvers. A ``\\${`` counts as well: Hydra resolves twice what it instantiates."""
+"""Matches resolver names. An escaped ``\\${`` counts as well, since Hydra resolves twice what it instantiates."""
 
 FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "version", "sub_dir", "filename")
-"""Settings of callbacks and loggers that say where they write, and how they call what lies there."""
+"""Settings of callbacks and loggers that determine the folders they write to, and the names of files there."""
 
 LAUNCHER = {"partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
 LAUNCHER |= {"array_parallelism", "n_jobs", "gpus", "jobs_per_gpu", "cpu_slots", "threads_per_job", "name", "exclude"}
@@ -54,20 +54,20 @@ _trusted: list[str] = []
 
 
 def take(arguments: Sequence[str]) -> list[str]:
-    """The arguments without ``trust=PREFIX[,PREFIX...]``, whose prefixes hold for the rest of this program."""
+    """Remove ``trust=PREFIX[,PREFIX...]`` from the arguments and store its prefixes for this process."""
     given = [a for a in arguments if re.match(r"\+{0,2}trust=", a)]
     _trusted[:] = [prefix for a in given for prefix in a.partition("=")[2].strip("[]'\"").split(",") if prefix]
     return [a for a in arguments if a not in given]
 
 
 def is_trusted(name: str) -> bool:
-    """Whether the command line trusts ``name`` or something that it lies in."""
+    """Whether the command line trusts ``name`` or a module that contains it."""
     return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in _trusted)
 
 
 @cache
 def conf_dir() -> Path:
-    """The packaged config folder: inside an installed package, beside it in a source tree."""
+    """The packaged config folder: inside an installed package, next to the package in a source tree."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
@@ -75,13 +75,13 @@ def conf_dir() -> Path:
 
 @cache
 def choices(group: str) -> frozenset[str]:
-    """Every ``_target_`` that may stand in ``group`` of a saved config."""
+    """Every ``_target_`` allowed in ``group`` of a saved config."""
     found = {name for file in (conf_dir() / group).glob("*.yaml") for name in _names(yaml.safe_load(file.read_text()))}
     return frozenset(found | (optimizers() if group == "optimizer" else MORE.get(group, set())))
 
 
 def optimizers() -> set[str]:
-    """Every optimizer of torch, which is imported here alone: it takes seconds, and ``--help`` has no use for it."""
+    """Every optimizer of torch. torch is imported only here: it takes seconds, and ``--help`` does not need it."""
     import torch
 
     return {
@@ -96,7 +96,7 @@ def _names(node: Any) -> Iterator[str]:
 
 
 def targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` in plain containers, with the dotted place of the node that holds it."""
+    """Every ``_target_`` in plain containers, with the dotted path of its node."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key == "_target_":
@@ -108,14 +108,14 @@ def targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_targets(config: Mapping[Any, Any], where: object) -> None:
-    """Refuse a config from a file that names what it has no business to name.
+    """Refuse a config from a file if it has a ``_target_`` that is not allowed.
 
     Args:
         config: plain containers, interpolations resolved.
         where: names the file in the message.
 
     Raises:
-        UserError: with the first such name; nothing has been imported or called.
+        UserError: names the first such target; nothing has been imported or called.
     """
     for place, name in targets(config):
         group = place.partition(".")[0]
@@ -133,10 +133,10 @@ def _prefix(name: Any) -> str:
 
 
 def read_config(file: Path) -> DictConfig:
-    """A run's saved config: plain YAML that calls no resolver but this program's own, and does not configure Hydra.
+    """Read a run's saved config: plain YAML that uses only this program's resolvers and does not configure Hydra.
 
     Raises:
-        UserError: it is not that.
+        UserError: the file is not such a config.
     """
     try:
         with file.open("rb") as stream:
@@ -149,7 +149,7 @@ def read_config(file: Path) -> DictConfig:
         config = OmegaConf.create(found)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
-    except Exception as error:  # OmegaConf's own, of keys or interpolations that it cannot read
+    except Exception as error:  # OmegaConf's errors for keys or interpolations that it cannot parse
         raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
     for key in ("hydra", "defaults"):
         if key in found:
@@ -164,7 +164,7 @@ def read_config(file: Path) -> DictConfig:
 
 
 def calls(node: Any, place: str = "") -> Iterator[str]:
-    """The resolvers that a saved config asks for. Paths are resolved once, so what is literal in them is not one."""
+    """The resolvers that a saved config calls. Paths are resolved once, so an escaped ``${`` in them does not count."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from calls(value, f"{place}.{key}" if place else str(key))
@@ -177,10 +177,10 @@ def calls(node: Any, place: str = "") -> Iterator[str]:
 
 
 def keep_inside(cfg: DictConfig, run_dir: Path) -> None:
-    """Let a resumed run write where its folder is now, whatever its files say.
+    """Set all output folders of a resumed run to the current location of its folder.
 
     Raises:
-        UserError: a logger or callback would write elsewhere by its name.
+        UserError: the name setting of a logger or callback would make it write elsewhere.
     """
     cfg.run_dir = literal(str(run_dir))
     for group in ("callbacks", "logger"):
@@ -196,10 +196,10 @@ def keep_inside(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def check_arguments(arguments: Sequence[str], where: object) -> None:
-    """Refuse a command from a file that would do more than choose this program's settings.
+    """Refuse a command from a file if it does more than choose settings of this program.
 
     Raises:
-        UserError: with the first such argument.
+        UserError: names the first such argument.
     """
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")

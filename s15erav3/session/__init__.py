@@ -1,1 +1,1 @@
-"""One training from its config to its result, and from its checkpoint on."""
+"""Run one training from its config to its result, or resume it from a checkpoint."""

@@ -1,4 +1,4 @@
-"""What a run says at its beginning and its end."""
+"""Text that a run prints at its start and its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from s15erav3.training.module import LanguageModule
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person calls it."""
+    """Human-readable device name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -65,7 +65,7 @@ def shape(config: ModelConfig) -> str:
 
 
 def balancing(cfg: DictConfig, module: LanguageModule) -> str:
-    """The strategy, what is added to it, and a warning where tokens see the future."""
+    """The strategy, its add-ons, and a warning if the strategy breaks causality."""
     name = str(cfg.balancing._target_).rpartition(".")[2]
     rest = [f"{key}={value:g}" for key in signature(AddOns).parameters if (value := cfg.balancing.get(key))]
     if not module.net.config.causal:
@@ -81,7 +81,7 @@ def balancing(cfg: DictConfig, module: LanguageModule) -> str:
 def banner(
     cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
 ) -> None:
-    """Model, data, device, length and place of the run that begins."""
+    """Print model, data, device, length and folder of the starting run."""
     config, counts = module.net.config, count_parameters(module.net.config)
     parts, corpus = data.token_files.parts, data.corpus()
     name, passed_over = shown(Path(corpus.path.name)), corpus.passed_over()
@@ -112,19 +112,19 @@ def banner(
 
 
 def trackers(trainer: L.Trainer) -> list[tuple[str, str]]:
-    """Of each logger that keeps its run elsewhere: its name, and where the run is."""
+    """Name and run location of each logger that stores its run elsewhere."""
     return [("W&B", place) for logger in trainer.loggers if (place := getattr(logger, "place", ""))]
 
 
 def say_commands(trainer: L.Trainer) -> None:
-    """What to type to see the run there."""
+    """Print the commands that show the run in each tracker."""
     for logger in trainer.loggers:
         for command in getattr(logger, "commands", []):
             say(f"  {command}")
 
 
 def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
-    """A table of the settings that a resumed run changes, by what that means."""
+    """Print the settings that a resumed run changes, grouped by consequence."""
     table = Table(Column("setting", no_wrap=True), "checkpoint", "now", "which", box=box.SIMPLE_HEAD)
     for kind, found in kinds.items():
         for change in found:
@@ -135,7 +135,7 @@ def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
 
 @rank_zero_only
 def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
-    """How the run ended, where its files are, what to type next."""
+    """Print how the run ended, where its files are, and the next commands."""
     rows = [
         (
             "time",

@@ -1,4 +1,4 @@
-"""From a composed config to the parts of a run: data, module, callbacks, loggers, Trainer."""
+"""Build the parts of a run from a composed config: data, module, callbacks, loggers, Trainer."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from s15erav3.training.mtp import MultiTokenLoss
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain containers, resolved: what a checkpoint can hold."""
+    """The resolved config as plain containers, which a checkpoint can hold."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(k): v for k, v in container.items()}
 
 
 def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> CommentaryData:
-    """The data module, tokenized, by ``tokenizer`` or the group of that name."""
+    """Build and tokenize the data module, with ``tokenizer`` or the config group of that name."""
     if cfg.data.get("path"):
-        # Checkpoints remember the text: a run may be resumed or evaluated from another folder.
+        # Checkpoints store this path. It is absolute because a run may be resumed or evaluated from another folder.
         cfg.data.path = literal(str(at_home(cfg.data.path).absolute()))
     settings = plain(cfg.data)
     settings["micro_batches"] = cfg.trainer.accumulate_grad_batches
@@ -58,10 +58,10 @@ def build_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Commentar
 
 
 def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
-    """The model's dimensions from the groups ``model`` and ``experts`` and the tokenizer's vocabulary.
+    """Model dimensions from the groups ``model`` and ``experts`` and the tokenizer's vocabulary.
 
     Raises:
-        UserError: they contradict each other.
+        UserError: the dimensions are inconsistent.
     """
     try:
         return ModelConfig.from_dict({**plain(cfg.model), **plain(cfg.experts), "vocab_size": vocab_size})
@@ -70,7 +70,7 @@ def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
 
 
 def build_balancer(settings: Mapping[Any, Any]) -> Combined:
-    """The strategy of the group ``balancing`` and the add-ons beside it.
+    """Build the strategy of the group ``balancing`` and its add-ons.
 
     Raises:
         UserError: a value is out of range.
@@ -81,17 +81,17 @@ def build_balancer(settings: Mapping[Any, Any]) -> Combined:
 
 
 def restore_balancer(config: Mapping[str, Any], net: Transformer, where: Path) -> Combined | None:
-    """The strategy by which a net was balanced, without its state, attached to the net.
+    """Rebuild the balancing strategy of a net, without its state, and attach it to the net.
 
     Args:
-        config: of the run, as its checkpoint remembers it; empty for a Hugging Face folder.
+        config: the run's config as stored in its checkpoint; empty for a Hugging Face folder.
         where: the checkpoint, for messages.
 
     Returns:
-        ``None`` for a net without experts or without a run.
+        The strategy; ``None`` for a net without experts or without a run.
 
     Raises:
-        UserError: the strategy is not this program's, and the command line does not trust it.
+        UserError: the strategy is not part of this program, and the command line does not trust it.
     """
     if not config or not net.config.n_routed_experts:
         return None
@@ -102,7 +102,7 @@ def restore_balancer(config: Mapping[str, Any], net: Transformer, where: Path) -
 
 
 def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> LanguageModule:
-    """Net, balancing, optimizer and schedule in their LightningModule."""
+    """Build the LightningModule with net, balancing, optimizer and schedule."""
     config = model_config(cfg, data.tokenizer.n_vocab)
     refuse_if_too_large(count_parameters(config).total, device)
     net = Transformer(config)
@@ -124,14 +124,14 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         skip_nonfinite=cfg.trainer.get("skip_nonfinite", 0),
     )
     try:
-        module.make_optimizer(net)  # so that a bad setting is told before anything starts
+        module.make_optimizer(net)  # report a bad setting before anything starts
     except TypeError as error:
         raise UserError(f"the group optimizer does not fit: {error}.") from error
     return module
 
 
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:
-    """The group ``callbacks``, and those without which no run can be resumed or watched."""
+    """Build the callbacks of the group ``callbacks``, and those needed to resume or monitor any run."""
     every, keep = cfg.callbacks.checkpoint.every_n_steps, cfg.callbacks.checkpoint.get("keep_every_n_steps")
     folder = run_dir / "checkpoints"
     named = {k: made(v) for k, v in cfg.callbacks.items() if v is not None and "_target_" in v}
@@ -145,14 +145,16 @@ def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any])
 
 
 def made(settings: DictConfig) -> Any:
-    """What a callback's or logger's settings describe. Hydra would take the ``${`` in a folder's name for an
-    interpolation, as it resolves twice; a ``Path`` is left as it is."""
+    """Instantiate a callback or logger from its settings.
+
+    Hydra resolves twice, so it would treat ``${`` in a folder name as an interpolation. A ``Path`` is not resolved.
+    """
     folders = {k: Path(v) for k, v in plain(settings).items() if k in FOLDERS and isinstance(v, str) and "${" in v}
     return instantiate(settings, **folders)
 
 
 def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
-    """The group ``logger``, each told the whole config and how large the model is."""
+    """Build the loggers of the group ``logger`` and log the whole config and the model size to each."""
     counts = count_parameters(config)
     described = plain(cfg) | {"params": {"total": counts.total, "active": counts.active}}
     loggers: list[Logger] = []
@@ -164,7 +166,7 @@ def build_loggers(cfg: DictConfig, config: ModelConfig) -> list[Logger]:
 
 
 def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
-    """Optimizer steps of the whole training: ``max_steps`` or ``max_epochs``, whichever ends first."""
+    """Optimizer steps of the whole training: the smaller of ``max_steps`` and ``max_epochs``."""
     limits = []
     if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
         limits.append(cfg.trainer.max_steps)
@@ -175,13 +177,16 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callbacks: list[Callback]) -> L.Trainer:
-    """The Trainer, without loggers; accumulation and clipping are the module's, which optimizes by hand."""
+    """Build the Trainer, without loggers.
+
+    Gradient accumulation and clipping are done by the module, which uses manual optimization.
+    """
     settings = instantiate(cfg.trainer, _convert_="all")
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
-    for name in ("skip_nonfinite", "rank_timeout"):  # the module's and the watch's; runs of before have none
+    for name in ("skip_nonfinite", "rank_timeout"):  # used by the module and the rank watchdog; missing in older runs
         settings.pop(name, None)
     if (limit := settings.get("limit_val_batches")) not in (None, 0):
-        data.limit_validation(limit)  # of all ranks together, and Lightning would have it of each
+        data.limit_validation(limit)  # counts all ranks together; Lightning's limit applies per rank
         settings["limit_val_batches"] = None
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
@@ -190,7 +195,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
-        # Before LastCheckpoint, which looks at should_stop.
+        # Before LastCheckpoint, which reads should_stop.
         callbacks = [Timer(timedelta(seconds=seconds(limit))), *callbacks]
     try:
         trainer = L.Trainer(

@@ -1,4 +1,4 @@
-"""How a run ended, and what it came to: ``result.json``, and what the user is told."""
+"""Outcome of a run: ``result.json`` and the messages to the user."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from s15erav3.training.nonfinite import Diverged
 
 
 def ending(error: BaseException) -> tuple[dict[str, Any], int]:
-    """How ``result.json`` tells of a run that ``error`` ended, and its exit status.
+    """Entries of ``result.json`` for a run that ended with ``error``, and its exit status.
 
-    ``error`` is there the kind: ``UserError`` and ``Diverged`` are the user's to mend, others are bugs or accidents.
+    The key ``error`` holds the kind: the user can fix a ``UserError`` or ``Diverged``; others are bugs or accidents.
     """
     if isinstance(error, Pruned):
         return {"status": "pruned", "reason": str(error)}, 0
@@ -45,7 +45,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
         return {"status": "interrupted", "reason": str(error)}, error.exit_status
     if isinstance(error, KeyboardInterrupt):
         return {"status": "interrupted", "reason": "stopped by SIGINT"}, 128 + signal.SIGINT
-    if isinstance(error, SystemExit):  # of a cluster's launcher, which has queued the job again
+    if isinstance(error, SystemExit):  # raised by a cluster launcher that has requeued the job
         return {"status": "interrupted", "reason": "its process was told to exit"}, 1
     if isinstance(error, HydraException | OmegaConfBaseException):
         error = UserError(hydra_setup.explain(error, conf_dir(), "train"))
@@ -60,7 +60,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
 
 
 def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L.Trainer) -> dict[str, Any]:
-    """The figures of ``result.json``: of every metric that the table places there its last value."""
+    """Metrics of ``result.json``: the last value of every metric that the metrics table assigns to it."""
     counts = count_parameters(module.net.config)
     figures: dict[str, Any] = {
         "seed": seed,
@@ -87,7 +87,7 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
 
 
 def say_interrupted(error: Interrupted) -> int:
-    """Tell that a signal ended a run, and how to go on; returns the exit status."""
+    """Report that a signal ended the run and how to resume it; return the exit status."""
     say(f"{error}; {way_on(error.run_dir)}")
     return error.exit_status
 
@@ -100,7 +100,7 @@ def way_on(run_dir: Path) -> str:
 
 
 def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
-    """The error of a run that another rank has ended."""
+    """The error of a run that was ended by another rank."""
     if ended.kind == "signal":
         return Interrupted(ended.status, run_dir)
     if ended.status == UserError.exit_status:
@@ -112,7 +112,7 @@ def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
 
 
 def record(run_dir: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``; on a disk that takes nothing more it is told what it would have said."""
+    """Write ``result.json``; if that fails, print how the run ended."""
     try:
         write_result(run_dir, result)
     except OSError as error:
@@ -121,7 +121,7 @@ def record(run_dir: Path, result: dict[str, Any]) -> None:
 
 
 def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
-    """What happened, what is left of it, and how to go on."""
+    """Message about the divergence: what happened, which files remain, and how to resume."""
     said = f"training diverged: {error}; weights, biases and files are as before it. "
     skip = f"trainer.skip_nonfinite={cfg.trainer.get('skip_nonfinite', 0) + 1}"
     file = run_dir / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""All parts of a run, built and ready to begin."""
+"""Build all parts of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from s15erav3.training.module import LanguageModule
 
 
 class Session(NamedTuple):
-    """Everything of a run that is ready to begin."""
+    """All parts of a run that is ready to start."""
 
     data: CommentaryData
     module: LanguageModule
@@ -38,7 +38,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     """Build all parts of a run; nothing is trained or logged yet.
 
     Args:
-        more: callbacks beside the config's.
+        more: callbacks in addition to those of the config.
 
     Raises:
         UserError: a part cannot be built, or the checkpoint does not fit.
@@ -56,7 +56,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
         origin = adopt(cfg)
         tokenizer = origin.tokenizer
         if is_first_rank() and (run_dir / ".hydra").is_dir():
-            # With what was adopted, for resuming.
+            # Include the settings taken from init_from, so that the run can be resumed.
             replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     elif resumed is not None and cfg.init_from:
         tokenizer = load_tokenizer(resumed.payload, resumed.file)

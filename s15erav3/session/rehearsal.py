@@ -1,4 +1,4 @@
-"""Before anything of a run is moved or overwritten: does its checkpoint hold what going on needs, part by part?"""
+"""Check that a checkpoint holds everything needed to resume, before any file of the run is moved or overwritten."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import MuonAdamW
 
 STATE = {"adamw": {"step", "exp_avg", "exp_avg_sq"}, "muon": {"momentum"}}
-"""What the rules of this program's optimizers keep for each parameter. Fused kernels do not look at its shapes."""
+"""State that the optimizers of this program keep per parameter. Fused kernels do not check its shapes."""
 
 
 def rehearse(payload: Payload, file: Path, data: CommentaryData, module: LanguageModule, trainer: L.Trainer) -> None:
-    """Load every part of a checkpoint, as Lightning will once more.
+    """Load every part of a checkpoint, as Lightning will do again later.
 
     Raises:
-        UserError: a part is missing, or not as this program writes it; or the optimizer is another one.
+        UserError: a part is missing or malformed, or the optimizer differs.
     """
     parts: dict[str, Callable[[Any], None]] = {
         "pytorch-lightning_version": _version,
@@ -40,14 +40,14 @@ def rehearse(payload: Payload, file: Path, data: CommentaryData, module: Languag
         "seen": lambda saved: must_be_like(saved, {"samples": 0, "tokens": 0}),
         type(data).__qualname__: lambda saved: must_be_like(saved, {"samples_seen": 0, "tokens": ""}),
     }
-    if "metrics" in payload:  # not in those of earlier versions
+    if "metrics" in payload:  # missing in checkpoints of earlier versions
         parts["metrics"] = lambda saved: must_be_like(saved, dict.fromkeys(saved, 0.0))
     for name, load in parts.items():
         try:
             load(payload[name])
         except UserError:
             raise
-        except Exception as error:  # whatever Lightning and torch make of what another program wrote
+        except Exception as error:  # Lightning and torch may raise anything for a file of another program
             why = "it is missing" if name not in payload else f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
                 f"{file} cannot be gone on from: its part '{name}' is not as this program writes it ({why[:200]}); "
@@ -56,11 +56,13 @@ def rehearse(payload: Payload, file: Path, data: CommentaryData, module: Languag
 
 
 def must_be_like(saved: Any, fresh: Any, place: str = "it") -> None:
-    """Compare containers, and the kinds of what they hold: whole numbers are counts, lists as long as a fresh one
-    unless that is empty; ``None`` in a fresh one stands for anything.
+    """Compare the structure and types of saved containers with fresh ones.
+
+    Integers are counts. Lists must be as long as the fresh one unless that is empty. ``None`` in ``fresh`` matches
+    anything.
 
     Raises:
-        ValueError: with the first place that differs.
+        ValueError: names the first difference.
     """
     good = True
     if isinstance(fresh, Mapping):
@@ -138,12 +140,12 @@ def _optimizer(saved: Any, module: LanguageModule, file: Path) -> None:
 
 
 def _states(saved: Any, optimizer: Optimizer) -> None:
-    """Compare what is kept for each parameter with its shape."""
+    """Compare the state of each parameter with the parameter's shape."""
     for group, its in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         wanted = STATE[group.get("rule", "adamw")] | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
         for parameter, number in zip(group["params"], its["params"], strict=True):
             kept = saved["state"].get(number)
-            if kept is None:  # it never had a gradient
+            if kept is None:  # the parameter never had a gradient
                 continue
             if kept.keys() != wanted:
                 raise ValueError(f"of parameter {number} it keeps {', '.join(map(str, kept))}, not {sorted(wanted)}")

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page about a run, whatever state it is in."""
+"""``report.html``: one self-contained page about a run, complete or not."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from s15erav3.runs.reader import Run, find_runs, read_balance, read_metrics, rea
 from s15erav3.runs.records import read_lines
 
 MOST_STEPS = 200
-"""Lines of ``balance.jsonl`` that are looked at."""
+"""Largest number of lines of ``balance.jsonl`` that are used."""
 FULL = "What the experts are for cannot be shown: the device's memory is full; take trainer.accelerator=cpu."
 
 
 class Reading(NamedTuple):
-    """What the model showed on a part of its validation text."""
+    """Measurements of the model on a part of its validation text."""
 
     routed: Routed
     widget: Widget | None
-    """``None`` where there is no passage to show."""
+    """``None`` if there is no passage to show."""
     about: str
-    """What was read, in a sentence."""
+    """One sentence about the text that was read."""
     cost: dict[str, float | int]
     """``loss`` (nats per token), ``bpb``, ``tokens`` and ``bytes`` of that text."""
 
@@ -53,15 +53,15 @@ def write_report(
     accelerator: str = "auto",
     precision: str = "auto",
 ) -> Path:
-    """Write one page about the run of a folder, completed or not; the random generators stay as they are.
+    """Write one page about the run in a folder, complete or not, without changing the state of the random generators.
 
     Args:
-        output: the file; ``None`` is ``report.html`` in the folder.
-        max_tokens: of the validation part that the best checkpoint, or else the last one, reads; 0 for none.
-        accelerator, precision: to read with, as in the group ``trainer``.
+        output: the file; ``None`` means ``report.html`` in the folder.
+        max_tokens: validation tokens that the best checkpoint, or else the last one, reads; 0 for none.
+        accelerator, precision: used for reading, as in the group ``trainer``.
 
     Returns:
-        the file.
+        The file.
 
     Raises:
         UserError: there is no run in the folder, or the file cannot be written.
@@ -105,7 +105,7 @@ def write_report(
 
 
 def written(run_dir: Path) -> list[Widget]:
-    """What the model wrote while it trained, in one chapter; none if it wrote nothing."""
+    """One chapter with the samples written during training; empty if there are none."""
     try:
         found = samples(read_lines(run_dir / "samples.jsonl").rows)
     except OSError:
@@ -114,10 +114,10 @@ def written(run_dir: Path) -> list[Widget]:
 
 
 def refuse_foreign(run_dir: Path) -> None:
-    """Refuse a folder that is no run's.
+    """Refuse a folder that is not a run folder.
 
     Raises:
-        UserError: it is not there, it is a sweep, or it is something else.
+        UserError: it does not exist, or it is a sweep or something else.
     """
     if (run_dir / ".hydra" / "config.yaml").is_file():
         return
@@ -137,10 +137,10 @@ def has_experts(run: Run) -> bool:
 
 
 def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", precision: str = "auto") -> Reading:
-    """Let the run's best or last checkpoint read a part of its validation text.
+    """Run the best or last checkpoint on a part of its validation text.
 
     Raises:
-        UserError: there is no checkpoint, or no text, or the model has no experts.
+        UserError: there is no checkpoint or no text, or the model has no experts.
     """
     settings: dict[str, Any] = {"checkpoint": literal(str(run_dir)), "context_extension": 1}
     trained = restore(OmegaConf.create(settings | {"trainer": {"accelerator": accelerator, "precision": precision}}))
@@ -150,7 +150,7 @@ def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", pre
 
 
 def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
-    """One pass over the first ``max_tokens`` tokens of the validation part."""
+    """Make one pass over the first ``max_tokens`` tokens of the validation part."""
     config, tokens = trained.net.config, data.token_files.part("val")
     labels = label_tokens(data.corpus(), data.plan, "val", data.tokenizer, tokens)
     windows = EvaluationWindows(tokens[: max_tokens + 1], data.length)

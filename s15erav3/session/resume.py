@@ -1,4 +1,4 @@
-"""Going on with a run: its saved config and checkpoint, what is changed, and what its folder takes back."""
+"""Resume a run: load its saved config and checkpoint, apply changes, and roll its folder back to the checkpoint."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ GROUPS = (
     "logger",
     "callbacks",
 )
-"""Groups of conf/train.yaml that a run is made of."""
+"""Groups of conf/train.yaml that form the config of a run."""
 
 SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": 600}}
-"""Settings that configs of older runs do not have, as those runs were trained."""
+"""Settings missing from the configs of older runs, with the values those runs were trained with."""
 
 
 class Resumed(NamedTuple):
-    """The checkpoint that a run goes on from."""
+    """The checkpoint from which a run is resumed."""
 
     file: Path
     payload: Payload
@@ -59,15 +59,15 @@ Train = Callable[[DictConfig, Resumed], dict[str, Any]]
 
 
 def resume(wanted: str, line: Line, train: Train) -> None:
-    """Compose the run's own saved config, with the changes given now, and go on in its folder.
+    """Compose the run's saved config with the new overrides, and continue in its folder.
 
     Args:
         wanted: the value of ``resume=``.
-        line: what else was typed.
-        train: trains by a config, from a checkpoint.
+        line: the rest of the command line.
+        train: trains with a config, from a checkpoint.
 
     Raises:
-        UserError: there is nothing to resume, or what was typed or saved does not fit it.
+        UserError: there is nothing to resume, or the overrides or saved files do not fit.
     """
     keys = [key_of(word) for word in line.words]
     if line.multirun or "sweep.resume" in keys:
@@ -92,7 +92,7 @@ def resume(wanted: str, line: Line, train: Train) -> None:
         "hydra/hydra_logging=none",
     ]
     config = OmegaConf.merge(SINCE, trust.read_config(run_dir / ".hydra" / "config.yaml"))
-    with TemporaryDirectory() as checked:  # Hydra composes what has been looked at, and nothing that lies beside it
+    with TemporaryDirectory() as checked:  # Hydra composes the checked config only, not other files in its folder
         OmegaConf.save(config, Path(checked) / "config.yaml")
         hydra_setup.run(
             "train",
@@ -104,10 +104,10 @@ def resume(wanted: str, line: Line, train: Train) -> None:
 
 
 def go_on(cfg: DictConfig, run_dir: Path, resumed: Resumed, train: Train) -> dict[str, Any]:
-    """Train further by a config that comes from the run's folder.
+    """Continue training with a config from the run's folder.
 
     Raises:
-        UserError: it names code that is not this program's, and the command line does not trust it.
+        UserError: the config names code outside this program that the command line does not trust.
     """
     trust.keep_inside(cfg, run_dir)
     trust.check_targets(plain(cfg), run_dir / ".hydra" / "config.yaml")
@@ -117,7 +117,7 @@ def go_on(cfg: DictConfig, run_dir: Path, resumed: Resumed, train: Train) -> dic
 def take_over(
     cfg: DictConfig, run_dir: Path, resumed: Resumed, data: CommentaryData, module: LanguageModule, trainer: L.Trainer
 ) -> None:
-    """Make sure that the checkpoint fits what was built, then take the run's folder back to it.
+    """Check that the checkpoint fits the built parts, then roll the run's folder back to it.
 
     Raises:
         UserError: it does not fit, or the run is complete; nothing was changed.
@@ -125,28 +125,28 @@ def take_over(
     rehearse(resumed.payload, resumed.file, data, module, trainer)
     refuse_if_complete(run_dir, trainer, resumed.payload)
     changed = look_at_changes(cfg, trainer.world_size, resumed)
-    data.load_state_dict(resumed.payload[type(data).__qualname__])  # refuses other text
+    data.load_state_dict(resumed.payload[type(data).__qualname__])  # raises if the text differs
     if is_first_rank():
         for sentence in rewind(run_dir, resumed.payload["global_step"]):
             say(sentence)
         last = run_dir / "checkpoints" / "last.ckpt"
-        if resumed.file != last.resolve():  # it is later than that, or was asked for
+        if resumed.file != last.resolve():  # it is newer than last, or was requested
             with whole(last, binary=True, durable=True) as target, resumed.file.open("rb") as source:
                 shutil.copyfileobj(source, target)
-        # What was changed now holds for the next time, except that one knew better.
+        # Changes persist for later resumes, except force.
         lasting = OmegaConf.merge(cfg, {"force": False})
         replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(lasting))
         remember_resume(run_dir, resumed.payload["global_step"], hydra_setup.typed(HydraConfig.get()), changed)
 
 
 def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, list[Any]]:
-    """Show what differs from the checkpoint.
+    """Show how the config differs from the checkpoint.
 
     Returns:
-        of each setting that makes it another experiment, what it was and what it is.
+        The old and new value of each changed setting that makes this a different experiment.
 
     Raises:
-        UserError: a setting is changed that the checkpoint's weights depend on, and ``force`` is not set.
+        UserError: a setting that the checkpoint's weights depend on is changed, and ``force`` is not set.
     """
     run = resumed.payload["run"]
     found = changes(run["config"] | {"ranks": run.get("ranks", ranks)}, plain(cfg) | {"ranks": ranks})
@@ -171,11 +171,12 @@ def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, 
 
 
 def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> None:
-    """Say so if the run has no step left to do. One that was killed between its last step and its result still lacks
-    that, and is let through.
+    """Refuse a run that has no step left to do.
+
+    A run that was killed between its last step and its result is accepted, since its result is still missing.
 
     Raises:
-        UserError: its steps are done or its time is up.
+        UserError: its steps are done or its time limit is reached.
     """
     if read_status(run_dir) != "completed":
         return

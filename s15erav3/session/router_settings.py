@@ -1,4 +1,4 @@
-"""What a choice of ``balancing`` decides of ``experts.*``: told, so that no setting changes in silence."""
+"""Report which settings of ``experts`` the choice of ``balancing`` changes, so that none changes silently."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from s15erav3.cli.trust import conf_dir
 
 
 def decided(cfg: DictConfig, balancer: Balancer) -> str:
-    """``sets experts.num_experts_per_tok=1 (e16: 3), ...`` for those settings that the strategy's config file gave
-    another value than the choice of ``experts``; empty where there is none."""
+    """Text such as ``sets experts.num_experts_per_tok=1 (e16: 3), ...``.
+
+    It lists the settings for which the strategy's config file overrides the choice of ``experts``; empty if none.
+    """
     choice, own = _chosen()
     told = []
     for name, needed in balancer.router_settings.items():
-        if cfg.experts.get(name) != needed or own.get(name) == needed:  # typed otherwise, or nothing new
+        if cfg.experts.get(name) != needed or own.get(name) == needed:  # overridden by the user, or unchanged
             continue
         told.append(f"experts.{name}={_text(needed)}" + (f" ({choice}: {_text(own[name])})" if name in own else ""))
     return f"sets {', '.join(told)}" if told else ""
 
 
 def _chosen() -> tuple[str, dict[str, Any]]:
-    """The choice of the group ``experts`` and its settings, with what all choices have in common; nothing for a resumed
-    run, whose saved config has no choices."""
+    """The choice of the group ``experts`` and its settings, including those common to all choices.
+
+    Both are empty for a resumed run, whose saved config has no choices.
+    """
     runtime = HydraConfig.get().runtime
     choice = runtime.choices.get("experts")
     for source in runtime.config_sources:

@@ -1,4 +1,4 @@
-"""One training from its config to its result."""
+"""Run one training from its config to its result."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ from s15erav3.training.nonfinite import Diverged
 
 
 def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train as ``cfg`` says, in the folder ``cfg.run_dir``.
+    """Train with ``cfg``, in the folder ``cfg.run_dir``.
 
     Args:
-        callbacks: beside those of the group of that name.
+        callbacks: in addition to those of the config group ``callbacks``.
 
     Returns:
-        what ``result.json`` there now holds.
+        The content of ``result.json``.
 
     Raises:
         UserError: the config, the data or the checkpoint is unusable, or training diverged. A single run
-            that never began leaves no folder behind.
-        Interrupted: a signal ended it; it can be resumed. In a sweep also of a complete run, in whose last step or
-            validation the signal came.
-        Pruned: one of ``callbacks`` ended it.
+            that never started leaves no folder behind.
+        Interrupted: a signal ended the run; it can be resumed. In a sweep also raised for a complete run, if the
+            signal came during its last step or validation.
+        Pruned: one of ``callbacks`` ended the run.
     """
     be_quiet()
-    code()  # now, as its files may be edited while this runs
+    code()  # record it now, since the source files may be edited during the run
     run_dir = Path(cfg.run_dir)
     if resumed is None and is_first_rank():
         refuse_if_at_work(run_dir)
-        claim(run_dir)  # once more below: here nothing has been written yet, not even a lock
+        claim(run_dir)  # repeated below: nothing has been written yet, not even a lock
     with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir):
         return _train(cfg, run_dir, resumed, callbacks)
 
@@ -77,7 +77,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
     claimed = False
 
     def conclude(ended: BaseException | None) -> dict[str, Any]:
-        """Write down how the run ended, or remove what is there of one that never began."""
+        """Record how the run ended, or remove the files of a run that never started."""
         outcome, exit_code = ({"status": "completed", "reason": ""}, 0) if ended is None else ending(ended)
         result = outcome | {"wall_seconds": time.time() - began_at}
         refused = isinstance(ended, UserError) and not isinstance(ended, Accident)
@@ -94,7 +94,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
                     several = ended is not None and session.trainer.world_size > 1
                     if several:
                         record(run_dir, result)
-                    with at_most(30) if several else nullcontext():  # a device may wait for a rank that is gone
+                    with at_most(30) if several else nullcontext():  # a device may block on a rank that has exited
                         result |= measured(cfg.seed, *session)
                 record(run_dir, result)
         finally:
@@ -116,9 +116,9 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
         session = prepare(cfg, run_dir, resumed, more)
         file = resumed and resumed.file
         if resumed is not None:
-            resumed.payload.clear()  # Lightning reads the file again; two copies would stay in memory
+            resumed.payload.clear()  # Lightning reads the file again; avoid two copies in memory
             if is_first_rank():
-                (run_dir / "result.json").unlink(missing_ok=True)  # the sign that the run has ended
+                (run_dir / "result.json").unlink(missing_ok=True)  # it marks the run as ended
         banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
         timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])
@@ -127,7 +127,7 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
     except BaseException as caught:
         error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            error = error.__context__  # Lightning makes the one of the other
+            error = error.__context__  # Lightning turned the KeyboardInterrupt into SystemExit
         ended = error
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
@@ -148,14 +148,14 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
         add_report(run_dir, cfg.trainer.accelerator)
     summary(session.trainer, result, samples, run_dir)
     late = max((c.received for c in callbacks if isinstance(c, LastCheckpoint)), default=0)
-    if one_of_many and late not in (0, REQUEUE):  # the run is complete, and its sweep is to end
+    if one_of_many and late not in (0, REQUEUE):  # the run is complete, but its sweep must stop
         raise Interrupted(late, run_dir)
     return result
 
 
 def add_report(run_dir: Path, accelerator: str) -> None:
-    """Write ``report.html``. The run is complete, and its result written: what goes wrong here is told, and no more."""
-    from s15erav3.session.report import write_report  # a second, for the figures
+    """Write ``report.html``. The run is complete and its result is written, so a failure here is only reported."""
+    from s15erav3.session.report import write_report  # slow import (about a second), for the figures
 
     try:
         write_report(run_dir, accelerator=accelerator)
@@ -166,8 +166,10 @@ def add_report(run_dir: Path, accelerator: str) -> None:
 
 @contextmanager
 def stops_early(run_dir: Path) -> Iterator[None]:
-    """Until training handles signals itself, and after it: Ctrl-C, SIGTERM and the like end this process in good
-    order. Lightning would make exit status 1 of a KeyboardInterrupt while it sets up."""
+    """Handle Ctrl-C, SIGTERM and similar signals with a clean exit before and after training.
+
+    Training handles signals itself. During setup, Lightning would turn a KeyboardInterrupt into exit status 1.
+    """
     before: dict[int, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -185,7 +187,7 @@ def stops_early(run_dir: Path) -> Iterator[None]:
 
 
 def be_quiet() -> None:
-    """Lightning's remarks are about its defaults, which this program replaces on purpose."""
+    """Silence Lightning's messages about its defaults, which this program replaces on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")

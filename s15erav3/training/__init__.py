@@ -1,1 +1,1 @@
-"""Lightning over the model: losses, optimizers, schedules."""
+"""Training with Lightning: losses, optimizers, schedules."""

@@ -1,4 +1,4 @@
-"""Where a step that is not finite went wrong."""
+"""Locate the source of a non-finite step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from s15erav3.model import Transformer
 def first_bad_part(
     net: Transformer, micro_batches: Iterable[Tensor], loss_of: Callable[[Tensor], Tensor]
 ) -> str | None:
-    """Run a step once more, as the weights still are: which layer, loss or gradient is bad first.
+    """Repeat a step with the unchanged weights and name the first non-finite layer, loss or gradient.
 
-    ``None`` if none is on this rank. Ranks find that out each for itself: they stop at different places.
+    ``None`` if there is none on this rank. Each rank searches on its own, since ranks may stop at different places.
 
     Args:
-        micro_batches: windows (B, T + 1) of each.
+        micro_batches: windows (B, T + 1) of each micro-batch.
         loss_of: the training loss of a micro-batch, with gradient.
     """
     bad: list[str] = []
@@ -42,7 +42,7 @@ def first_bad_part(
                 loss = loss_of(windows)
                 if bad or not torch.isfinite(loss):
                     return [*bad, "the loss"][0]
-                # Not backward(): DDP's hooks on the parameters would call for the other ranks.
+                # Not backward(): DDP's hooks on the parameters would wait for the other ranks.
                 parts = torch.autograd.grad(loss, parameters, allow_unused=True)
                 for k, new in enumerate(parts):
                     if new is not None:

@@ -1,4 +1,4 @@
-"""What the machine can do: its precision and its peak."""
+"""Hardware capabilities: precision and peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether bf16 products run on units made for them: GPUs from Ampere on, CPUs with AMX or AVX512-BF16.
+    """Whether the hardware supports bf16 products natively: GPUs from Ampere on, CPUs with AMX or AVX512-BF16.
 
     Elsewhere bf16 is emulated and can be a hundred times slower than fp32.
     """
@@ -20,10 +20,10 @@ def has_fast_bf16(device: str) -> bool:
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float | None:
-    """Floating-point operations per second that MFU is measured against.
+    """Peak floating-point operations per second, the reference for MFU.
 
-    A GPU's published dense peak, ``None`` if it is not listed; for a CPU the best of a few timed
-    products of 1024-wide matrices, with the threads in use.
+    For a GPU the published dense peak, or ``None`` if it is not listed. For a CPU the best of a few timed
+    products of 1024-wide matrices, with the current number of threads.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     if device.type == "cuda":

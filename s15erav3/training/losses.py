@@ -1,6 +1,6 @@
-"""Next-token cross-entropy that never holds all logits.
+"""Next-token cross-entropy that never stores all logits.
 
-Shapes: N tokens, D hidden, V vocabulary, C tokens of a chunk.
+Shapes: N tokens, D hidden size, V vocabulary, C tokens per chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Sum over tokens of ``-log softmax(head @ hidden)[target]``, in nats.
 
-    Logits exist for ``chunk`` tokens at a time; their gradient is taken at once, in the forward pass, so
+    Logits exist for ``chunk`` tokens at a time. Their gradient is computed in the forward pass, so
     nothing of size (N, V) is ever stored and nothing is computed twice.
 
     Args:
@@ -26,12 +26,12 @@ def chunked_cross_entropy(
         head: (V, D).
         targets: int64, (N,).
         chunk: C, at least 1.
-        keep: tokens that count, bool, (N,); all by default.
+        keep: mask of the tokens that count, bool, (N,); all by default.
 
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
     """
-    if not torch.is_grad_enabled():  # needs_input_grad is true all the same: nothing must be computed for it
+    if not torch.is_grad_enabled():  # needs_input_grad is true even here; detach, so that no gradient is computed
         hidden, head = hidden.detach(), head.detach()
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)

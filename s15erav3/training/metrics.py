@@ -1,4 +1,4 @@
-"""What validation accumulates, over batches and ranks."""
+"""Metrics that validation accumulates over batches and ranks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torchmetrics import Metric
 class BitsPerByte(Metric):
     """Nats per token and bits per UTF-8 byte of a text.
 
-    Sums are kept instead of means, so that batches and ranks of any size count by their tokens:
+    Sums are kept instead of means, so that batches and ranks are weighted by their tokens:
 
         loss = nll / tokens,    bpb = nll / (bytes ln 2).
 
-    Tokens that end documents stand for no byte; their cost is in ``nll`` all the same.
+    End-of-document tokens represent no byte, but their cost is included in ``nll``.
     """
 
     full_state_update = False
@@ -31,7 +31,7 @@ class BitsPerByte(Metric):
         self.bytes: Tensor
 
     def update(self, nll: Tensor, byte_lengths: Tensor) -> None:
-        """Add a batch: the sum of its nats and the UTF-8 bytes of each of its target tokens (any shape)."""
+        """Add a batch: its summed nats and the UTF-8 bytes of each target token (any shape)."""
         self.nll = self.nll + nll.double()
         self.tokens = self.tokens + byte_lengths.numel()
         self.bytes = self.bytes + byte_lengths.sum()

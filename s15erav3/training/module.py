@@ -24,29 +24,29 @@ from s15erav3.training.validation import Validation
 
 
 class StepRecord(NamedTuple):
-    """What one optimizer step did, left on the device for callbacks to read when they log."""
+    """Results of one optimizer step, kept on the device until callbacks log them."""
 
     loss: Tensor
     """Nats per token, this rank's mean over the step."""
     bpb: Tensor
     """Bits per UTF-8 byte of the step's targets."""
     mtp_loss: Tensor | None
-    """Nats per token of multi-token prediction, mean over its blocks; ``None`` without them."""
+    """Nats per token of multi-token prediction, mean over its blocks; ``None`` without such blocks."""
     grad_norm: Tensor
     """Before clipping."""
     learning_rate: float
     loads: Tensor | None
     """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
     bias_update: Tensor | None
-    """What the step added to the biases, fp32, (L, E)."""
+    """Change of the biases in this step, fp32, (L, E)."""
     balance_loss: Tensor | None
     """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
     dropped: Tensor | None
-    """Of the global loads, those that found no place at each expert, int64, (L, E); ``None`` without a capacity."""
+    """The part of the global loads dropped by full experts, int64, (L, E); ``None`` without a capacity."""
 
 
 class Objective(NamedTuple):
-    """What one micro-batch adds to the loss of its step."""
+    """Contribution of one micro-batch to the loss of its step."""
 
     loss: Tensor
     nll: Tensor
@@ -56,27 +56,27 @@ class Objective(NamedTuple):
 
 
 class LanguageModule(L.LightningModule):
-    """Trains a :class:`Transformer` on windows of tokens.
+    """Train a :class:`Transformer` on windows of tokens.
 
-    Optimization is manual, and a batch holds all micro-batches of one optimizer step. So there is no
-    moment between batches at which gradients or loads are half accumulated: a checkpoint is always taken
-    between two whole steps, and biases are updated exactly once for each step that happened.
+    Optimization is manual, and a batch holds all micro-batches of one optimizer step. So gradients and loads
+    are never partly accumulated between batches: a checkpoint is always taken
+    between two whole steps, and biases are updated exactly once per completed step.
 
     A step whose loss or gradient is not finite changes nothing: not the weights, the optimizer's state, the biases
-    or the balancer's buffers. An optimizer that cannot leave out a step on the device (see
-    :func:`~s15erav3.training.nonfinite.skips_on_device`) has the host wait for each step to learn whether it is good.
+    or the balancer's buffers. If an optimizer cannot skip a step on the device (see
+    :func:`~s15erav3.training.nonfinite.skips_on_device`), the host waits for each step to check whether it is finite.
 
     Args:
         net: the model.
         balancer: the balancing strategy.
-        optimizer: makes the optimizer for a model. Its groups carry ``initial_lr``.
-        schedule: factor on the learning rate from (steps done, share of training done).
+        optimizer: creates the optimizer for a model. Its parameter groups contain ``initial_lr``.
+        schedule: learning-rate factor as a function of (steps done, share of training done).
         byte_lengths: UTF-8 bytes of each token, (V,).
-        multi_token_loss: of the multi-token-prediction blocks, where the net has any.
-        micro_batches: parts that a batch is divided into; their gradients are averaged.
-        gradient_clip: largest norm of the gradient; 0 never clips.
-        loss_chunk: tokens whose logits exist at one time.
-        skip_nonfinite: bad steps in a row that are left out before training ends with :class:`Diverged`.
+        multi_token_loss: loss of the multi-token-prediction blocks, if the net has any.
+        micro_batches: number of parts of a batch; their gradients are averaged.
+        gradient_clip: largest norm of the gradient; 0 disables clipping.
+        loss_chunk: number of tokens whose logits exist at one time.
+        skip_nonfinite: consecutive non-finite steps that are skipped before training ends with :class:`Diverged`.
     """
 
     byte_lengths: Tensor
@@ -114,28 +114,28 @@ class LanguageModule(L.LightningModule):
         self.validation = Validation(net.config)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer, over the net alone."""
+        """The optimizer, over the net's parameters only."""
         return self.make_optimizer(self.net)
 
     def on_train_start(self) -> None:
-        """Let the configured settings of the optimizer hold, not those that a checkpoint brought along."""
+        """Apply the configured optimizer settings instead of those loaded from a checkpoint."""
         optimizer: Any = self.optimizers()
         for group, fresh in zip(optimizer.param_groups, self.make_optimizer(self.net).param_groups, strict=True):
             group.update({key: value for key, value in fresh.items() if key != "params"})
 
     @property
     def progress(self) -> float:
-        """Share of training done: by steps, or by time where a time limit is nearer."""
+        """Share of training done: by steps, or by time if a time limit is nearer."""
         done = self.trainer.global_step / max(1, self.trainer.max_steps)
         timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
         if timer is not None and timer._duration:
-            # Ranks must agree on the learning rate, and their clocks do not.
+            # Ranks must use the same learning rate, but their clocks differ.
             by_time = self.trainer.strategy.broadcast(timer.time_elapsed() / timer._duration)
             done = max(done, by_time)
         return min(1.0, done)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        """One optimizer step on windows (B, T + 1)."""
+        """Run one optimizer step on windows (B, T + 1)."""
         optimizer: Any = self.optimizers()
         progress = self.progress
         factor = self.schedule(self.trainer.global_step, progress)
@@ -159,7 +159,7 @@ class LanguageModule(L.LightningModule):
                     mtp_loss = _sum(mtp_loss, part.mtp_loss.detach())
                 if part.balance_loss is not None:
                     balance_loss = _sum(balance_loss, part.balance_loss.detach())
-                # Lightning runs all of this step under autocast, which is meant for the forward pass alone.
+                # Lightning runs this whole step under autocast, which is meant for the forward pass only.
                 with torch.autocast(self.device.type, enabled=False):
                     self.manual_backward(part.loss)
             nll += part.nll.detach()
@@ -181,7 +181,7 @@ class LanguageModule(L.LightningModule):
             raw: Any = self.optimizers(use_pl_optimizer=False)
             if skips_on_device(raw):
                 raw.found_inf = skip.float()
-            elif skip:  # waits for the device; a parameter without a gradient is left alone
+            elif skip:  # waits for the device; without gradients no parameter changes
                 optimizer.zero_grad(set_to_none=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -213,9 +213,9 @@ class LanguageModule(L.LightningModule):
         """The loss of a micro-batch.
 
         Args:
-            windows: its own, (B, T + 1).
-            batch: all windows of the step that it is a part of.
-            ahead_tokens: of the step, that multi-token prediction averages over; ``None`` without it.
+            windows: windows of the micro-batch, (B, T + 1).
+            batch: all windows of its step.
+            ahead_tokens: tokens of the step over which multi-token prediction averages; ``None`` without it.
             progress: share of training done.
         """
         ahead_loss = self.multi_token_loss
@@ -232,15 +232,15 @@ class LanguageModule(L.LightningModule):
         return Objective(loss, nll, mtp_loss, balance_loss, routed)
 
     def on_validation_start(self) -> None:
-        """Nothing is measured, and no checkpoint taken, of a training that has diverged."""
+        """Stop a diverged training before it is validated or saved."""
         if self.trainer.state.fn == "fit":
             self.refuse_if_diverged()
 
     def refuse_if_diverged(self, counts: list[float] | None = None) -> None:
-        """Read the guard, unless its ``counts`` are on the host already.
+        """Check the guard, reading its ``counts`` from the device if they are not given.
 
         Raises:
-            Diverged: more steps in a row were not finite than are tolerated.
+            Diverged: more consecutive steps were not finite than are tolerated.
         """
         if counts is None:
             counts = self.guard.counts.tolist() if self.guard.started else [0.0] * 5
@@ -248,7 +248,7 @@ class LanguageModule(L.LightningModule):
         if found is not None:
             step, loss_bad, batch = found
             count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
-            progress = self.progress  # asked for once by every rank: it may be the clock of the first
+            progress = self.progress  # read once on every rank: it may be a broadcast from the first
 
             def loss_of(windows: Tensor) -> Tensor:
                 with self.trainer.precision_plugin.train_step_context():
@@ -256,15 +256,15 @@ class LanguageModule(L.LightningModule):
 
             part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
             named = [part or ("the loss" if loss_bad else None)]
-            if self.trainer.world_size > 1:  # the others know of it by the sum of gradients alone
+            if self.trainer.world_size > 1:  # other ranks see it only in the summed gradients
                 own, named = named, [None] * self.trainer.world_size
                 dist.all_gather_object(named, own[0])
             what = next((name for name in named if name), "the norm of the gradient")
             raise Diverged(f"{what} is not finite at step {step}")
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Count the cost and the routing of windows (B, T + 1); nothing is trained or balanced."""
-        if not len(batch):  # of a rank that has none left
+        """Accumulate the cost and the routing of windows (B, T + 1), without training or balancing."""
+        if not len(batch):  # a rank may have no windows left
             return
         nll, out = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
@@ -274,7 +274,7 @@ class LanguageModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
         results = self.validation.results(probed=self._bias_update is not None)
-        self.log_dict(results, logger=False)  # for callbacks; to the loggers Lightning would name the step before
+        self.log_dict(results, logger=False)  # for callbacks only; Lightning would log them at the previous step
         row = {key: value.item() for key, value in results.items()} | {"tokens": self.tokens_seen}
         for logger in self.loggers:
             logger.log_metrics(row, self.trainer.global_step)
@@ -282,18 +282,18 @@ class LanguageModule(L.LightningModule):
 
     @property
     def _bias_update(self) -> Tensor | None:
-        """Of the last step; ``None`` before any."""
+        """Bias update of the last step; ``None`` before the first."""
         return self.last_step and self.last_step.bias_update
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
-        """Summed nats of the targets, and what the net made of windows (B, T + 1)."""
+        """Summed nats of the targets, and the net's output for windows (B, T + 1)."""
         out: Output = self.net(windows[:, :-1], look_ahead=look_ahead)
         targets = windows[:, 1:].flatten()
         nll = chunked_cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets, self.loss_chunk)
         return nll, out
 
     def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
-        """Under DDP only the last micro-batch of a step exchanges gradients."""
+        """Under DDP, synchronise gradients only in the last micro-batch of a step."""
         no_sync = getattr(self.trainer.model, "no_sync", None)
         return no_sync() if no_sync is not None and more_follow else nullcontext()
 

@@ -11,13 +11,13 @@ from s15erav3.training.losses import chunked_cross_entropy
 class MultiTokenLoss:
     """``weight / D * sum_k L_k``, where L_k is the mean cost in nats of the tokens that block k predicts.
 
-    A prediction across the end of a document is no prediction but a guess at the next document, so block k
-    learns nothing at position i if one of the tokens t_{i+1} ... t_{i+k} ends a document.
+    A prediction across the end of a document would only guess at the next document. So block k
+    is not trained at position i if one of the tokens t_{i+1} ... t_{i+k} ends a document.
 
     Args:
-        weight: lambda at first (DeepSeek-V3: 0.3).
-        final_weight: lambda later (DeepSeek-V3: 0.1).
-        final_from: share of training from which on ``final_weight`` holds (DeepSeek-V3: 10 of 14.8 T tokens).
+        weight: initial lambda (DeepSeek-V3: 0.3).
+        final_weight: final lambda (DeepSeek-V3: 0.1).
+        final_from: share of training after which ``final_weight`` is used (DeepSeek-V3: 10 of 14.8 T tokens).
         end_of_text: id of the token that ends documents.
     """
 
@@ -26,11 +26,11 @@ class MultiTokenLoss:
         self.end_of_text = end_of_text
 
     def weight_at(self, progress: float) -> float:
-        """Lambda when the share ``progress`` of training is done."""
+        """Lambda after the share ``progress`` of training."""
         return self.final_weight if progress >= self.final_from else self.weight
 
     def learned(self, windows: Tensor, depth: int) -> list[Tensor]:
-        """Where each block k = 1 ... ``depth`` learns from windows (B, T + 1): bool, (B, T - k)."""
+        """Mask of the positions of windows (B, T + 1) that train each block k = 1 ... ``depth``: bool, (B, T - k)."""
         ends = windows[:, :-1] == self.end_of_text  # among the inputs t_0 ... t_{T-1}
         inside = torch.ones_like(ends)
         masks = []
@@ -40,19 +40,19 @@ class MultiTokenLoss:
         return masks
 
     def count(self, windows: Tensor, depth: int) -> Tensor:
-        """How many tokens each block learns from, (D,)."""
+        """Number of tokens that train each block, (D,)."""
         return torch.stack([mask.sum() for mask in self.learned(windows, depth)])
 
     def __call__(self, ahead: tuple[Tensor, ...], windows: Tensor, head: Tensor, tokens: Tensor, chunk: int) -> Tensor:
         """Mean over the blocks of their loss, without the weight, in nats per token.
 
         Args:
-            ahead: states of the D blocks, the k-th (B, T - k, D).
+            ahead: states of the blocks, the k-th of shape (B, T - k, D).
             windows: (B, T + 1).
             head: (V, D).
-            tokens: :meth:`count` of the whole optimizer step, of which these windows may be a part; over several
-                ranks its mean.
-            chunk: tokens whose logits exist at one time.
+            tokens: :meth:`count` of the whole optimizer step, which may include more windows; with several
+                ranks the mean over ranks.
+            chunk: number of tokens whose logits exist at one time.
         """
         losses = []
         for k, (states, learned) in enumerate(zip(ahead, self.learned(windows, len(ahead)), strict=True), start=1):

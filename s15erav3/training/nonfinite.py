@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: found and left out on the device, told when the host next reads it."""
+"""Detect and skip steps with non-finite loss or gradient on the device; report them when the host next reads it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from s15erav3.training.optim import MuonAdamW
 
 
 class Diverged(Exception):
-    """The loss or the gradient is no longer finite; weights and biases are as before that."""
+    """The loss or the gradient is no longer finite; weights and biases are from before that step."""
 
 
 class Guard:
-    """Counts bad steps on the device. More of them in a row than ``tolerated``, and every later step is left out, too.
+    """Count bad steps on the device. After more than ``tolerated`` in a row, every later step is skipped as well.
 
     Args:
-        tolerated: bad steps in a row after which training goes on.
+        tolerated: consecutive bad steps after which training still continues.
     """
 
     def __init__(self, tolerated: int = 0) -> None:
@@ -26,16 +26,16 @@ class Guard:
         self._batches: dict[int, Tensor] = {}
 
     def see(self, bad: Tensor, loss: Tensor, step: int, batch: Tensor) -> Tensor:
-        """Count a step; nothing is waited for.
+        """Count a step without waiting for the device.
 
         Args:
-            bad: whether it is, on any rank; bool, a scalar.
-            loss: this rank's, a scalar.
-            step: its number, from 1.
-            batch: kept until the next read, to find out what was bad.
+            bad: whether the step is bad on any rank; bool, a scalar.
+            loss: loss of this rank, a scalar.
+            step: number of the step, from 1.
+            batch: kept until the next read, for the diagnosis.
 
         Returns:
-            whether the step is left out; bool, a scalar.
+            Whether the step is skipped; bool, a scalar.
         """
         self._batches[step] = batch
         if self._counts is None:
@@ -58,7 +58,11 @@ class Guard:
 
     @property
     def counts(self) -> Tensor:
-        """For :meth:`first_bad`: bad steps in a row and in all, the row's first, its loss's fault, the end; (5,)."""
+        """Input of :meth:`first_bad`, (5,).
+
+        The number of bad steps in a row and in total, the first step of the row, whether its loss was bad, and
+        whether training has ended.
+        """
         assert self._counts is not None
         return self._counts
 
@@ -68,8 +72,11 @@ class Guard:
         return self._counts is not None
 
     def first_bad(self, counts: list[float]) -> tuple[int, bool, Tensor] | None:
-        """What ended training, from ``counts`` on the host: the first bad step of the row, whether its loss was bad,
-        and the batch of that step, or of the next one that is still kept; ``None`` as long as training goes on."""
+        """The cause of the end of training, from ``counts`` on the host; ``None`` while training continues.
+
+        The first bad step of the row, whether its loss was bad, and the batch of that step, or of the next step
+        whose batch is still kept.
+        """
         batches, self._batches = self._batches, {}
         if not counts[4]:
             return None
@@ -80,23 +87,23 @@ class Guard:
 
 
 def skips_on_device(optimizer: Optimizer) -> bool:
-    """Whether ``found_inf``, set on the optimizer, makes its step do nothing, as torch's GradScaler has it.
+    """Whether setting ``found_inf`` on the optimizer makes its step a no-op, as torch's GradScaler relies on.
 
-    torch's fused SGD knows it as well, but its first momentum is then never written.
+    torch's fused SGD supports it as well, but its first momentum would then never be written.
     """
-    if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
+    if isinstance(optimizer, torch.optim.Adam):  # includes AdamW
         return all(group["fused"] for group in optimizer.param_groups)
     return isinstance(optimizer, MuonAdamW)
 
 
 def copies(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a module, to be put back by :func:`put_back`."""
+    """Copies of a module's buffers, to be restored by :func:`put_back`."""
     return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
 @torch.no_grad()
 def put_back(module: nn.Module, before: dict[str, Tensor], where: Tensor) -> None:
-    """Give the buffers their former values if ``where``, a scalar on the device, says so."""
+    """Restore the former values of the buffers if ``where``, a bool scalar on the device, is true."""
     for name, buffer in module.named_buffers():
         if name in before:
             buffer.copy_(torch.where(where, before[name], buffer))

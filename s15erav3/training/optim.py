@@ -1,4 +1,4 @@
-"""AdamW, and Muon for matrices with AdamW for the rest, in one optimizer each."""
+"""Optimizers: AdamW, and Muon for matrices combined with AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ Group = dict[str, Any]
 
 
 def _roles(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters by their role: ``embedding`` (table and head), ``router``, ``matrix``, ``vector``.
+    """Parameters by role: ``embedding`` (table and head), ``router``, ``matrix``, ``vector``.
 
-    A parameter used twice (a tied head) appears once. The roles are exhaustive: a parameter that none of
-    them claims is a bug, and asserted to be.
+    A parameter used twice (a tied head) appears once. An assertion checks that every parameter has a role.
     """
     roles: dict[str, list[nn.Parameter]] = {"embedding": [], "router": [], "matrix": [], "vector": []}
     seen: set[nn.Parameter] = set()
@@ -53,7 +52,7 @@ def adamw(
     weight_decay: float,
     decay_embeddings: bool,
 ) -> Optimizer:
-    """torch's AdamW (arXiv 1711.05101), fused. Norms never decay; embeddings and head when asked for."""
+    """torch's fused AdamW (arXiv 1711.05101). Norms never decay; embeddings and head decay only on request."""
     first, second = betas
     roles = _roles(model)
     decayed, plain = roles["matrix"] + roles["router"], roles["vector"]
@@ -86,7 +85,7 @@ def muon(
     decayed, plain = roles["router"] if router == "adamw" else [], roles["vector"]
     (decayed if decay_embeddings else plain).extend(roles["embedding"])
     gate_up = {m.gate_up_proj for m in model.modules() if isinstance(m, RoutedExperts)}
-    # "fused" also tells torch to load the step counters onto the device, where the fused step wants them.
+    # "fused" also makes torch load the step counters onto the device, where the fused step needs them.
     by_adamw = {
         "rule": "adamw",
         "fused": True,
@@ -98,7 +97,7 @@ def muon(
     groups: list[Group] = [
         {
             "params": by_muon,
-            # How many matrices stand below each other in one slice: an expert's gate and its up matrix.
+            # Number of matrices stacked in one slice: 2 for an expert's gate and up matrix.
             "stacked": [2 if p in gate_up else 1 for p in by_muon],
             "rule": "muon",
             "lr": lr,
@@ -114,26 +113,26 @@ def muon(
 
 
 class MuonAdamW(Optimizer):
-    """Two rules, one optimizer: one step counter, one state to save, one ``step()`` for Lightning to count.
+    """Muon and AdamW in one optimizer, with one step counter, one state to save and one ``step()`` for Lightning.
 
-    A group with ``rule="muon"`` takes momentum, Nesterov's look-ahead and the orthogonalised update
+    A group with ``rule="muon"`` uses momentum, Nesterov's look-ahead and the orthogonalised update
     (Muon, arXiv 2502.16982, eq. 4)
 
         W <- W - lr (0.2 sqrt(max(A, B)) NewtonSchulz(M) + weight_decay W),
 
-    whose size matches AdamW's, per (A, B) matrix: a stack of experts is many matrices, a fused gate and
-    up projection is two. A group with ``rule="adamw"`` takes torch's fused AdamW step.
+    whose size matches AdamW's, per (A, B) matrix: a stack of experts counts as many matrices, a fused gate and
+    up projection as two. A group with ``rule="adamw"`` uses torch's fused AdamW step.
     """
 
     found_inf: Tensor | None = None
-    """As torch's fused optimizers know it: a scalar on the device; where it is 1, a step does nothing."""
+    """Same meaning as in torch's fused optimizers: a scalar on the device; if it is 1, a step does nothing."""
 
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -151,7 +150,7 @@ class MuonAdamW(Optimizer):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            # A momentum that moves towards itself stays.
+            # Moving the momentum towards itself leaves it unchanged.
             grad = parameter.grad if bad is None else torch.where(bad, state["momentum"], parameter.grad)
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             update = grad.lerp(state["momentum"], group["momentum"])
@@ -198,7 +197,7 @@ class MuonAdamW(Optimizer):
 def newton_schulz(matrices: Tensor, *, bf16: bool, steps: int = 5) -> Tensor:
     """Push the singular values of each matrix towards 1: (n, A, B) -> (n, A, B).
 
-    Five steps of X <- a X + (b X X^T + c (X X^T)^2) X with Muon's coefficients, which bring every
+    Five steps of X <- a X + (b X X^T + c (X X^T)^2) X with Muon's coefficients bring every
     singular value into about 0.7 to 1.2. ``bf16`` computes in bf16, which the iteration tolerates.
     """
     a, b, c = 3.4445, -4.7750, 2.0315

@@ -1,4 +1,4 @@
-"""What a text shows of routings, accumulated over batches and ranks by sums.
+"""Routing statistics of a text, accumulated as sums over batches and ranks.
 
 Shapes: L MoE layers, E routed experts, N tokens of a batch, S slots, V values of a label.
 """
@@ -16,11 +16,11 @@ from s15erav3.model import Routing
 
 
 class CountTable(Metric):
-    """How often tokens of each value went to each expert of each layer.
+    """Count how often tokens of each label value went to each expert of each layer.
 
     Args:
         layers: L.
-        values: V, labels are below it.
+        values: V; labels are below it.
         experts: E.
     """
 
@@ -44,12 +44,12 @@ class CountTable(Metric):
         self.tokens = self.tokens + _tally(labels, values)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Slots of each layer, value and expert, int64, (L, V, E), and tokens of each value, int64, (V,)."""
+        """Slots per layer, value and expert, int64, (L, V, E), and tokens per value, int64, (V,)."""
         return self.counts, self.tokens
 
 
 class Coactivation(Metric):
-    """Tokens that use two experts at once: int64, (L, E, E)."""
+    """Number of tokens that use both experts of a pair: int64, (L, E, E)."""
 
     full_state_update = False
 
@@ -68,7 +68,7 @@ class Coactivation(Metric):
 
 
 class TokenMean(Metric):
-    """A number of each layer, averaged over tokens: fp64, (L,). Batches count by their tokens."""
+    """A per-layer value averaged over tokens: fp64, (L,). Batches are weighted by their tokens."""
 
     full_state_update = False
 
@@ -80,7 +80,7 @@ class TokenMean(Metric):
         self.tokens: Tensor
 
     def update(self, means: Sequence[Tensor], tokens: int) -> None:
-        """Add a batch: each layer's mean, L scalars, over so many tokens."""
+        """Add a batch: the mean of each layer over ``tokens`` tokens, L scalars."""
         self.total = self.total + torch.stack(list(means)).double() * tokens
         self.tokens = self.tokens + tokens
 
@@ -90,5 +90,5 @@ class TokenMean(Metric):
 
 
 def _tally(indices: Tensor, size: int) -> Tensor:
-    """How often each of 0 .. size - 1 occurs: int64, (size,). bincount would wait for a GPU."""
+    """How often each of 0 .. size - 1 occurs: int64, (size,). bincount would synchronise with the GPU."""
     return torch.zeros(size, dtype=torch.int64, device=indices.device).scatter_add(0, indices, torch.ones_like(indices))

@@ -1,6 +1,6 @@
 """Learning-rate factors as pure functions of the step and of the share of training done.
 
-Nothing is remembered between steps, so there is no state to save or to lose on resuming.
+Schedules keep no state between steps, so there is nothing to save or to lose on resuming.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ class Constant:
 
         Args:
             step: optimizer steps done.
-            progress: share of training done, 0 to 1, by steps or, under a time limit, by time if that
-                is further.
+            progress: share of training done, 0 to 1: by steps, or by time if a time limit is nearer.
         """
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return warmup * self.decay(min(1.0, max(0.0, progress)))
@@ -33,7 +32,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine(Constant):
-    """Half a cosine from 1 to ``final_ratio`` (arXiv 1608.03983, without restarts)."""
+    """Half a cosine period from 1 to ``final_ratio`` (arXiv 1608.03983, without restarts)."""
 
     final_ratio: float = 0.1
 
@@ -43,7 +42,7 @@ class Cosine(Constant):
 
 @dataclass(frozen=True)
 class WSD(Constant):
-    """Warmup, stable, decay: 1, then a straight line to ``final_ratio`` over the last ``decay_share``
+    """Warmup, stable, decay: 1, then linear decay to ``final_ratio`` over the last ``decay_share``
     of training (arXiv 2404.06395)."""
 
     decay_share: float = 0.3

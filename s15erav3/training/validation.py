@@ -1,4 +1,4 @@
-"""What a validation counts: cost, loads, how sure the routers are, and how many choices the last bias update changed.
+"""Validation metrics: cost, loads, router confidence, and the share of choices that the last bias update changed.
 
 Shapes: L MoE layers that validation runs, E routed experts, N tokens.
 """
@@ -19,25 +19,25 @@ from s15erav3.training.routing_metrics import TokenMean
 
 
 class Validation(nn.Module):
-    """Sums over the batches and ranks of one validation, from which every ``val/*`` and ``balance/*_global`` follows.
+    """Sums over the batches and ranks of one validation, from which ``val/*`` and ``balance/*_global`` are computed.
 
     ``balance/churn`` is the share of probe tokens (the first batch, the same at every validation) whose
-    set of experts differs with and without the last bias update, mean over layers.
+    set of experts differs with and without the last bias update, averaged over layers.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        layers = config.num_moe_layers  # without those of multi-token prediction, which validation leaves out
+        layers = config.num_moe_layers  # without multi-token prediction, which validation does not run
         self.cost = BitsPerByte()
         self.loads = ExpertLoads(layers, config.n_routed_experts) if layers else None
         self.last_loads: Tensor | None = None
-        """Of the last whole validation, over its batches and ranks: int64, (L, E)."""
+        """Loads of the last complete validation, summed over batches and ranks: int64, (L, E)."""
         self.top_k = config.num_experts_per_tok
         self.tokens_choose = config.topk_method != "expert_choice"
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
 
     def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
-        """Add a batch: summed nats, bytes of its N targets (any shape), a routing of each layer."""
+        """Add a batch: summed nats, bytes of its N targets (any shape), and the routing of each layer."""
         self.cost.update(nll, byte_lengths)
         if self.loads is None:
             return
@@ -47,7 +47,7 @@ class Validation(nn.Module):
             self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
 
     def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_update: Tensor) -> None:
-        """See how many choices the last bias update changed: ``last_update``, (L or more, E)."""
+        """Count the choices that the last bias update changed: ``last_update``, (L or more, E)."""
         if self.tokens_choose:
             turned = [
                 churn(router.select(routing.scores, routing.bias - update), routing.experts)
@@ -56,10 +56,10 @@ class Validation(nn.Module):
             self.churn.update(turned, len(routings[0].scores))
 
     def results(self, *, probed: bool) -> dict[str, Tensor]:
-        """Every figure under its name, fp32 scalars; ``balance/churn`` where the biases have been updated before.
+        """All metrics by name, fp32 scalars; ``balance/churn`` only if the biases have been updated before.
 
         Args:
-            probed: whether they have. A rank without a batch has probed nothing, and must sum up with the others.
+            probed: whether they have. A rank without a batch has probed nothing, but must join the reduction.
         """
         cost = self.cost.compute()
         found = {"val/loss": cost["loss"], "val/bpb": cost["bpb"]}
@@ -77,7 +77,7 @@ class Validation(nn.Module):
         return {name: value.float() for name, value in found.items()}
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Clear all sums."""
         for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn):
             if metric is not None:
                 metric.reset()

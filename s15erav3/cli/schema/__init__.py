@@ -1,4 +1,4 @@
-"""What every setting may be, said once: type, range, words, and one line about it.
+"""Schema of every setting, defined once: type, range, choices and a one-line description.
 
-``check`` judges a config by it, ``describe`` tells it.
+``check`` validates a config against it, ``describe`` prints it.
 """

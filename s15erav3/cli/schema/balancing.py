@@ -1,4 +1,4 @@
-"""The group ``balancing``: what every strategy takes, and the settings of each."""
+"""The group ``balancing``: settings common to all strategies, and those of each strategy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Alpha = Annotated[Positive, NO_BALANCING, Doc("weight of the loss")]
 
 @open_ended
 class AddOns(TypedDict, total=False):
-    """What combines with every strategy, one's own included."""
+    """Add-ons that combine with every strategy, including user-defined ones."""
 
     z_loss: Annotated[NotNegative, Doc("weight of logsumexp(router logits)^2 in the loss; 0: none")]
     capacity_factor: Annotated[
@@ -59,7 +59,7 @@ class Rule(AddOns, total=False):
 
 @closed
 class Smebu(Rule, total=False):
-    """``smebu``: the sign rule made smooth, with momentum."""
+    """``smebu``: a smooth sign rule with momentum."""
 
     kappa: Annotated[Positive, Doc("steepness of the tanh of the relative error")]
     beta: Annotated[ShareBelowOne, Doc("share of the last move that stays in the next: momentum")]
@@ -67,7 +67,7 @@ class Smebu(Rule, total=False):
 
 @closed
 class DeepSeekV3(AddOns, total=False):
-    """``dsv3``: the sign rule, frozen at the end, and a small loss within sequences."""
+    """``dsv3``: the sign rule, frozen at the end, and a small sequence-wise loss."""
 
     rate: Rate
     freeze_at: Annotated[Share, Doc("share of training after which the rate is 0 (DeepSeek-V3: 0.966)")]
@@ -83,14 +83,14 @@ class Original(AddOns, total=False):
 
 @closed
 class Quantile(AddOns, total=False):
-    """``quantile``: the bias that would have made the last step even."""
+    """``quantile``: the bias that would have balanced the last step."""
 
     ema: Annotated[ShareBelowOne, Doc("share of the old bias that stays; 0: none")]
 
 
 @closed
 class Auxiliary(AddOns, total=False):
-    """``aux``: a loss on load times affinity."""
+    """``aux``: an auxiliary loss on load times affinity."""
 
     alpha: Alpha
     scope: Annotated[
@@ -108,7 +108,7 @@ class Weighted(AddOns, total=False):
 
 @closed
 class Bip(AddOns, total=False):
-    """``bip``: an even assignment of the tokens at hand."""
+    """``bip``: an even assignment of the current tokens."""
 
     rounds: Annotated[Whole, Ge(1), Le(1000), Doc("rounds of solving for the assignment, per micro-batch and layer")]
 
@@ -128,4 +128,4 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.BIP": Bip,
     "*": AddOns,
 }
-"""By ``_target_``; ``*`` for a strategy of the user's own."""
+"""Settings by ``_target_``; ``*`` for a user-defined strategy."""

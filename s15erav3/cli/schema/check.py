@@ -1,4 +1,4 @@
-"""A config against the schema: the one door through which settings come in."""
+"""Validate a config against the schema; all settings pass through here."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MISSING = "???"
 
 
 def check(config: Mapping[str, Any], verb: str) -> None:
-    """Refuse a config of ``verb`` that has a setting of the wrong type, out of range or contradicting another.
+    """Refuse a config of ``verb`` with a setting of the wrong type, out of range or in conflict with another.
 
     Args:
-        config: plain containers, interpolations resolved; what is missing (``???``) is left to who asks for it.
+        config: plain containers, interpolations resolved; missing values (``???``) are not checked here.
 
     Raises:
-        UserError: with the first such setting.
+        UserError: names the first such setting.
     """
     for place in VERBS[verb]:
         if place and "." not in place and not isinstance(node := config.get(place), Mapping):
@@ -39,7 +39,7 @@ def check(config: Mapping[str, Any], verb: str) -> None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value has still to be given."""
+    """Whether a value is still missing."""
     return isinstance(value, str) and value == MISSING
 
 
@@ -47,14 +47,14 @@ def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
     """Refuse a value in the part ``place`` of a config that does not fit the class of its settings.
 
     Raises:
-        UserError: with the first one.
+        UserError: names the first such value.
     """
-    from pydantic import ValidationError  # a quarter of a second, which help need not wait for
+    from pydantic import ValidationError  # slow import (0.25 s), not needed for help
 
     known, prefix = fields(settings), f"{place}." if place else ""
     given = {str(k): v for k, v in node.items() if not str(k).startswith("_") and not is_missing(v)}
     if not place:
-        given = {key: value for key, value in given.items() if key in known}  # the others are groups, or one's own
+        given = {key: value for key, value in given.items() if key in known}  # others: groups or user-defined keys
     try:
         _judge(settings).validate_python(given)
     except ValidationError as error:
@@ -66,7 +66,7 @@ def check_part(place: str, node: Mapping[str, Any], settings: type) -> None:
 
 
 def check_made(place: str, node: Any, by_target: Mapping[str, type]) -> None:
-    """As :func:`check_part`, by the ``_target_`` of what is to be made; somebody else's settings are their own."""
+    """Like :func:`check_part`, with the class chosen by ``_target_``; settings of external targets are not checked."""
     if isinstance(node, Mapping) and (settings := by_target.get(str(node.get("_target_", "")))) is not None:
         check_part(place, node, settings)
 
@@ -79,7 +79,7 @@ def _judge(settings: type) -> Any:
 
 
 def _refusal(name: str, value: Any, annotation: Any, within: list[Any], error: Any) -> UserError:
-    """The sentence for a value; of a list, for its element."""
+    """The error for a value, or for an element of a list."""
     remedy = hint(annotation)
     if isinstance(value, list) and within and isinstance(within[-1], int) and within[-1] < len(value):
         kind: Any = get_args(annotation)[0] if metadata(annotation) else annotation
@@ -95,7 +95,7 @@ def _refusal(name: str, value: Any, annotation: Any, within: list[Any], error: A
 
 
 def shown(value: Any) -> str:
-    """A value as one would type it, in one line."""
+    """Format a value as it would be typed, in one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -107,10 +107,10 @@ def shown(value: Any) -> str:
 
 
 def _check_lightning(trainer: Mapping[str, Any]) -> None:
-    """Arguments of Lightning's that ``+trainer.`` added.
+    """Check Lightning arguments that were added with ``+trainer.``.
 
     Raises:
-        UserError: it is this program's to give, or nothing would be trained or saved with it.
+        UserError: this program sets the argument itself, or nothing would be trained or saved with it.
     """
     for name in OWN:
         if name in trainer:

@@ -1,4 +1,4 @@
-"""The packaged config folder read as plain YAML: the choices of a group, what they set, and what they are."""
+"""Read the packaged config folder as plain YAML: the choices of a group, their settings and descriptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def names(conf: Path, group: str) -> list[str]:
 
 
 def content(conf: Path, group: str, choice: str) -> dict[str, Any]:
-    """What a choice sets in its group, with what it is made of; interpolations as they stand."""
+    """The settings of a choice, including those from its defaults list; interpolations are not resolved."""
     file = conf / group / f"{choice}.yaml"
     own: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
     if "@package _global_" in file.read_text():
@@ -31,15 +31,14 @@ def content(conf: Path, group: str, choice: str) -> dict[str, Any]:
 
 
 def default_choices(conf: Path, verb: str) -> dict[str, str]:
-    """What each group is where nothing is chosen."""
+    """The default choice of each group."""
     listed = yaml.safe_load((conf / f"{verb}.yaml").read_text()).get("defaults", ())
     pairs = [pair for part in listed if isinstance(part, dict) for pair in part.items()]
     return {group: str(choice) for group, choice in pairs if choice and not group.startswith("override")}
 
 
 def about(conf: Path, group: str, choice: str) -> str:
-    """The first sentence of the comment with which a choice's file begins; of a long one, what stands before the
-    colon."""
+    """The first sentence of the comment at the top of a choice's file; if it is long, the part before the colon."""
     said: list[str] = []
     for line in (conf / group / f"{choice}.yaml").read_text().splitlines():
         if not line.startswith("#"):

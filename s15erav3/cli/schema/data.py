@@ -1,4 +1,4 @@
-"""The groups ``data`` and ``tokenizer``: what is read, and in which pieces."""
+"""The groups ``data`` and ``tokenizer``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Epochs = Annotated[Positive | Literal[-1] | None, Must("a number above 0, or -1 
 
 @closed
 class Data(TypedDict, total=False):
-    """A text, its division and its batches."""
+    """A text, its split and its batches."""
 
     name: Annotated[Literal["sample", "ipl", "text"], Doc("bundled commentary, a commentary file, or any text")]
     path: Annotated[Path | None, Doc("file or folder; null: the bundled text, or for ipl the original corpus")]
@@ -39,7 +39,7 @@ class Data(TypedDict, total=False):
 
 @closed
 class TokenizerChoice(TypedDict, total=False):
-    """How text becomes tokens."""
+    """How text is tokenized."""
 
     name: Annotated[Text, Doc("corpus_bpe, trained on the training part, or an encoding of tiktoken")]
     vocab_size: Annotated[Vocabulary | None, Doc("entries, of corpus_bpe; null: as the encoding has them")]

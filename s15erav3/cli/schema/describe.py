@@ -1,4 +1,4 @@
-"""The schema told: ``s15erav3 train --help`` lists the groups, ``--help experts`` the settings of one."""
+"""Print the schema: ``s15erav3 train --help`` lists the groups, ``--help experts`` the settings of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MORE = {
     "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: how it chooses", by_target=SAMPLER),
     "hydra/sweeper/pruner": Group("with hydra/sweeper=optuna: which runs end early", by_target=PRUNER),
 }
-"""Groups of ``train`` that are no part of a run's config."""
+"""Groups of ``train`` that are not part of a run's config."""
 
 
 class Row(NamedTuple):
@@ -32,17 +32,17 @@ class Row(NamedTuple):
     default: str
     annotation: Any
     choices: list[str]
-    """Those that have it; empty where all do."""
+    """Choices that have this setting; empty if all do."""
 
 
 def groups(verb: str) -> dict[str, Group]:
-    """What can be asked about, by name."""
+    """Groups for which help is available, by name."""
     found = {place: group for place, group in VERBS[verb].items() if place and "." not in place}
     return found | (MORE if verb == "train" else {})
 
 
 def overview(verb: str, conf: Path) -> str:
-    """Every group of a verb with one line about it and its choices, the default one marked; then the other settings.
+    """Every group of a verb with a one-line description and its choices, the default marked; then the other settings.
 
     Args:
         conf: the packaged config folder.
@@ -60,12 +60,12 @@ def overview(verb: str, conf: Path) -> str:
 
 
 def describe(verb: str, name: str, conf: Path, choice: str | None = None) -> str:
-    """The settings of a group: name, default, what it must be, what it is for; and the group's choices.
+    """The settings of a group, with name, default, allowed values and purpose, and the group's choices.
 
     Args:
         name: one of :func:`groups`.
         conf: the packaged config folder.
-        choice: whose defaults are told; ``None`` for the default one.
+        choice: the choice whose defaults are shown; ``None`` for the default choice.
     """
     group = groups(verb)[name]
     chosen = choice or default_choices(conf, verb).get(name)

@@ -1,7 +1,8 @@
-"""What a setting may be: types, ranges and words that the groups of this folder share.
+"""Types, ranges and descriptions shared by the groups of this folder.
 
-An annotation says it all: ``Annotated[Whole, Ge(1), Doc("windows of one micro-batch")]``. pydantic, which judges values
-by it (:mod:`~s15erav3.cli.schema.check`), is not imported here, so that help is quick.
+A setting is fully described by its annotation, such as
+``Annotated[Whole, Ge(1), Doc("windows of one micro-batch")]``. pydantic, which validates values against it
+(:mod:`~s15erav3.cli.schema.check`), is not imported here, so that help is fast.
 """
 
 from __future__ import annotations
@@ -14,40 +15,40 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, Lt
 
 LARGEST = 2**63 - 1
-"""What tensors, seeds and counters hold."""
+"""Largest integer that tensors, seeds and counters can hold."""
 
 Settings = TypeVar("Settings", bound=type)
 
 
 def closed(settings: Settings) -> Settings:
-    """Let a group have the settings of this class and no others."""
+    """Allow only the settings of this class in a group."""
     settings.__pydantic_config__ = {"strict": True, "extra": "forbid"}  # type: ignore[attr-defined]
     return settings
 
 
 def open_ended(settings: Settings) -> Settings:
-    """Let a group have more settings, which are handed on to somebody else's code."""
+    """Allow additional settings in a group, which are passed on to external code."""
     settings.__pydantic_config__ = {"strict": True, "extra": "allow"}  # type: ignore[attr-defined]
     return settings
 
 
 @dataclass(frozen=True)
 class Must:
-    """What a value must be, in words, where types and bounds cannot say it."""
+    """Description of the allowed values, if types and bounds cannot express it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Hint:
-    """What follows the sentence of a refusal: a remedy."""
+    """A remedy that is appended to the error message."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Held:
-    """A number that a computer holds: finite, no larger than :data:`LARGEST` if it is whole, not denormal."""
+    """A representable number: finite, not denormal, and no larger than :data:`LARGEST` if it is an integer."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -56,10 +57,10 @@ class Held:
 
     @staticmethod
     def check(value: Any) -> Any:
-        """Pass on what is held, and what is no number at all.
+        """Return representable numbers, and values that are not numbers, unchanged.
 
         Raises:
-            ValueError: it is not held; the message ends a sentence.
+            ValueError: the number is not representable; the message completes a sentence.
         """
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
@@ -81,10 +82,10 @@ NotNegative = Annotated[Real, Ge(0)]
 Share = Annotated[Real, Ge(0), Le(1)]
 ShareBelowOne = Annotated[Real, Ge(0), Lt(1)]
 Windows = Annotated[Whole, Ge(1), Le(2**16)]
-"""As many as a batch may have; more is a slip of the hand, and would fill the memory."""
+"""Number of windows in a batch. A larger value is probably a typing error, and would exhaust the memory."""
 
 Text = str | int | float | bool
-"""Free text: what looks like a number or a flag is one in a config, and meant as text."""
+"""Free text. YAML parses some texts as a number or a flag; here they are meant as text."""
 Path = Annotated[Text, Must("a path")]
 
 Accelerator = Literal["auto", "gpu", "cuda", "cpu"]

@@ -1,6 +1,6 @@
-"""The groups ``model`` and ``experts``: how large the model is and how a token chooses among experts.
+"""The groups ``model`` and ``experts``: model size and expert routing.
 
-Which sizes go together is the model's to say (:class:`s15erav3.model.ModelConfig`).
+The model itself checks which sizes are compatible (:class:`s15erav3.model.ModelConfig`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ YARN = Must("null or settings, as in {factor: 4, original_max_position_embedding
 
 @closed
 class Model(TypedDict, total=False):
-    """Widths, depth, heads, latent ranks, by DeepSeek-V3's names."""
+    """Widths, depth, heads and latent ranks, with DeepSeek-V3's names."""
 
     hidden_size: Annotated[AtLeastOne, Doc("width of the residual stream, a multiple of 8 and of num_heads")]
     num_layers: Annotated[AtLeastOne, Doc("transformer layers")]
@@ -53,7 +53,7 @@ class RopeScaling(TypedDict, total=False):
 
 @closed
 class Experts(TypedDict, total=False):
-    """How many experts there are and how a token chooses among them."""
+    """Number of experts, and how tokens are routed to them."""
 
     n_routed_experts: Annotated[Count, Doc("experts that tokens choose among in a layer; 0: a dense model")]
     num_experts_per_tok: Annotated[Count, Doc("routed experts of a token, at most n_routed_experts")]

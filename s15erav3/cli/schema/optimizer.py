@@ -1,4 +1,4 @@
-"""The groups ``optimizer`` and ``schedule``, and the root's ``mtp``: how weights are learned."""
+"""The groups ``optimizer`` and ``schedule``, and the root setting ``mtp``."""
 
 from __future__ import annotations
 

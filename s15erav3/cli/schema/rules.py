@@ -1,4 +1,4 @@
-"""Settings that have to go together."""
+"""Rules between settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Config = Mapping[str, Any]
 
 
 def own_sequences_fit(config: Config) -> None:
-    """The same of a model that is not about to be replaced by another's."""
+    """Apply :func:`sequences_fit`, unless ``init_from`` will replace the model settings."""
     if not config.get("init_from"):
         sequences_fit(config)
 
 
 def sequences_fit(config: Config) -> None:
-    """A window is no longer than the model's positions, and leaves something to predict ahead."""
+    """Require that a window fits the model's positions and is long enough for multi-token prediction."""
     length, model = config["data"].get("sequence_length"), config["model"]
     longest, ahead = model.get("max_position_embeddings"), model.get("num_nextn_predict_layers", 0)
     if None not in (length, longest) and length > longest:
@@ -34,7 +34,7 @@ def sequences_fit(config: Config) -> None:
 
 
 def parts_fit(config: Config) -> None:
-    """What is held out leaves something for training."""
+    """Require that the hold-out leaves some text for training."""
     val, test = (config["data"].get(f"{name}_fraction", 0) for name in ("val", "test"))
     if val + test >= 1:
         raise UserError(
@@ -43,7 +43,7 @@ def parts_fit(config: Config) -> None:
 
 
 def training_ends(config: Config) -> None:
-    """At least one limit is given."""
+    """Require at least one limit on the length of training."""
     limits = {name: config["trainer"].get(name) for name in ("max_steps", "max_epochs")}
     if all(limit in (None, -1) for limit in limits.values()):
         said = " and ".join(f"trainer.{name}={'null' if limit is None else limit}" for name, limit in limits.items())
@@ -51,7 +51,7 @@ def training_ends(config: Config) -> None:
 
 
 def text_is_given(config: Config) -> None:
-    """Which part is measured goes with whose text it is."""
+    """Require that the measured part matches the source of the text."""
     split, path = config.get("split"), config["data"].get("path")
     if path and split != "all":
         raise UserError(f"split={split} must be all, for a file given by data.path is measured whole.")
@@ -60,14 +60,14 @@ def text_is_given(config: Config) -> None:
 
 
 def seeds_are_held(config: Config) -> None:
-    """Each text has a seed of its own, counted from the first."""
+    """Require that the seeds of all texts, counted from the first, are representable."""
     seed, samples = config.get("seed", 0), config.get("samples", 0)
     if seed > LARGEST - samples:
         raise UserError(f"seed={seed} must be at most {LARGEST - samples}, as there is a seed for each of the samples.")
 
 
 def speculation_is_greedy(config: Config) -> None:
-    """It takes the likeliest tokens of one text at a time."""
+    """Require greedy decoding of one text at a time for speculative decoding."""
     if not config.get("speculative"):
         return
     if config.get("temperature") != 0 or config.get("repetition_penalty") != 1:
@@ -89,4 +89,4 @@ RULES: dict[str, tuple[Callable[[Config], None], ...]] = {
     "compare": (),
     "export": (),
 }
-"""By verb; each raises :class:`UserError`."""
+"""Rules by verb; each raises :class:`UserError`."""

@@ -1,4 +1,4 @@
-"""The groups ``hydra/sweeper``, its sampler and its pruner: a search with Optuna."""
+"""The group ``hydra/sweeper`` with its sampler and pruner, for a search with Optuna."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Tpe(TypedDict, total=False):
 
 @closed
 class Nsgaii(TypedDict, total=False):
-    """Evolution."""
+    """Evolutionary search (NSGA-II)."""
 
     seed: Seed
     population_size: Annotated[Whole, Ge(2), Doc("runs of a generation")]
@@ -65,12 +65,12 @@ class Nsgaii(TypedDict, total=False):
 
 @closed
 class NoPruner(TypedDict, total=False):
-    """Every run is trained to its end."""
+    """No pruning: every trial is trained to its end."""
 
 
 @closed
 class Median(TypedDict, total=False):
-    """The worse half ends early."""
+    """The worse half of the trials is pruned."""
 
     n_startup_trials: StartupTrials
     n_warmup_steps: WarmupSteps
@@ -80,7 +80,7 @@ class Median(TypedDict, total=False):
 
 @closed
 class Percentile(TypedDict, total=False):
-    """A share of the worst ends early."""
+    """A share of the worst trials is pruned."""
 
     percentile: Annotated[
         Real, Ge(0), Le(100), Doc("of the complete runs' values at that step, the lower the better; runs above it end")

@@ -1,4 +1,4 @@
-"""The settings of ``train`` that belong to no group, and those of a sweep and its queue."""
+"""Settings of ``train`` outside all groups, and those of a sweep and its queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s15erav3.cli.schema.kinds import AtLeastOne, Must, Path, Text, Whole, close
 
 @open_ended
 class Train(TypedDict, total=False):
-    """Keys of one's own may stand beside these, for interpolations: ``+width=64 model.hidden_size='${width}'``."""
+    """Users may add their own keys, for interpolations: ``+width=64 model.hidden_size='${width}'``."""
 
     seed: Annotated[Whole, Ge(0), Le(2**32 - 1), Doc("of weights and of the order of the data")]
     resume: Annotated[Path | None, Doc("a run to go on with: last, its folder, or a checkpoint file; null: none")]
@@ -29,7 +29,7 @@ class Train(TypedDict, total=False):
 
 @closed
 class Sweep(TypedDict, total=False):
-    """Many runs, by ``-m``."""
+    """Many runs, with ``-m``."""
 
     name: Annotated[Text | None, Doc("names the folder and the W&B group; null: date and time, and no group")]
     resume: Annotated[Path | None, Doc("a sweep's folder: do what is not complete of its command; null: none")]

@@ -36,14 +36,14 @@ OWN = (
     *("use_distributed_sampler", "enable_model_summary", "enable_progress_bar", "enable_checkpointing", "barebones"),
     *("min_steps", "min_epochs"),
 )
-"""Arguments of Lightning's Trainer that this program gives itself, or that would leave out what it does."""
+"""Arguments of Lightning's Trainer that this program sets itself, or that would disable its work."""
 
 
 def seconds(limit: Any) -> float:
     """``trainer.max_time`` in seconds: a number of them, ``days:hours:minutes:seconds``, or ``{minutes: 10}``.
 
     Returns:
-        0 for what is none of these.
+        Seconds; 0 if it is none of these.
     """
     if isinstance(limit, str) and re.fullmatch(CLOCK, limit):
         days, hours, minutes, rest = map(int, limit.split(":"))
@@ -57,7 +57,7 @@ def seconds(limit: Any) -> float:
 
 
 def is_time(limit: Any) -> bool:
-    """Whether :func:`seconds` are some, and no more than a clock counts."""
+    """Whether :func:`seconds` is positive and within the range of a clock."""
     return 1e-6 <= seconds(limit) <= timedelta.max.total_seconds()
 
 
@@ -66,7 +66,7 @@ IsTime, IsOne = Predicate(is_time), Predicate(lambda share: share == 1)
 
 @open_ended
 class Trainer(TypedDict, total=False):
-    """Settings of this program and of Lightning's Trainer, to which ``+trainer.NAME`` adds others of its arguments."""
+    """Settings of this program and of Lightning's Trainer; ``+trainer.NAME`` adds further Trainer arguments."""
 
     accelerator: Annotated[Accelerator, Doc("device; auto: a GPU if there is one, else the CPU")]
     devices: Annotated[
@@ -102,7 +102,7 @@ class Trainer(TypedDict, total=False):
 
 @closed
 class Reader(TypedDict, total=False):
-    """What reads with a trained model: the group ``trainer`` of the other verbs."""
+    """The group ``trainer`` of the verbs that only run a trained model."""
 
     accelerator: Annotated[Accelerator, Doc("device; auto: a GPU if there is one, else the CPU")]
     precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs made for it, else 32-true")]
@@ -110,7 +110,7 @@ class Reader(TypedDict, total=False):
 
 @open_ended
 class Lightning(TypedDict, total=False):
-    """Arguments of Lightning's that no packaged config has, and with which nothing might be trained or saved."""
+    """Lightning arguments that no packaged config has, and that could prevent training or saving."""
 
     limit_train_batches: Annotated[
         AtLeastOne | Annotated[float, IsOne] | None,

@@ -1,4 +1,4 @@
-"""Which class describes which part of a verb's config, and what each group is for."""
+"""Map each part of a verb's config to its schema class, and describe each group."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Group(NamedTuple):
     """A part of a config."""
 
     says: str
-    """What it is for, in one line."""
+    """One-line description of the group."""
     settings: type | None = None
     """The class of its settings."""
     by_target: Mapping[str, type] = {}
-    """That class by the group's ``_target_``; ``*`` is any other. Without it, others' settings are their own."""
+    """The class by the group's ``_target_``; ``*`` matches any other. Without ``*``, other targets are not checked."""
     members: Mapping[str, tuple[str, type]] = {}
-    """What a group of several things to make holds: name, ``_target_``, class."""
+    """Members of a group with several objects to instantiate: name, ``_target_``, class."""
 
     def of(self, node: Mapping[Any, Any]) -> type | None:
-        """The class that the settings ``node`` have to fit; ``None`` for somebody else's."""
+        """The class for the settings ``node``; ``None`` for an external target."""
         target = str(node.get("_target_", ""))
         return self.settings or self.by_target.get(target) or self.by_target.get("*")
 
@@ -63,7 +63,7 @@ VERBS: dict[str, dict[str, Group]] = {
     "compare": {"": Group("settings of no group", verbs.Compare)},
     "export": {"": Group("settings of no group", verbs.Export)},
 }
-"""Groups by their dotted place in the config of each verb."""
+"""Groups by their dotted path in the config of each verb."""
 
 
 @cache
@@ -73,10 +73,10 @@ def fields(settings: type) -> dict[str, Any]:
 
 
 def parts(verb: str, config: Mapping[Any, Any]) -> Iterator[tuple[str, Any, type]]:
-    """Every described part of a config: dotted place, what is there, class. What is absent is left out.
+    """Every described part of a config: dotted path, content, class. Absent parts are skipped.
 
     Args:
-        config: plain containers or OmegaConf's.
+        config: plain or OmegaConf containers.
     """
     for place, group in VERBS[verb].items():
         node: Any = config

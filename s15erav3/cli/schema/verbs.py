@@ -1,4 +1,4 @@
-"""The settings of the verbs that train nothing."""
+"""Settings of the verbs other than ``train``."""
 
 from __future__ import annotations
 

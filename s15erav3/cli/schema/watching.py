@@ -1,4 +1,4 @@
-"""The groups ``callbacks`` and ``logger``: who watches a training, and what is kept of it."""
+"""The groups ``callbacks`` and ``logger``: monitoring and records of a training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s15erav3.cli.schema.kinds import (
 )
 
 LEAST = 1e-6
-"""What logits may be divided by without becoming infinite in fp32."""
+"""Smallest divisor of logits for which they stay finite in fp32."""
 
 RunDir = Annotated[Path, Doc("the run's folder")]
 RunName = Annotated[Text | None, Doc("the run's name; null: what tells it from others, as 'e16 loss_free s1'")]
@@ -44,7 +44,7 @@ RepetitionPenalty = Annotated[
 
 @closed
 class Media(TypedDict, total=False):
-    """Heatmaps of load and bias at each validation, for loggers that show them."""
+    """Heatmaps of load and bias at each validation, for loggers that support them."""
 
 
 @closed
@@ -54,7 +54,7 @@ class Watch(TypedDict, total=False):
 
 @closed
 class Telemetry(TypedDict, total=False):
-    """Rows of figures."""
+    """Rows of metrics."""
 
     run_dir: RunDir
     every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two rows of figures")]
@@ -102,7 +102,7 @@ CALLBACKS: dict[str, tuple[str, type]] = {
     "progress": ("s15erav3.callbacks.progress.Watch", Watch),
     "checkpoint": ("", Checkpoint),
 }
-"""Name in the group, ``_target_`` (none: made by the program itself), settings."""
+"""Name in the group, ``_target_`` (none if the program creates it itself), settings."""
 
 
 @closed
@@ -141,7 +141,7 @@ class TensorBoard(TypedDict, total=False):
 
 @closed
 class MLflow(TypedDict, total=False):
-    """MLflow's tracking."""
+    """MLflow tracking."""
 
     save_dir: RunDir
     experiment: Annotated[Text, Doc("MLflow's experiment")]

@@ -1,4 +1,4 @@
-"""An annotation in words: ``a whole number, at least 1, or null``."""
+"""Describe an annotation in words: ``a whole number, at least 1, or null``."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ BOUNDS = {Ge: ("at least", "ge"), Gt: ("greater than", "gt"), Le: ("at most", "l
 
 
 def metadata(annotation: Any) -> tuple[Any, ...]:
-    """What stands beside the type."""
+    """The metadata of an annotated type."""
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
 def description(annotation: Any) -> str:
-    """The one line about a setting; the last one given holds."""
+    """The one-line description of a setting; the last one takes precedence."""
     return next((m.documentation for m in reversed(metadata(annotation)) if isinstance(m, Doc)), "")
 
 
 def hint(annotation: Any) -> str:
-    """The remedy that a refusal ends with."""
+    """The remedy at the end of an error message."""
     return next((m.text for m in metadata(annotation) if isinstance(m, Hint)), "")
 
 
 def alternatives(annotation: Any, beside: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """The types of a union, each with all that holds for it."""
+    """The types of a union, each with all its constraints."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from alternatives(get_args(annotation)[0], (*get_args(annotation)[1:], *beside))
@@ -42,7 +42,7 @@ def alternatives(annotation: Any, beside: tuple[Any, ...] = ()) -> Iterator[tupl
 
 
 def is_text(annotation: Any) -> bool:
-    """Whether free text is meant, so that what looks like a number is none."""
+    """Whether the setting is free text, so that a value such as ``1`` is a text."""
     return any(kind is str and not _constraints(beside) for kind, beside in alternatives(annotation))
 
 
@@ -51,7 +51,7 @@ def _constraints(beside: tuple[Any, ...]) -> list[Any]:
 
 
 def what(annotation: Any) -> str:
-    """What a value must be."""
+    """Description of the allowed values."""
     for said in metadata(annotation):
         if isinstance(said, Must):
             return said.text
