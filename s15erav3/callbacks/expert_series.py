@@ -38,8 +38,14 @@ def layer_balance(layers: Sequence[int], loads: Tensor) -> Metrics:
     return {f"layer_{layer:02d}/maxvio": value for layer, value in zip(layers, values, strict=True)}
 
 
+def few_experts(layers: Sequence[int], loads: Tensor, biases: Tensor, update: Tensor, extremes: int) -> Metrics:
+    """:func:`condensed` under its names, from tables (L, E) on the host."""
+    names = [name for layer in layers for name in condensed_names(layer, loads.shape[-1], extremes)]
+    return dict(zip(names, condensed(loads, biases, update, extremes).flatten().tolist(), strict=True))
+
+
 def condensed(loads: Tensor, biases: Tensor, update: Tensor, extremes: int) -> Tensor:
-    """Return the most and least loaded experts of each layer, and quantiles over its experts, on the tables' device.
+    """Return the most and least loaded experts of each layer, and quantiles over its experts.
 
     Args:
         loads, biases, update: (L, E) each.
@@ -56,7 +62,7 @@ def condensed(loads: Tensor, biases: Tensor, update: Tensor, extremes: int) -> T
     least = torch.sort(load, dim=-1, stable=True).indices[:, :k]
     chosen = torch.cat([most, least], dim=-1)  # (L, 2k)
     values = tables.gather(-1, chosen.expand(len(tables), -1, -1))  # (3, L, 2k)
-    at = torch.tensor(list(QUANTILES.values()), dtype=tables.dtype, device=tables.device)
+    at = torch.tensor(list(QUANTILES.values()), dtype=tables.dtype)
     spread = torch.quantile(tables, at, dim=-1).movedim(0, -1)  # (3, L, 5)
     return torch.cat([chosen.double(), *torch.cat([values, spread], dim=-1)], dim=-1)
 

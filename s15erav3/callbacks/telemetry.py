@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from s15erav3.balancing.diagnostics import (
     evenness,
     random_floor,
 )
-from s15erav3.callbacks.expert_series import all_experts, condensed, condensed_names, condenses, layer_balance
+from s15erav3.callbacks.expert_series import all_experts, condenses, few_experts, layer_balance
 from s15erav3.callbacks.throughput import Throughput
 from s15erav3.model import ModelConfig, training_flops_per_token
 from s15erav3.training.hardware import peak_flops
@@ -31,7 +30,7 @@ class Telemetry(L.Callback):
     """Log ``train/*``, ``perf/*``, ``balance/*`` and experts' loads, biases and bias updates.
 
     Between logged steps only sums are kept, on the device. ``balance.jsonl`` contains the same loads, biases
-    and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "bias_update"}``
+    and bias updates as exact numbers: one line ``{"step", "tokens", "layers", "load", "bias", "update"}``
     per row, with the biases after the update.
 
     Args:
@@ -120,14 +119,9 @@ class Telemetry(L.Callback):
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
         self._losses.clear()
         moved = record.loads is not None and record.bias_update is not None
-        config = module.net.config
-        few = moved and condenses(self.per_expert, config.n_routed_experts)
         if moved:
             biases = torch.stack([router.bias for router in module.routers])
-            on_device = [t for t in (record.loads, biases, record.bias_update, record.dropped) if t is not None]
-            parts += [table.flatten() for table in on_device]
-            if few:
-                parts.append(condensed(on_device[0], biases, on_device[2], self.extremes).flatten())
+            parts += [t.flatten() for t in (record.loads, biases, record.bias_update, record.dropped) if t is not None]
         host = torch.cat([part.double() for part in parts]).cpu()
         counts, host = host[:5], host[5:]
         module.refuse_if_diverged(counts.tolist())
@@ -138,9 +132,8 @@ class Telemetry(L.Callback):
         if tolerant:
             metrics["train/skipped_steps"] = counts[1].item()
         if moved:
-            host = host[len(names) :]
-            size = len(on_device) * biases.numel()
-            tables = host[:size].view(-1, len(module.routers), config.n_routed_experts)
+            config = module.net.config
+            tables = host[len(names) :].view(-1, len(module.routers), config.n_routed_experts)
             loads, biases, update = tables[:3]
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
@@ -149,11 +142,10 @@ class Telemetry(L.Callback):
                 metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:
                 metrics |= layer_balance(layers, loads)
-            if few:
-                columns = [condensed_names(layer, config.n_routed_experts, self.extremes) for layer in layers]
-                metrics |= zip(chain(*columns), host[size:].tolist(), strict=True)
-            elif self.per_expert:
-                metrics |= all_experts(layers, loads, biases, update)
+                if condenses(self.per_expert, config.n_routed_experts):
+                    metrics |= few_experts(layers, loads, biases, update, self.extremes)
+                else:
+                    metrics |= all_experts(layers, loads, biases, update)
         return metrics
 
     def _append(self, module: LanguageModule, layers: list[int], loads: Tensor, biases: Tensor, update: Tensor) -> None:

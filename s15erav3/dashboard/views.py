@@ -18,7 +18,7 @@ from wandb_workspaces._graphql import execute_graphql
 from wandb_workspaces.reports.v2 import gql
 
 from s15erav3.dashboard.panels import BPB, MAXVIO, MOST_RUNS, Panels, Part, parts
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 
 Spec = dict[str, Any]
 GRID, HEIGHT = 24, 8  # columns of a report's grid, and rows of it per panel
@@ -131,7 +131,7 @@ def save(view: ws.Workspace, page: wr.Report) -> None:
         print(f"workspace  {view.save().url}", flush=True)
         print(f"report     {page.save().url}")
     except (wandb.Error, WandbApiFailedError, OSError) as error:
-        told = " ".join(str(error).split()).rstrip(".")
+        told = one_line(error).rstrip(".")
         raise UserError(f"W&B did not save it ({told}); try again later, or take --dry-run.") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from s15erav3.errors import one_line
 from s15erav3.loggers.wandb_server import tell
 
 
@@ -44,4 +45,4 @@ def close_all(exit_code: int, result: Mapping[str, Any] | None = None) -> None:
         try:
             logger.conclude(exit_code, result or {})
         except Exception as error:  # a logger's error must not hide how the run ended
-            tell(f"{type(logger).__name__} was not closed: {type(error).__name__}: {' '.join(str(error).split())}")
+            tell(f"{type(logger).__name__} was not closed: {type(error).__name__}: {one_line(error)}")

@@ -12,13 +12,13 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.cli.overrides import leaves
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.loggers.extras import need
 from s15erav3.loggers.mlflow_run import begin, images_known, place, steps_known
 from s15erav3.loggers.raster import markdown, pixels
 from s15erav3.loggers.wandb_server import tell
 from s15erav3.runs import naming
-from s15erav3.runs.records import read_resumes
+from s15erav3.runs.records import logs_again
 
 STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}
 MOST_METRICS = 1000
@@ -47,8 +47,7 @@ class RunMLflow(MLFlowLogger):
     ) -> None:
         need("mlflow", "mlflow", "sqlalchemy", "alembic", "PIL")
         self.folder, self.group, self._lost = Path(save_dir), group, False
-        resumes = read_resumes(self.folder)
-        self._skips = bool(resumes) and not resumes[-1].get("changed")
+        self._skips = logs_again(self.folder)
         self._metrics: dict[str, set[int]] = {}
         self._images: set[tuple[str, int]] | None = None
         super().__init__(experiment_name=experiment, run_name=name, tracking_uri=place())
@@ -149,5 +148,5 @@ class RunMLflow(MLFlowLogger):
             raise
         except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
             self._lost = True
-            told = " ".join(str(error).split())[:300]
+            told = one_line(error)[:300]
             tell(f"MLflow takes nothing more ({type(error).__name__}: {told}); training goes on without it")

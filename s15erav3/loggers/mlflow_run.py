@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.loggers.wandb_server import tell
 
 NOTE = "mlflow/run-id.txt"
@@ -54,7 +54,7 @@ def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Ma
         else:
             client.update_run(run.info.run_id, status="RUNNING")
     except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
-        told = f"{client.tracking_uri}: {' '.join(str(error).split())[:300]}"
+        told = f"{client.tracking_uri}: {one_line(error)[:300]}"
         raise UserError(
             f"logger=mlflow cannot begin at {told}; mend MLFLOW_TRACKING_URI, or take logger=csv."
         ) from error

@@ -16,11 +16,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.cli.overrides import leaves
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 from s15erav3.loggers.extras import need
 from s15erav3.loggers.raster import pixels
 from s15erav3.runs import naming
-from s15erav3.runs.records import read_resumes
+from s15erav3.runs.records import logs_again
 
 NOTE = "trackio/run-name.txt"
 """File with the run's name, within the run's folder."""
@@ -87,11 +87,10 @@ class RunTrackio(Logger):
                         self.project, name, group=self.group, config=self._config, resume="allow", embed=False
                     )
             except ValueError as error:
-                raise UserError(f"logger=trackio cannot begin: {' '.join(str(error).split())}") from error
+                raise UserError(f"logger=trackio cannot begin: {one_line(error)}") from error
             note.parent.mkdir(exist_ok=True)
             note.write_text(name + "\n")
-            resumes = read_resumes(self.folder)
-            if resumes and not resumes[-1].get("changed"):
+            if logs_again(self.folder):
                 self._known = _known(self.project, self._run)
         return self._run
 

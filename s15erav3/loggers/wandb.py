@@ -15,7 +15,7 @@ from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_place import commands, place
 from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
 from s15erav3.runs import naming
-from s15erav3.runs.records import read_lines, read_resumes
+from s15erav3.runs.records import logs_again, read_lines
 
 
 class RunLogger(WandbLogger):
@@ -212,8 +212,7 @@ def wandb_logger(
             config={"choices": chosen},
             **settings,
         )
-    resumes = read_resumes(folder)
-    same = bool(resumes) and not resumes[-1].get("changed")
+    same = logs_again(folder)
     known = steps_known(folder, None if run.settings._offline else run.step) if run is not None and same else ()
     return RunLogger(
         run, folder, project, x_axis=x_axis, log_model=log_model, finish_timeout=finish_timeout, known=known

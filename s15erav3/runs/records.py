@@ -43,6 +43,12 @@ def read_resumes(run_dir: Path) -> list[dict[str, Any]]:
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
 
+def logs_again(run_dir: Path) -> bool:
+    """Whether the run was last resumed with unchanged settings: it then repeats its rows after the checkpoint."""
+    resumes = read_resumes(run_dir)
+    return bool(resumes) and not resumes[-1].get("changed")
+
+
 def _lines(file: Path) -> list[bytes]:
     """Return the non-empty lines with their line ends; none if the file is missing or not a regular file."""
     if not file.is_file():

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, one_line
 
 LOG = "log"
 """The only tag: values are drawn log-uniformly."""
@@ -84,7 +84,7 @@ def distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(choices)
     except (ValueError, ArithmeticError) as error:
         raise UserError(
-            f"{override.input_line} cannot be searched: {' '.join(str(error).split()).rstrip('.')}; give choices (a,b)"
+            f"{override.input_line} cannot be searched: {one_line(error).rstrip('.')}; give choices (a,b)"
             ", interval(low,high), range(first,end) or tag(log,interval(low,high))."
         ) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import alone
@@ -54,3 +55,11 @@ def first_bad_part(
         for hook in hooks:
             hook.remove()
     return None
+
+
+def first_of_ranks(part: str | None, ranks: int) -> str | None:
+    """Return the part that the first rank with one found bad; the others see it only in the summed gradients."""
+    found = [part] * ranks
+    if ranks > 1:
+        dist.all_gather_object(found, part)
+    return next((name for name in found if name), None)

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
 from s15erav3.model import Output, Transformer, routers
-from s15erav3.training.diagnosis import first_bad_part
+from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
@@ -59,8 +58,8 @@ class LanguageModule(L.LightningModule):
     """Train a :class:`Transformer` on windows of tokens.
 
     Optimization is manual, and a batch holds all micro-batches of one optimizer step. So gradients and loads
-    are never partly accumulated between batches: a checkpoint is always taken
-    between two whole steps, and biases are updated exactly once per completed step.
+    are never partly accumulated between batches: a checkpoint is always taken between two whole steps, and biases
+    are updated exactly once per completed step.
 
     A step whose loss or gradient is not finite changes nothing: not the weights, the optimizer's state, the biases
     or the balancer's buffers. If an optimizer cannot skip a step on the device (see
@@ -255,12 +254,8 @@ class LanguageModule(L.LightningModule):
                     return self.objective(windows, batch, count, progress).loss
 
             part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
-            named = [part or ("the loss" if loss_bad else None)]
-            if self.trainer.world_size > 1:  # other ranks see it only in the summed gradients
-                own, named = named, [None] * self.trainer.world_size
-                dist.all_gather_object(named, own[0])
-            what = next((name for name in named if name), "the norm of the gradient")
-            raise Diverged(f"{what} is not finite at step {step}")
+            what = first_of_ranks(part or ("the loss" if loss_bad else None), self.trainer.world_size)
+            raise Diverged(f"{what or 'the norm of the gradient'} is not finite at step {step}")
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Accumulate the cost and the routing of windows (B, T + 1), without training or balancing."""

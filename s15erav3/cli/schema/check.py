@@ -11,7 +11,7 @@ from s15erav3.cli.schema.rules import RULES
 from s15erav3.cli.schema.trainer import OWN, Lightning
 from s15erav3.cli.schema.tree import VERBS, fields, parts
 from s15erav3.cli.schema.wording import hint, metadata, what
-from s15erav3.errors import UserError, nearest
+from s15erav3.errors import UserError, nearest, one_line
 
 MISSING = "???"
 
@@ -102,7 +102,7 @@ def shown(value: Any) -> str:
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}:{shown(v)}' for key, v in value.items())}}}"
-    text = " ".join(str(value).split())
+    text = one_line(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
