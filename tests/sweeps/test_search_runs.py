@@ -56,11 +56,12 @@ def test_a_search_that_was_killed_goes_on_and_prunes_what_is_hopeless(
     )
     try:
         wait_until(lambda: min(progress(job)["step"] for job in "23") >= 4)
+        os.killpg(program.pid, signal.SIGSTOP)  # so that neither the sweep nor its jobs see the other's end
+        for job in "23":
+            os.kill(progress(job)["pid"], signal.SIGKILL)
     finally:
         os.killpg(program.pid, signal.SIGKILL)
         program.wait()
-    for job in "23":
-        os.kill(progress(job)["pid"], signal.SIGKILL)
     wait_until(lambda: not any(is_alive(progress(job)) for job in "23"))
     assert [t.state.name for t in trials(S)] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
     (tmp_path / "plan.json").unlink()
