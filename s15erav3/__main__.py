@@ -14,16 +14,16 @@ VERBS = {
     "train": "train a model, sweep over settings (-m), or resume a run",
     "evaluate": "measure a checkpoint: loss, bits per byte, expert balance",
     "sample": "continue a prompt with a checkpoint",
-    "report": "write one HTML page about a run: curves, expert loads, what experts are for",
-    "compare": "put the runs of sweeps side by side: a table, CSV, Markdown, HTML",
-    "export": "turn a checkpoint into a Hugging Face folder",
+    "report": "write one HTML page about a run: curves, expert loads, what experts specialise in",
+    "compare": "compare the runs of sweeps: a table, CSV, Markdown, HTML",
+    "export": "export a checkpoint as a Hugging Face folder",
 }
 USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
     f"  {verb:10} {does}\n" for verb, does in VERBS.items()
 )
 END = """
-s15erav3 VERB --help tells its settings.
-eval "$(s15erav3 --completion bash)" lets the Tab key complete verbs, groups, choices and settings; so for zsh, and
+s15erav3 VERB --help lists its settings.
+Tab completion of verbs, groups, choices and settings: eval "$(s15erav3 --completion bash)", or zsh, or
 s15erav3 --completion fish | source."""
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(shells.script(" ".join(rest)), end="")
             return 0
         if verb not in VERBS:
-            raise UserError(f"'{verb}' is no verb of s15erav3; {nearest(verb, VERBS)}")
+            raise UserError(f"'{verb}' is not a verb of s15erav3; {nearest(verb, VERBS)}")
         from s15erav3.cli import help, trust  # slow import, because of Hydra
 
         rest = trust.take(rest)

@@ -53,7 +53,7 @@ def split(arguments: Sequence[str]) -> Line:
     if found["experimental_rerun"] is not None:
         raise UserError(
             f"--experimental-rerun={found['experimental_rerun']} is not offered, as it executes the pickle that it "
-            "reads; go on with a run by train resume=RUN_DIR."
+            "reads; resume a run with train resume=RUN_DIR."
         )
     words = found.pop("overrides")
     flags = [
@@ -94,4 +94,4 @@ def by_place(verb: str, arguments: Sequence[str], *settings: str) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; --hydra-help tells the flags.")
+    raise UserError(f"{message}; --hydra-help lists the flags.")

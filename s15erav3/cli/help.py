@@ -77,7 +77,7 @@ def asked_about(verb: str, line: Line) -> list[str]:
     known = groups(verb)
     for word in words if verb == "train" else ():
         if word not in known:
-            raise UserError(f"'{word}' is no group of train; {nearest(word, known)}")
+            raise UserError(f"'{word}' is not a group of train; {nearest(word, known)}")
     return [word for word in words if word in known and (verb == "train" or not Path(word).exists())]
 
 

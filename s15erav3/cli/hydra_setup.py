@@ -66,7 +66,7 @@ def run(
         raise kept.failures[0]
     if kept.failures:
         summary = (
-            f"{len(kept.failures)} of {len(kept.failures) + len(kept.returned)} jobs failed; their errors stand above."
+            f"{len(kept.failures)} of {len(kept.failures) + len(kept.returned)} jobs failed; see their errors above."
         )
         if all(isinstance(error, UserError) for error in kept.failures):
             raise UserError(summary)
@@ -130,7 +130,7 @@ def call(
     """
     line = split(arguments)
     if verb != "train" and "hydra/launcher=gpu_queue" in line.words:
-        raise UserError("hydra/launcher=gpu_queue is for train -m alone; leave it out.")
+        raise UserError("hydra/launcher=gpu_queue works only with train -m; leave it out.")
     folder = conf or conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions propagate to this module instead of being printed by Hydra
     own_plugins(conf_dir())

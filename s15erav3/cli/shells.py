@@ -80,7 +80,7 @@ def script(shell: str) -> str:
         UserError: the shell is not supported.
     """
     if shell not in SCRIPTS:
-        raise UserError(f"{FLAG} {shell} is not known: it prints a script for a shell; {nearest(shell, SCRIPTS)}")
+        raise UserError(f"{FLAG} {shell} is not a supported shell; {nearest(shell, SCRIPTS)}")
     return SCRIPTS[shell].lstrip()
 
 

@@ -122,8 +122,8 @@ def check_targets(config: Mapping[Any, Any], where: object) -> None:
         known = isinstance(name, str) and PLACES.fullmatch(place) and name in choices(group)
         if not known and not is_trusted(str(name)):
             raise UserError(
-                f"{where} wants {str(name)[:200]!r} to be called as {place or 'the config'}, which is no choice of "
-                f"this program; nothing was executed. If you know that code, add trust={_prefix(name)} to the command."
+                f"{where} would use {str(name)[:200]!r} as {place or 'the config'}, which is not a choice of "
+                f"this program; nothing was executed. If you trust that code, add trust={_prefix(name)} to the command."
             )
 
 
@@ -148,17 +148,16 @@ def read_config(file: Path) -> DictConfig:
             raise ValueError("it holds no settings")
         config = OmegaConf.create(found)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; choose another run.") from error
     except Exception as error:  # OmegaConf's errors for keys or interpolations that it cannot parse
-        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; take another run.") from error
+        raise UserError(f"{file} is damaged: {one_line(error)[:200]}; choose another run.") from error
     for key in ("hydra", "defaults"):
         if key in found:
             raise UserError(f"{file} has the key '{key}', which no run of this program saves; nothing was executed.")
     for resolver in calls(found):
         if resolver not in RESOLVERS and not is_trusted(resolver):
             raise UserError(
-                f"{file} asks for the resolver ${{{resolver}:...}}; if you know why, add trust={resolver} to the "
-                "command."
+                f"{file} uses the resolver ${{{resolver}:...}}; if you trust it, add trust={resolver} to the command."
             )
     return config
 
@@ -191,7 +190,7 @@ def keep_inside(cfg: DictConfig, run_dir: Path) -> None:
                     settings[key] = "${run_dir}"
                 elif key in NAMES and set(str(settings.get(key)).split("/")) & {"..", ""} - {settings.get(key)}:
                     raise UserError(
-                        f"{group}.{name}.{key}={settings.get(key)} leads out of the run's folder; give a plain name."
+                        f"{group}.{name}.{key}={settings.get(key)} points outside the run's folder; give a plain name."
                     )
 
 

@@ -35,7 +35,7 @@ def ask(*arguments: str, line: str = "") -> subprocess.CompletedProcess[str]:
         (["--version"], "", "."),
         *(([verb, "--help"], "", "SETTINGS") for verb in VERBS),
         (["sample", "RUN_DIR", "--help", "top_k=3"], "", "top_k: 3"),
-        (["train", "--help"], "", "how the experts are kept busy"),
+        (["train", "--help"], "", "how the load of the experts is balanced"),
         (["train", "--help", "experts"], "", "experts.n_routed_experts=8 "),
         (["train", "--help=experts", "experts=e16"], "", "experts.n_routed_experts=16 "),
         (["train", "--help", "optimizer", "mtp"], "", "mtp.final_from=0.67 "),
@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_told_in_help_too() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["expertz"], "'expertz' is no group of train; did you mean 'experts'"),
+        (["expertz"], "'expertz' is not a group of train; did you mean 'experts'"),
         (["experts", "experts=e9"], "experts=e9 is not a choice of the group 'experts': did you mean"),
     ],
 )

@@ -120,12 +120,12 @@ def test_a_saved_config_names_nothing_that_is_called(
         ("defaults", ["/etc/other"], "'defaults'"),
         ("balancing", "${oc.create:${oc.decode:'{_target_: os.mkdir, path: MARK}'}}", "oc."),
         ("seed", "${oc.env:HOME}", "trust=oc.env"),
-        ("sweep.name", {"_target_": "os.mkdir"}, "called as sweep.name"),
-        ("data._target_", "os.mkdir", "called as data"),
-        ("trainer._target_", "s15erav3.balancing.LossFree", "called as trainer"),
-        ("optimizer._target_", "s15erav3.balancing.LossFree", "called as optimizer"),
-        ("callbacks.telemetry._target_", "${seed}.system", "called as"),
-        ("logger.csv.name", "../../elsewhere", "leads out"),
+        ("sweep.name", {"_target_": "os.mkdir"}, "as sweep.name"),
+        ("data._target_", "os.mkdir", "as data"),
+        ("trainer._target_", "s15erav3.balancing.LossFree", "as trainer"),
+        ("optimizer._target_", "s15erav3.balancing.LossFree", "as optimizer"),
+        ("callbacks.telemetry._target_", "${seed}.system", " as "),
+        ("logger.csv.name", "../../elsewhere", "points outside"),
     ],
 )
 def test_a_saved_config_configures_nothing_else(
@@ -229,7 +229,7 @@ def test_every_packaged_choice_is_allowed_and_every_other_place_is_not() -> None
     for names in (*trust.MORE.values(), trust.optimizers()):
         assert names and all(get_class(name) for name in names)
     trust.check_targets({"trainer": {"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}}, "x")
-    with pytest.raises(UserError, match="called as"):
+    with pytest.raises(UserError, match=" as "):
         trust.check_targets({"model": {"_target_": "s15erav3.balancing.LossFree"}}, "x")
 
 

@@ -18,11 +18,11 @@ from s15erav3.cli.schema.kinds import (
     open_ended,
 )
 
-NO_BALANCING = Hint("; take balancing=none for no balancing")
-NO_LOSS = Hint("; take balancing=loss_free for no loss")
+NO_BALANCING = Hint("; use balancing=none for no balancing")
+NO_LOSS = Hint("; use balancing=loss_free for no loss")
 
 Rate = Annotated[Positive, NO_BALANCING, Doc("how far a bias moves per optimizer step, in units of the affinity score")]
-FreezeAt = Annotated[Share, Doc("share of training after which the rate is 0; schedule=freeze alone reads it")]
+FreezeAt = Annotated[Share, Doc("share of training after which the rate is 0; only with schedule=freeze")]
 Alpha = Annotated[Positive, NO_BALANCING, Doc("weight of the loss")]
 
 
@@ -33,10 +33,12 @@ class AddOns(TypedDict, total=False):
     z_loss: Annotated[NotNegative, Doc("weight of logsumexp(router logits)^2 in the loss; 0: none")]
     capacity_factor: Annotated[
         Positive | None,
-        Doc("places of an expert over its fair share; further tokens are dropped in training; null: none"),
+        Doc(
+            "capacity of an expert, as a multiple of its fair share; excess tokens are dropped in training; null: none"
+        ),
     ]
     router_jitter: Annotated[ShareBelowOne, Doc("half-width of a random factor on the router's inputs in training")]
-    expert_dropout: Annotated[ShareBelowOne, Doc("chance that a chosen expert is left out in training")]
+    expert_dropout: Annotated[ShareBelowOne, Doc("probability that a chosen expert is dropped in training")]
 
 
 @closed
@@ -54,7 +56,7 @@ class Rule(AddOns, total=False):
         Doc("the rate over training: constant; cosine down to 0; freeze: constant, then 0"),
     ]
     freeze_at: FreezeAt
-    centred: Annotated[bool, Doc("whether the mean over the experts is subtracted from each move")]
+    centred: Annotated[bool, Doc("whether the mean over the experts is subtracted from the bias update")]
 
 
 @closed
@@ -62,7 +64,7 @@ class Smebu(Rule, total=False):
     """``smebu``: a smooth sign rule with momentum."""
 
     kappa: Annotated[Positive, Doc("steepness of the tanh of the relative error")]
-    beta: Annotated[ShareBelowOne, Doc("share of the last move that stays in the next: momentum")]
+    beta: Annotated[ShareBelowOne, Doc("momentum: share of the last update that is added to the next")]
 
 
 @closed
@@ -85,7 +87,7 @@ class Original(AddOns, total=False):
 class Quantile(AddOns, total=False):
     """``quantile``: the bias that would have balanced the last step."""
 
-    ema: Annotated[ShareBelowOne, Doc("share of the old bias that stays; 0: none")]
+    ema: Annotated[ShareBelowOne, Doc("share of the old bias that is kept; 0: none")]
 
 
 @closed
@@ -110,7 +112,7 @@ class Weighted(AddOns, total=False):
 class Bip(AddOns, total=False):
     """``bip``: an even assignment of the current tokens."""
 
-    rounds: Annotated[Whole, Ge(1), Le(1000), Doc("rounds of solving for the assignment, per micro-batch and layer")]
+    rounds: Annotated[Whole, Ge(1), Le(1000), Doc("solver iterations for the assignment, per micro-batch and layer")]
 
 
 BALANCING: dict[str, type] = {

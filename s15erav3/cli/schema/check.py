@@ -114,6 +114,6 @@ def _check_lightning(trainer: Mapping[str, Any]) -> None:
     """
     for name in OWN:
         if name in trainer:
-            raise UserError(f"trainer.{name}={shown(trainer[name])} is this program's to decide; leave it out.")
+            raise UserError(f"trainer.{name}={shown(trainer[name])} is set by this program; leave it out.")
     limits = fields(Lightning)
     check_part("trainer", {key: value for key, value in trainer.items() if key in limits}, Lightning)

@@ -22,24 +22,26 @@ class Data(TypedDict, total=False):
     path: Annotated[Path | None, Doc("file or folder; null: the bundled text, or for ipl the original corpus")]
     max_epochs: Annotated[Epochs, Doc("passes over the training part, unless max_steps or max_time ends first")]
     sequence_length: Annotated[Whole, Ge(2), Doc("tokens that a training window predicts")]
-    vocab_size: Annotated[Vocabulary, Doc("entries of tokenizer=corpus_bpe: as many as the text supports")]
+    vocab_size: Annotated[Vocabulary, Doc("vocabulary size of tokenizer=corpus_bpe; at most what the text supports")]
     batch_size: Annotated[Windows, Doc("windows of one micro-batch on one device")]
     eval_batch_size: Annotated[Windows, Doc("windows of one validation batch on one device")]
-    document: Annotated[Literal["blank_line", "file"], Doc("data=text alone: where documents end")]
-    val_fraction: Annotated[Part, Doc("share of the documents to validate on")]
+    document: Annotated[Literal["blank_line", "file"], Doc("only with data=text: where documents end")]
+    val_fraction: Annotated[Part, Doc("share of the documents for validation")]
     test_fraction: Annotated[Part, Doc("share of the documents kept for evaluate split=test")]
-    split_seed: Annotated[Count, Doc("divides the documents; the seed of training does not")]
+    split_seed: Annotated[Count, Doc("seed of the split, independent of the training's seed")]
     prompts: Annotated[
         str | list[str] | None,
         Must("null, a text, or a list of texts"),
-        Doc("texts that samples go on from; null: the openings of the first held-out documents"),
+        Doc("prompts of the samples; null: the openings of the first held-out documents"),
     ]
-    num_workers: Annotated[Whole, Ge(0), Le(2**10), Doc("processes that load batches; 0: none beside the training")]
+    num_workers: Annotated[
+        Whole, Ge(0), Le(2**10), Doc("worker processes that load batches; 0: the training process itself")
+    ]
 
 
 @closed
 class TokenizerChoice(TypedDict, total=False):
     """How text is tokenized."""
 
-    name: Annotated[Text, Doc("corpus_bpe, trained on the training part, or an encoding of tiktoken")]
-    vocab_size: Annotated[Vocabulary | None, Doc("entries, of corpus_bpe; null: as the encoding has them")]
+    name: Annotated[Text, Doc("corpus_bpe, trained on the training part, or a tiktoken encoding")]
+    vocab_size: Annotated[Vocabulary | None, Doc("vocabulary size of corpus_bpe; null: that of the encoding")]

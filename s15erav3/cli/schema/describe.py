@@ -16,11 +16,11 @@ from s15erav3.cli.schema.wording import description, what
 
 WIDTH = 120
 MORE = {
-    "experiment": Group("a named setting of all of the above"),
+    "experiment": Group("a named combination of all of the above"),
     "hydra/launcher": Group("how the jobs of a sweep run", by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue}),
-    "hydra/sweeper": Group("who chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),
-    "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: how it chooses", by_target=SAMPLER),
-    "hydra/sweeper/pruner": Group("with hydra/sweeper=optuna: which runs end early", by_target=PRUNER),
+    "hydra/sweeper": Group("what chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),
+    "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: its sampler", by_target=SAMPLER),
+    "hydra/sweeper/pruner": Group("with hydra/sweeper=optuna: its pruner, which ends runs early", by_target=PRUNER),
 }
 """Groups of ``train`` that are not part of a run's config."""
 

@@ -56,8 +56,8 @@ class Experts(TypedDict, total=False):
     """Number of experts, and how tokens are routed to them."""
 
     n_routed_experts: Annotated[Count, Doc("experts that tokens choose among in a layer; 0: a dense model")]
-    num_experts_per_tok: Annotated[Count, Doc("routed experts of a token, at most n_routed_experts")]
-    n_shared_experts: Annotated[Count, Doc("experts that every token passes through")]
+    num_experts_per_tok: Annotated[Count, Doc("routed experts per token, at most n_routed_experts")]
+    n_shared_experts: Annotated[Count, Doc("experts that process every token")]
     moe_intermediate_size: Annotated[
         AtLeastOne | None,
         Doc("width of an expert; null: model.intermediate_size / (num_experts_per_tok + n_shared_experts)"),
@@ -67,8 +67,8 @@ class Experts(TypedDict, total=False):
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
         Literal["noaux_tc", "expert_choice"],
-        Doc("noaux_tc: tokens choose experts; expert_choice: the other way round (a control)"),
+        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control)"),
     ]
-    scoring_func: Annotated[Literal["sigmoid", "softmax"], Doc("what makes affinities of the router's logits")]
-    routed_scaling_factor: Annotated[Positive, Doc("factor on the sum of the routed experts")]
+    scoring_func: Annotated[Literal["sigmoid", "softmax"], Doc("function from the router's logits to affinities")]
+    routed_scaling_factor: Annotated[Positive, Doc("factor on the summed output of the routed experts")]
     norm_topk_prob: Annotated[bool, Doc("whether a token's gate weights are divided by their sum")]

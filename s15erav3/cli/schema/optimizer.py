@@ -22,10 +22,10 @@ Betas = Annotated[
     MinLen(2),
     MaxLen(2),
     Must("a list of two numbers, at least 0 and less than 1, as [0.9,0.95]"),
-    Doc("AdamW's decay of the mean of gradients and of their squares"),
+    Doc("decay rates of AdamW's running means of the gradient and its square"),
 ]
-Eps = Annotated[NotNegative, Doc("AdamW's addend in the denominator")]
-DecayEmbeddings = Annotated[bool, Doc("whether embedding and head decay; norms never do")]
+Eps = Annotated[NotNegative, Doc("AdamW's epsilon, added to the denominator")]
+DecayEmbeddings = Annotated[bool, Doc("whether weight decay applies to embedding and head; it never does to norms")]
 
 
 @closed
@@ -44,15 +44,15 @@ class Muon(TypedDict, total=False):
     """Muon for matrices, AdamW for the rest."""
 
     lr: Annotated[Positive, Doc("peak learning rate of the matrices")]
-    momentum: Annotated[ShareBelowOne, Doc("share of the old momentum that stays")]
+    momentum: Annotated[ShareBelowOne, Doc("momentum coefficient")]
     weight_decay: Annotated[NotNegative, Doc("weight decay of the matrices, times the learning rate per step")]
-    router: Annotated[Literal["adamw", "muon"], Doc("which of the two learns the routers")]
-    adamw_lr: Annotated[Positive, Doc("peak learning rate of embeddings, head, norms and, by router=adamw, routers")]
+    router: Annotated[Literal["adamw", "muon"], Doc("which of the two optimizers trains the routers")]
+    adamw_lr: Annotated[Positive, Doc("peak learning rate of embeddings, head, norms and, with router=adamw, routers")]
     betas: Betas
     eps: Eps
-    adamw_weight_decay: Annotated[NotNegative, Doc("weight decay of what AdamW learns")]
+    adamw_weight_decay: Annotated[NotNegative, Doc("weight decay of the parameters trained by AdamW")]
     decay_embeddings: DecayEmbeddings
-    bf16: Annotated[bool | None, Doc("orthogonalise in bf16; null: where the hardware is made for it")]
+    bf16: Annotated[bool | None, Doc("orthogonalise in bf16; null: on hardware with native bf16")]
 
 
 OPTIMIZER: dict[str, type] = {"s15erav3.training.optim.adamw": AdamW, "s15erav3.training.optim.muon": Muon}
@@ -95,6 +95,6 @@ SCHEDULE: dict[str, type] = {
 class MultiToken(TypedDict, total=False):
     """The loss of multi-token prediction, where ``model.num_nextn_predict_layers`` is above 0."""
 
-    weight: Annotated[NotNegative, Doc("weight of its loss at first (DeepSeek-V3: 0.3)")]
-    final_weight: Annotated[NotNegative, Doc("weight of its loss later (DeepSeek-V3: 0.1)")]
-    final_from: Annotated[Share, Doc("share of training from which on the final weight holds")]
+    weight: Annotated[NotNegative, Doc("initial weight of its loss (DeepSeek-V3: 0.3)")]
+    final_weight: Annotated[NotNegative, Doc("final weight of its loss (DeepSeek-V3: 0.1)")]
+    final_from: Annotated[Share, Doc("share of training after which the final weight applies")]

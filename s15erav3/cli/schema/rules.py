@@ -47,23 +47,23 @@ def training_ends(config: Config) -> None:
     limits = {name: config["trainer"].get(name) for name in ("max_steps", "max_epochs")}
     if all(limit in (None, -1) for limit in limits.values()):
         said = " and ".join(f"trainer.{name}={'null' if limit is None else limit}" for name, limit in limits.items())
-        raise UserError(f"{said} never end a training; at least one of them must be greater than 0.")
+        raise UserError(f"{said} set no end of training; at least one of them must be greater than 0.")
 
 
 def text_is_given(config: Config) -> None:
     """Require that the measured part matches the source of the text."""
     split, path = config.get("split"), config["data"].get("path")
     if path and split != "all":
-        raise UserError(f"split={split} must be all, for a file given by data.path is measured whole.")
+        raise UserError(f"split={split} must be all, as a file given by data.path is evaluated whole.")
     if split == "all" and not path:
-        raise UserError("split=all must go with data.path=FILE; the run's own text has train, val and test.")
+        raise UserError("split=all needs data.path=FILE; the run's own text is split into train, val and test.")
 
 
 def seeds_are_held(config: Config) -> None:
     """Require that the seeds of all texts, counted from the first, are representable."""
     seed, samples = config.get("seed", 0), config.get("samples", 0)
     if seed > LARGEST - samples:
-        raise UserError(f"seed={seed} must be at most {LARGEST - samples}, as there is a seed for each of the samples.")
+        raise UserError(f"seed={seed} must be at most {LARGEST - samples}, as each sample has its own seed.")
 
 
 def speculation_is_greedy(config: Config) -> None:
@@ -72,12 +72,12 @@ def speculation_is_greedy(config: Config) -> None:
         return
     if config.get("temperature") != 0 or config.get("repetition_penalty") != 1:
         raise UserError(
-            f"speculative=true takes the likeliest tokens, so temperature={config.get('temperature')} must be 0 and "
+            f"speculative=true decodes greedily, so temperature={config.get('temperature')} must be 0 and "
             f"repetition_penalty={config.get('repetition_penalty')} must be 1."
         )
     if config.get("compile") or config.get("samples") != 1:
         raise UserError(
-            "speculative=true does not go with compile=true or samples above 1; leave the one or the other out."
+            "speculative=true cannot be combined with compile=true or samples above 1; leave one of them out."
         )
 
 

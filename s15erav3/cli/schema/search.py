@@ -12,12 +12,13 @@ from s15erav3.cli.schema.kinds import AtLeastOne, Count, Must, Path, Real, Share
 
 Direction = Literal["minimize", "maximize"]
 Seed = Annotated[
-    Annotated[Whole, Ge(0), Le(2**31)] | None, Doc("gives the same search again, also if it is gone on with; null: any")
+    Annotated[Whole, Ge(0), Le(2**31)] | None,
+    Doc("seed that makes the search reproducible, also when resumed; null: random"),
 ]
-StartupTrials = Annotated[Count, Doc("complete runs before any is judged")]
-WarmupSteps = Annotated[Count, Doc("optimizer steps of a run before it is judged")]
-IntervalSteps = Annotated[AtLeastOne, Doc("optimizer steps between two judgements, at validations")]
-MinTrials = Annotated[AtLeastOne, Doc("complete runs with a validation at that step before it is judged there")]
+StartupTrials = Annotated[Count, Doc("complete runs before any run is pruned")]
+WarmupSteps = Annotated[Count, Doc("optimizer steps of a run before it can be pruned")]
+IntervalSteps = Annotated[AtLeastOne, Doc("optimizer steps between two decisions, at validations")]
+MinTrials = Annotated[AtLeastOne, Doc("complete runs with a validation at a step before runs are pruned there")]
 
 
 @closed
@@ -27,17 +28,17 @@ class Optuna(TypedDict, total=False):
     direction: Annotated[
         Direction | Annotated[list[Direction], MinLen(1)],
         Must("minimize or maximize, or a list of them"),
-        Doc("of the objective; a list as long as that of sweep.objective"),
+        Doc("direction of the objective; a list with one for each metric of sweep.objective"),
     ]
     n_trials: Annotated[AtLeastOne, Doc("runs of the whole study that did not fail; those that were pruned count")]
     n_jobs: Annotated[AtLeastOne, Doc("runs launched together, for launchers that run them side by side")]
     study_name: Annotated[Text, Doc("the study's name in its file")]
     storage: Annotated[Path, Doc("the study's file, a journal of Optuna's")]
-    max_failure_rate: Annotated[Share, Doc("of the runs launched together, above which the search ends; 1: never")]
+    max_failure_rate: Annotated[Share, Doc("share of failed runs in a batch above which the search ends; 1: never")]
     custom_search_space: Annotated[
-        Text | None, Doc("dotted name of a function of the config and Optuna's trial, that suggests more; null: none")
+        Text | None, Doc("dotted name of a function (config, trial) that suggests further settings; null: none")
     ]
-    params: Annotated[Mapping[str, Any], Doc("what is searched; ranges and choices on the command line are added")]
+    params: Annotated[Mapping[str, Any], Doc("the search space; ranges and choices on the command line are added")]
 
 
 @closed
@@ -52,7 +53,7 @@ class Tpe(TypedDict, total=False):
     """Tree-structured Parzen estimator."""
 
     seed: Seed
-    n_startup_trials: Annotated[Count, Doc("random runs, before there is anything to learn from")]
+    n_startup_trials: Annotated[Count, Doc("random runs before the sampler uses results")]
 
 
 @closed
@@ -83,7 +84,7 @@ class Percentile(TypedDict, total=False):
     """A share of the worst trials is pruned."""
 
     percentile: Annotated[
-        Real, Ge(0), Le(100), Doc("of the complete runs' values at that step, the lower the better; runs above it end")
+        Real, Ge(0), Le(100), Doc("runs worse than this percentile of the complete runs at the same step are pruned")
     ]
     n_startup_trials: StartupTrials
     n_warmup_steps: WarmupSteps

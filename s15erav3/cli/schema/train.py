@@ -14,17 +14,17 @@ from s15erav3.cli.schema.kinds import AtLeastOne, Must, Path, Text, Whole, close
 class Train(TypedDict, total=False):
     """Users may add their own keys, for interpolations: ``+width=64 model.hidden_size='${width}'``."""
 
-    seed: Annotated[Whole, Ge(0), Le(2**32 - 1), Doc("of weights and of the order of the data")]
-    resume: Annotated[Path | None, Doc("a run to go on with: last, its folder, or a checkpoint file; null: none")]
+    seed: Annotated[Whole, Ge(0), Le(2**32 - 1), Doc("seed of the weights and the order of the data")]
+    resume: Annotated[Path | None, Doc("a run to resume: last, its folder, or a checkpoint file; null: none")]
     force: Annotated[bool, Doc("resume even with settings that the checkpoint's weights were not trained with")]
     init_from: Annotated[
         Path | None,
-        Doc("begin with model, weights and tokenizer of a Hugging Face folder, run or checkpoint; null: none"),
+        Doc("start from the model, weights and tokenizer of a Hugging Face folder, run or checkpoint; null: none"),
     ]
     compile: Annotated[bool, Doc("torch.compile the model")]
     report: Annotated[bool, Doc("write report.html at the end")]
-    loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits exist at one time")]
-    run_dir: Annotated[Path, Doc("the run's folder; choose it by hydra.run.dir")]
+    loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits are in memory at one time")]
+    run_dir: Annotated[Path, Doc("the run's folder; set it with hydra.run.dir")]
 
 
 @closed
@@ -32,12 +32,12 @@ class Sweep(TypedDict, total=False):
     """Many runs, with ``-m``."""
 
     name: Annotated[Text | None, Doc("names the folder and the W&B group; null: date and time, and no group")]
-    resume: Annotated[Path | None, Doc("a sweep's folder: do what is not complete of its command; null: none")]
+    resume: Annotated[Path | None, Doc("folder of a sweep to resume: run its incomplete jobs; null: none")]
     code: Annotated[Literal["keep", "retrain"], Doc("what to do with complete runs of older code")]
     objective: Annotated[
         str | Annotated[list[str], MinLen(1)],
         Must("a metric such as val/bpb, or a list such as [val/bpb,balance/maxvio_global]"),
-        Doc("metrics of result.json that a sweeper such as Optuna is told of a run"),
+        Doc("metrics of result.json that a sweeper such as Optuna optimises"),
     ]
 
 
@@ -55,5 +55,5 @@ class GpuQueue(TypedDict, total=False):
         AtLeastOne | Literal["auto"], Doc("jobs at once where there is no GPU; auto: cores / threads_per_job")
     ]
     threads_per_job: Annotated[
-        AtLeastOne | Literal["auto"], Doc("threads of a job; auto: cores / places on GPUs, 1 on CPUs")
+        AtLeastOne | Literal["auto"], Doc("threads per job; auto: cores / jobs at once on GPUs, 1 on CPUs")
     ]

@@ -73,14 +73,14 @@ class Trainer(TypedDict, total=False):
         Annotated[Whole, Ge(1), Le(2**10)] | Literal[-1, "auto", "-1"] | Annotated[str, Predicate(str.isdigit)]
         | list[Count],
         DEVICES,
-        Doc("processes, one on each device"),
+        Doc("number of devices, with one process each"),
     ]  # fmt: skip
     strategy: Annotated[
         Text | Mapping[str, Any],
-        Must("auto, the name of a strategy of Lightning's, or its settings with _target_"),
-        Doc("how several devices work together; auto: DDP"),
+        Must("auto, the name of a Lightning strategy, or its settings with _target_"),
+        Doc("strategy for several devices; auto: DDP"),
     ]
-    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs made for it, else 32-true")]
+    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs with native bf16, else 32-true")]
     max_epochs: Annotated[Epochs, Doc("passes over the training part; whichever limit comes first ends the training")]
     max_steps: Annotated[
         AtLeastOne | Literal[-1] | None,
@@ -90,13 +90,15 @@ class Trainer(TypedDict, total=False):
     max_time: Annotated[
         Annotated[Positive, IsTime] | Annotated[str, IsTime] | Annotated[Mapping[str, Any], IsTime] | None,
         TIME,
-        Doc("time of training, with which the schedules then end: 600 (seconds) or 00:00:10:00 is ten minutes"),
+        Doc("time limit, at which the schedules also end: 600 (seconds) or 00:00:10:00 is ten minutes"),
     ]
     val_check_interval: Annotated[AtLeastOne, Doc("optimizer steps between validations")]
     accumulate_grad_batches: Annotated[Windows, Doc("micro-batches of data.batch_size windows per optimizer step")]
-    gradient_clip_val: Annotated[NotNegative, Doc("largest norm of the gradient; 0 never clips")]
-    skip_nonfinite: Annotated[Count, Doc("bad steps in a row that are left out, of a loss or gradient not finite")]
-    rank_timeout: Annotated[Positive, Doc("seconds after which all ranks end because one does not get on")]
+    gradient_clip_val: Annotated[NotNegative, Doc("maximum norm of the gradient; 0: no clipping")]
+    skip_nonfinite: Annotated[
+        Count, Doc("consecutive steps with non-finite loss or gradient to skip before training stops")
+    ]
+    rank_timeout: Annotated[Positive, Doc("seconds without progress of a rank after which all ranks end")]
     deterministic: Annotated[bool | Literal["warn"], Doc("ask torch for deterministic kernels; warn where it has none")]
 
 
@@ -105,7 +107,7 @@ class Reader(TypedDict, total=False):
     """The group ``trainer`` of the verbs that only run a trained model."""
 
     accelerator: Annotated[Accelerator, Doc("device; auto: a GPU if there is one, else the CPU")]
-    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs made for it, else 32-true")]
+    precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs with native bf16, else 32-true")]
 
 
 @open_ended
@@ -129,6 +131,6 @@ class Lightning(TypedDict, total=False):
     ]
     fast_dev_run: Annotated[
         Annotated[bool, Predicate(operator.not_)] | Annotated[Whole, Ge(0), Le(0)],
-        Must("false: it saves and logs nothing; take trainer.max_steps=1 for a short run"),
+        Must("false, as it saves and logs nothing; use trainer.max_steps=1 for a short run"),
         Doc("left out"),
     ]

@@ -20,8 +20,8 @@ from s15erav3.cli.schema.kinds import (
 )
 from s15erav3.cli.schema.watching import MinP, RepetitionPenalty, Temperature, TopK, TopP
 
-Checkpoint = Annotated[Path, Doc("file, a run's folder for its best one, or a Hugging Face folder")]
-Extension = Annotated[Real, Ge(1), Doc("read sequences this many times longer than those of training (YaRN)")]
+Checkpoint = Annotated[Path, Doc("checkpoint file, run folder (its best checkpoint), or Hugging Face folder")]
+Extension = Annotated[Real, Ge(1), Doc("factor by which sequences may be longer than in training (YaRN)")]
 
 
 @open_ended
@@ -30,7 +30,7 @@ class Evaluate(TypedDict, total=False):
 
     checkpoint: Checkpoint
     reference: Annotated[Path | None, Doc("a later checkpoint of the run, to compare the routing with; null: none")]
-    split: Annotated[Literal["train", "val", "test", "all"], Doc("part of the run's text; all: of data.path alone")]
+    split: Annotated[Literal["train", "val", "test", "all"], Doc("part of the run's text; all: the whole of data.path")]
     eval_batch_size: Annotated[Windows, Doc("windows of one batch")]
     context_extension: Extension
     output: Annotated[
@@ -43,7 +43,7 @@ class Evaluate(TypedDict, total=False):
 class EvaluateData(TypedDict, total=False):
     """The text to measure on."""
 
-    name: Annotated[Literal["ipl", "text"] | None, Doc("what data.path holds; null: by how the file begins")]
+    name: Annotated[Literal["ipl", "text"] | None, Doc("format of data.path; null: detected from its beginning")]
     path: Annotated[Path | None, Doc("file or folder; null: the text that the run was trained on")]
     sequence_length: Annotated[
         Annotated[Whole, Ge(2)] | None, Doc("tokens of a window; null: as in training, times context_extension")
@@ -58,21 +58,19 @@ class Sample(TypedDict, total=False):
     prompt: Annotated[
         Text | Annotated[list[Text], MinLen(1)],
         Must("a text, or a list of texts"),
-        Doc("what to continue; empty: begin a new document"),
+        Doc("text to continue; empty: start a new document"),
     ]
     samples: Annotated[Windows, Doc("texts for each prompt")]
-    max_new_tokens: Annotated[Whole, Ge(1), Le(10**6), Doc("tokens of a text at most")]
+    max_new_tokens: Annotated[Whole, Ge(1), Le(10**6), Doc("maximum tokens of a text")]
     temperature: Temperature
     top_k: TopK
     top_p: TopP
     min_p: MinP
     repetition_penalty: RepetitionPenalty
-    stop: Annotated[
-        Text | list[Text] | None, Must("null, a text, or a list of texts"), Doc("texts that end what is written")
-    ]
-    seed: Annotated[Count, Doc("of the draws; each text has its own, from this one on")]
+    stop: Annotated[Text | list[Text] | None, Must("null, a text, or a list of texts"), Doc("strings that end a text")]
+    seed: Annotated[Count, Doc("seed of the first text; each further text uses the next one")]
     speculative: Annotated[bool, Doc("draft with the multi-token-prediction blocks; needs temperature=0")]
-    compile: Annotated[bool, Doc("torch.compile the step of one token")]
+    compile: Annotated[bool, Doc("torch.compile the decoding step")]
     context_extension: Extension
 
 
@@ -82,7 +80,7 @@ class Report(TypedDict, total=False):
 
     run_dir: Annotated[Path, Doc("a run's folder")]
     output: Annotated[Path | None, Doc("HTML file; null: report.html in the run's folder")]
-    max_tokens: Annotated[Count, Doc("tokens of the validation part that the model reads, for its experts; 0: none")]
+    max_tokens: Annotated[Count, Doc("validation tokens read to analyse the experts; 0: none")]
 
 
 @open_ended
@@ -91,14 +89,14 @@ class Compare(TypedDict, total=False):
 
     folders: Annotated[Text | list[Text], Must("a folder, or a list of folders"), Doc("sweeps or runs")]
     sort: Annotated[Text, Doc("any metric, lowest first; -val/bpb: highest first")]
-    descending: Annotated[bool, Doc("whether the highest comes first")]
+    descending: Annotated[bool, Doc("whether to sort from highest to lowest")]
     metrics: Annotated[
         Text | list[Text] | None,
         Must("null, a metric, or a list of metrics"),
         Doc("columns, as [val/bpb,train/loss]; null: bits per byte, balance, speed, size"),
     ]
-    unfinished: Annotated[bool, Doc("whether the last metrics of runs at work count, too")]
-    rows: Annotated[AtLeastOne, Doc("rows of the table in the terminal; the files hold all")]
+    unfinished: Annotated[bool, Doc("whether the latest metrics of running runs count too")]
+    rows: Annotated[AtLeastOne, Doc("rows of the table in the terminal; the files contain all")]
     output: Annotated[
         Path | None, Doc("folder of compare.csv, compare.md and compare.html; null: the first of folders")
     ]
@@ -110,5 +108,5 @@ class Export(TypedDict, total=False):
 
     checkpoint: Checkpoint
     output: Annotated[Path, Doc("folder to write")]
-    dtype: Annotated[Literal["float32", "bfloat16"], Doc("of the weights; router biases stay float32")]
-    max_shard_size: Annotated[Text, Doc("largest file of weights, as 5GB or 500MB")]
+    dtype: Annotated[Literal["float32", "bfloat16"], Doc("type of the weights; router biases stay float32")]
+    max_shard_size: Annotated[Text, Doc("maximum size of a weight file, as 5GB or 500MB")]

@@ -26,19 +26,19 @@ LEAST = 1e-6
 """Smallest divisor of logits for which they stay finite in fp32."""
 
 RunDir = Annotated[Path, Doc("the run's folder")]
-RunName = Annotated[Text | None, Doc("the run's name; null: what tells it from others, as 'e16 loss_free s1'")]
+RunName = Annotated[Text | None, Doc("the run's name; null: its distinguishing settings, as 'e16 loss_free s1'")]
 Temperature = Annotated[
     Real,
     Ge(0),
     Predicate(lambda value: value == 0 or value >= LEAST),
     Must(f"0, or a number of at least {LEAST}"),
-    Doc("divides the logits; 0 takes the likeliest token"),
+    Doc("divides the logits; 0: the likeliest token"),
 ]
-TopK = Annotated[Count, Doc("only so many of the likeliest tokens; 0: all")]
-TopP = Annotated[Positive, Le(1), Doc("the fewest tokens that hold this share of the probability; 1: all")]
+TopK = Annotated[Count, Doc("only this many of the likeliest tokens; 0: all")]
+TopP = Annotated[Positive, Le(1), Doc("only the fewest tokens with this share of the probability; 1: all")]
 MinP = Annotated[Share, Doc("only tokens at least this share as likely as the likeliest; 0: all")]
 RepetitionPenalty = Annotated[
-    Real, Ge(LEAST), Le(1 / LEAST), Doc("above 1 makes tokens less likely that were there before; 1: none")
+    Real, Ge(LEAST), Le(1 / LEAST), Doc("above 1 makes repeated tokens less likely; 1: no penalty")
 ]
 
 
@@ -57,13 +57,13 @@ class Telemetry(TypedDict, total=False):
     """Rows of metrics."""
 
     run_dir: RunDir
-    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two rows of figures")]
+    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two rows of metrics")]
     per_expert: Annotated[
         bool | Literal["auto"],
         Must("true, false or auto"),
-        Doc("whether loggers get every expert's load, bias and update; auto: of layers of over 21 experts a summary"),
+        Doc("log every expert's load, bias and update; auto: a summary for layers with more than 21 experts"),
     ]
-    extremes: Annotated[Count, Doc("with per_expert=auto: so many of the most and of the least loaded experts")]
+    extremes: Annotated[Count, Doc("with per_expert=auto: number of most and of least loaded experts")]
 
 
 @closed
@@ -74,24 +74,24 @@ class Samples(TypedDict, total=False):
     prompts: Annotated[
         str | list[str] | None,
         Must("null, a text, or a list of texts"),
-        Doc("texts to continue; null: those of the data"),
+        Doc("prompts; null: those of data.prompts"),
     ]
-    max_new_tokens: Annotated[Whole, Ge(0), Le(10**6), Doc("tokens of a text at most; 0: no texts")]
+    max_new_tokens: Annotated[Whole, Ge(0), Le(10**6), Doc("maximum tokens of a sample; 0: no samples")]
     temperature: Temperature
     top_k: TopK
     top_p: TopP
     min_p: MinP
     repetition_penalty: RepetitionPenalty
-    seed: Annotated[Count, Doc("of the draws, the same at every validation")]
+    seed: Annotated[Count, Doc("seed of the samples, the same at every validation")]
 
 
 @closed
 class Checkpoint(TypedDict, total=False):
     """When checkpoints are written."""
 
-    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two writings of last.ckpt")]
+    every_n_steps: Annotated[AtLeastOne, Doc("optimizer steps between two saves of last.ckpt")]
     keep_every_n_steps: Annotated[
-        AtLeastOne | None, Doc("optimizer steps between copies that stay, as step_000500.ckpt; null: none")
+        AtLeastOne | None, Doc("optimizer steps between checkpoints that are kept, as step_000500.ckpt; null: none")
     ]
 
 
@@ -118,16 +118,16 @@ class Wandb(TypedDict, total=False):
 
     save_dir: RunDir
     project: Annotated[Text, Doc("W&B's project")]
-    group: Annotated[Text | None, Doc("W&B's group, by which a sweep's runs lie together; null: none")]
+    group: Annotated[Text | None, Doc("W&B group, which a sweep's runs share; null: none")]
     name: RunName
-    tags: Annotated[list[Text], Doc("tags beside those of the choices, as experts=e16")]
-    x_axis: Annotated[Literal["trainer/global_step", "tokens"], Doc("metric that all others are drawn over")]
+    tags: Annotated[list[Text], Doc("tags in addition to those of the choices, as experts=e16")]
+    x_axis: Annotated[Literal["trainer/global_step", "tokens"], Doc("metric on the x axis of all others")]
     log_model: Annotated[
         Annotated[bool, Predicate(operator.not_)] | Literal["best", "last"],
         Must("false, best or last"),
-        Doc("which checkpoint is sent as an artifact at the end"),
+        Doc("which checkpoint is uploaded as an artifact at the end"),
     ]
-    init_timeout: Annotated[Positive, Doc("seconds to wait for the server; then the run goes on offline")]
+    init_timeout: Annotated[Positive, Doc("seconds to wait for the server; then the run continues offline")]
     finish_timeout: Annotated[Positive, Doc("seconds to wait at the end; what is left stays on disk for wandb sync")]
 
 
@@ -136,7 +136,7 @@ class TensorBoard(TypedDict, total=False):
     """Event files in the run's folder."""
 
     save_dir: RunDir
-    flush_secs: Annotated[AtLeastOne, Doc("seconds until a value can be seen")]
+    flush_secs: Annotated[AtLeastOne, Doc("seconds until values are written to disk")]
 
 
 @closed
@@ -145,7 +145,7 @@ class MLflow(TypedDict, total=False):
 
     save_dir: RunDir
     experiment: Annotated[Text, Doc("MLflow's experiment")]
-    group: Annotated[Text | None, Doc("a tag, by which a sweep's runs are found together; null: none")]
+    group: Annotated[Text | None, Doc("tag that a sweep's runs share; null: none")]
     name: RunName
 
 
@@ -155,7 +155,7 @@ class Trackio(TypedDict, total=False):
 
     save_dir: RunDir
     project: Annotated[Text, Doc("Trackio's project")]
-    group: Annotated[Text | None, Doc("Trackio's group, by which a sweep's runs lie together; null: none")]
+    group: Annotated[Text | None, Doc("Trackio group, which a sweep's runs share; null: none")]
     name: RunName
 
 
