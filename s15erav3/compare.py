@@ -73,7 +73,7 @@ def compare(cfg: DictConfig) -> None:
     wanted = None if asked is None else [str(m) for m in asked]
     for key, name in [("sort", sort), *(("metrics", name) for name in wanted or ())]:
         if name not in known:
-            raise UserError(f"{key}={name} is no metric of these runs; {nearest(name, known)}")
+            raise UserError(f"{key}={name} is not a metric of these runs; {nearest(name, known)}")
     descending = cfg.descending or str(cfg.sort).startswith("-")
     compared = arrange(folders, runs, sort, descending=descending, unfinished=cfg.unfinished, wanted=wanted)
     output = at_home(str(cfg.output or folders[0]))
@@ -115,7 +115,7 @@ def read(folders: Sequence[str]) -> list[Run]:
     for name in folders:
         folder = at_home(name)
         if not folder.is_dir():
-            raise UserError(f"{name} is no folder; give a sweep's, such as multirun/NAME, or a run's.")
+            raise UserError(f"{name} is not a folder; give a sweep's, such as multirun/NAME, or a run's.")
         for run in find_runs(folder):
             found.setdefault(run.resolve(), run)
     if not found:

@@ -22,12 +22,12 @@ SETTINGS = (
 """Settings that ``/NAME VALUE`` changes."""
 ENDS = ("/quit", "/exit")
 COMMANDS = ("/help", *ENDS, *(f"/{name}" for name in SETTINGS))
-HELP = """Type a prompt and Enter; an empty one begins a new innings, and a \\ at the end of a line goes on in the next.
-  /NAME VALUE   change a setting, as /temperature 0.5 or /stop "\\n\\n"; /NAME alone tells it
+HELP = """Type a prompt and Enter; an empty one starts a new document, and \\ at the end of a line continues it.
+  /NAME VALUE   change a setting, as /temperature 0.5 or /stop "\\n\\n"; /NAME alone shows it
   NAME is       {names}
-  /help         this, with the settings of now
-  //text        a prompt that begins with /text
-  Ctrl-C stops a text that is being written, Ctrl-D or /quit ends. Each text has the next seed; /seed N begins anew.
+  /help         this, with the current settings
+  //text        a prompt that starts with /text
+  Ctrl-C stops the current text, Ctrl-D or /quit ends. Each text uses the next seed; /seed N sets it.
 """.format(names=", ".join(SETTINGS))
 REMEMBERED = 1000
 """Number of history lines that are kept."""
@@ -41,7 +41,7 @@ def converse(cfg: DictConfig, check: Callable[[DictConfig], None], write: Callab
         check: raises a UserError for unusable settings.
         write: continues the prompt in the given settings, and prints the result.
     """
-    say("type a prompt; /help tells what else there is, Ctrl-D ends")
+    say("type a prompt; /help lists the commands, Ctrl-D ends")
     written = 0
     with history():
         for line in lines():
@@ -77,7 +77,7 @@ def obey(cfg: DictConfig, command: str, value: str, check: Callable[[DictConfig]
     if command == "/help":
         return HELP + "  now           " + ", ".join(f"{name} {cfg[name]}" for name in SETTINGS)
     if name not in SETTINGS:
-        raise UserError(f"{command} is no command; {nearest(command, COMMANDS)}")
+        raise UserError(f"{command} is not a command; {nearest(command, COMMANDS)}")
     if value:
         changed = cfg.copy()
         try:

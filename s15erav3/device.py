@@ -17,7 +17,7 @@ def choose_accelerator(wanted: str) -> str:
     """
     there = torch.cuda.is_available()
     if wanted in ("gpu", "cuda") and not there:
-        raise UserError(f"trainer.accelerator={wanted}, but torch sees no CUDA device; take trainer=auto or cpu.")
+        raise UserError(f"trainer.accelerator={wanted}, but torch sees no CUDA device; use trainer=auto or cpu.")
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
@@ -44,5 +44,5 @@ def refuse_if_too_large(parameters: int, device: str) -> None:
     if 16 * parameters > memory:
         raise UserError(
             f"the model's {parameters:,} parameters take {16 * parameters / 1e9:,.0f} GB to train and this machine has "
-            f"{memory / 1e9:,.0f} GB; take a smaller model or fewer experts."
+            f"{memory / 1e9:,.0f} GB; use a smaller model or fewer experts."
         )

@@ -48,12 +48,10 @@ def evaluate(cfg: DictConfig) -> float:
     trained = restore(cfg)
     data = held_out(cfg, trained)
     if passed_over := data.corpus().passed_over():
-        say(f"passed over: {listed(passed_over)}")
+        say(f"skipped: {listed(passed_over)}")
     output = at_home(cfg.output) if cfg.output else default_output(cfg, trained)
     if output.suffix == ".parquet":
-        raise UserError(
-            f"output={output} names the JSON file, and the table beside it ends with .parquet; end it .json."
-        )
+        raise UserError(f"output={output} must not end with .parquet, where the table is written; end it with .json.")
     record: dict[str, Any] = {"checkpoint": str(trained.saved.file), "step": trained.saved.step}
     saved = None
     if cfg.reference:
@@ -80,9 +78,7 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
     try:
         balancer = restore_balancer(trained.saved.config, trained.net, trained.saved.file)
     except InstantiationException as error:  # the rest can be measured without an external strategy
-        say(
-            f"balance/next_churn is left out, as the run's balancing strategy is not here: {str(error).splitlines()[0]}"
-        )
+        say(f"balance/next_churn is left out: the balancing strategy cannot be loaded: {str(error).splitlines()[0]}")
     if reference is not None:
         other = extended(reference.net, cfg.context_extension, reference.sequence_length).to(trained.device).eval()
     tokens = data.token_files.part(cfg.split)
@@ -138,7 +134,7 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
     """
     own = trained.text()
     if not own and not cfg.data.path:
-        raise UserError(f"{trained.saved.file} brings no text along; give data.path=FILE split=all.")
+        raise UserError(f"{trained.saved.file} has no text of its own; give data.path=FILE split=all.")
     settings: dict[str, Any] = dict(own) | {"batch_size": 1, "eval_batch_size": cfg.eval_batch_size}
     if cfg.data.path:
         name = cfg.data.name or ("ipl" if is_commentary(at_home(cfg.data.path)) else "text")

@@ -64,7 +64,7 @@ class Trained(NamedTuple):
             check_part("data", own, Data)
             parts_fit({"data": own})
         except UserError as error:
-            raise UserError(f"{self.saved.file} does not say of what text it is: {error}") from error
+            raise UserError(f"{self.saved.file} does not name its text: {error}") from error
         return own
 
     @property
@@ -118,7 +118,7 @@ def adopt(cfg: DictConfig) -> Saved:
         key = key_of(override)
         if any(key == own or key.startswith(f"{own}.") for own in OWN):
             raise UserError(
-                f"init_from={cfg.init_from} brings its model, experts and tokenizer along, so {override} has no say; "
+                f"init_from={cfg.init_from} sets model, experts and tokenizer, so {override} has no effect; "
                 "leave it out."
             )
     saved = load(str(cfg.init_from))

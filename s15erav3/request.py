@@ -59,4 +59,6 @@ def standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"prompt=- reads UTF-8 from standard input, and its byte {error.start} is none.") from error
+        raise UserError(
+            f"prompt=- must be UTF-8, but byte {error.start} of standard input is not; convert it to UTF-8."
+        ) from error

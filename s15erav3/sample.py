@@ -80,8 +80,8 @@ def ready(cfg: DictConfig, request: Request) -> Trained:
         )
     if not trained.net.config.causal:
         raise UserError(
-            f"{trained.saved.file} cannot generate: its experts choose among tokens that are still to come "
-            "(balancing=expert_choice is a control); sample from a model that was balanced otherwise."
+            f"{trained.saved.file} cannot generate: its experts choose among future tokens "
+            "(balancing=expert_choice is a control); use a model with another balancing."
         )
     if request.speculative and not trained.net.config.num_nextn_predict_layers:
         raise UserError(
@@ -145,7 +145,7 @@ def speculate(trained: Trained, request: Request) -> list[str]:
         show("\n")
         report(trained.net.config, took)
         (text,), plain = write(trained, request._replace(prompts=[prompt]), None)
-        same = "the same text" if text == texts[-1] else "another text, as the two round differently,"
+        same = "the same text" if text == texts[-1] else "a different text, as the two round differently,"
         share, rate = took.accepted / max(1, took.drafted), took.tokens / max(1, took.steps + 1)
         say(
             f"speculation: {took.accepted} of {took.drafted} drafts accepted ({share:.0%}), {rate:.2f} tokens a step; "

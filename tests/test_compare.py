@@ -78,7 +78,7 @@ def test_overlapping_folders_count_each_run_once(tmp_path: Path) -> None:
     [
         ([], "needs a folder"),
         (["sort=val/bpb"], "needs a folder"),
-        (["{tmp}/nowhere"], "is no folder"),
+        (["{tmp}/nowhere"], "is not a folder"),
         (["{tmp}/empty"], "no run below"),
         (["{tmp}/s", "sort=val/bbp"], "did you mean 'val/bpb'"),
         (["{tmp}/s", "metrics=[val/bpb,balance/maxvio]"], "balance/maxvio_global"),

@@ -76,7 +76,7 @@ def test_settings_change_between_prompts(
     assert (written.temperature, written.stop) == (0.25, "\n\n") and texts(written.stop) == ["\n\n"]
     said = capsys.readouterr().err
     assert "error: temperature=-1" in said or "temperature" in said.split("error: ")[1]
-    assert "/temperatur is no command; did you mean '/temperature'" in said and "top_k 0" in said
+    assert "/temperatur is not a command; did you mean '/temperature'" in said and "top_k 0" in said
 
 
 def test_help_tells_every_command(cfg: DictConfig) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_tells_what_it_passes_over(tmp_path: Path, capsys: pytest.Captu
         main(["evaluate", str(tmp_path / "run[" / "b]"), f"data.path={top}", "split=all", f"output={tmp_path}/e.json"])
         == 0
     )
-    assert f"passed over: {top}/[bold]empty.txt (empty)" in capsys.readouterr().err
+    assert f"skipped: {top}/[bold]empty.txt (empty)" in capsys.readouterr().err
 
 
 def test_a_panic_ends_its_own_job_alone(

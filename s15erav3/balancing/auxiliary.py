@@ -39,7 +39,7 @@ class AuxiliaryLoss(Balancer):
 
     def __init__(self, alpha: float, scope: Scope = "micro") -> None:
         super().__init__()
-        check_number("balancing.alpha", alpha, above=0, hint="; take balancing=none for no balancing")
+        check_number("balancing.alpha", alpha, above=0, hint="; use balancing=none for no balancing")
         if scope not in get_args(Scope):
             raise UserError(f"balancing.scope={scope} is unknown; choose one of {', '.join(get_args(Scope))}.")
         self.alpha, self.scope = alpha, scope

@@ -30,7 +30,7 @@ class DeepSeekV3(LossFree):
 
     def __init__(self, rate: float = 1e-3, freeze_at: float = 14.3 / 14.8, alpha: float = 1e-4) -> None:
         super().__init__(rate, "freeze", freeze_at)
-        check_number("balancing.alpha", alpha, above=0, hint="; take balancing=loss_free for no loss")
+        check_number("balancing.alpha", alpha, above=0, hint="; use balancing=loss_free for no loss")
         self.alpha = alpha
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:

@@ -52,7 +52,8 @@ class Quantile(Balancer):
         self._top_k = routers[0].top_k
         if self._top_k == len(routers[0].bias):
             raise UserError(
-                f"balancing=quantile needs a choice, and experts.num_experts_per_tok={self._top_k} takes all experts."
+                f"experts.num_experts_per_tok={self._top_k} must be less than the number of experts with "
+                "balancing=quantile; lower it."
             )
 
     def observe(self, micro_batch: MicroBatch) -> None:

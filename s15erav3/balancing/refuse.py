@@ -16,8 +16,8 @@ def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
     """
     if any(router.expert_choice for router in routers):
         raise UserError(
-            f"balancing by {strategy} is for tokens that choose experts, and experts.topk_method=expert_choice is the "
-            "other way round; take balancing=expert_choice, or experts.topk_method=noaux_tc."
+            f"balancing by {strategy} needs tokens that choose experts, but with experts.topk_method=expert_choice "
+            "experts choose tokens; use balancing=expert_choice, or experts.topk_method=noaux_tc."
         )
 
 
@@ -30,6 +30,6 @@ def refuse_groups(routers: Sequence[Router], strategy: str) -> None:
     for router in routers:
         if router.top_groups < router.groups:
             raise UserError(
-                f"balancing by {strategy} does not know groups, but experts.topk_group={router.top_groups} of experts."
-                f"n_group={router.groups} are open to a token; take experts.n_group=1 or another strategy."
+                f"balancing by {strategy} does not support expert groups, found experts.n_group={router.groups} with "
+                f"experts.topk_group={router.top_groups}; use experts.n_group=1 or another strategy."
             )

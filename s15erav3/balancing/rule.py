@@ -37,7 +37,7 @@ class LoadRule(Balancer):
         self, rate: float, schedule: RateSchedule = "constant", freeze_at: float = 0.9, centred: bool = True
     ) -> None:
         super().__init__()
-        check_number("balancing.rate", rate, above=0, hint="; take balancing=none for no balancing")
+        check_number("balancing.rate", rate, above=0, hint="; use balancing=none for no balancing")
         if schedule not in get_args(RateSchedule):
             raise UserError(
                 f"balancing.schedule={schedule} is unknown; choose one of {', '.join(get_args(RateSchedule))}."

@@ -29,7 +29,7 @@ class SimBal(Balancer):
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()
-        check_number("balancing.alpha", alpha, above=0, hint="; take balancing=none for no balancing")
+        check_number("balancing.alpha", alpha, above=0, hint="; use balancing=none for no balancing")
         self.alpha = alpha
         self._routers: list[Router] = []
 

@@ -46,9 +46,9 @@ class Switch(AuxiliaryLoss):
             wrong = [name for name, needed in self.router_settings.items() if found[name] != needed]
             if wrong:
                 raise UserError(
-                    f"{_settings(found, wrong)} contradicts balancing=switch, which takes one expert per token by a "
-                    f"softmax gate without normalisation and sets {_settings(self.router_settings, wrong)} itself; "
-                    "leave that out, or take another strategy, as balancing=aux."
+                    f"{_settings(found, wrong)} conflicts with balancing=switch, which uses one expert per token, a "
+                    f"softmax gate without normalisation, and sets {_settings(self.router_settings, wrong)} itself; "
+                    "leave that out, or use another strategy, such as balancing=aux."
                 )
 
 

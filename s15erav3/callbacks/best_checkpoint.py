@@ -47,7 +47,7 @@ class BestCheckpoint(ModelCheckpoint):
         if score is not None and (
             not isinstance(score, Tensor) or score.numel() != 1 or math.isnan(score) or score.is_complex()
         ):
-            raise ValueError("the best score is no number")
+            raise ValueError("the best score is not a number")
         if score is None or not self.file.is_file():
             self.best_model_score, self.best_k_models = None, {}
             self.best_model_path = self.kth_best_model_path = ""

@@ -53,7 +53,7 @@ class Pruning(L.Callback):
         metrics = trainer.callback_metrics
         if self.metric not in metrics:
             raise UserError(
-                f"sweep.objective={self.metric} is not measured at validations, and hydra.sweeper.pruner judges by it: "
+                f"sweep.objective={self.metric} is not measured at validations, as hydra.sweeper.pruner requires: "
                 f"{nearest(self.metric, metrics)}"
             )
         self.judge.report(trainer.global_step, float(metrics[self.metric]))

@@ -66,7 +66,7 @@ def check(args: argparse.Namespace) -> None:
     if args.layers and min(args.layers) < 0:
         raise UserError(f"--layers {min(args.layers)} must be at least 0, the number of the first layer.")
     if args.out and not args.dry_run:
-        raise UserError(f"--out {args.out} is where --dry-run writes to; add --dry-run, or leave --out away.")
+        raise UserError(f"--out {args.out} is only for --dry-run; add --dry-run, or leave out --out.")
 
 
 def write(text: str, file: Path | None) -> None:
@@ -89,15 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m s15erav3.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--entity", required=True, help="user or team that has the project")
+    parser.add_argument("--entity", required=True, help="user or team that owns the project")
     parser.add_argument("--project", default="s15erav3")
     parser.add_argument("--group", help="only runs of this group, which is a sweep.name")
     parser.add_argument("--x-axis", choices=X_AXES, default=X_AXES[0])
-    parser.add_argument("--dry-run", action="store_true", help="write the specification as JSON; nothing is sent")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="of --dry-run, in place of standard output")
+    parser.add_argument("--dry-run", action="store_true", help="write the specification as JSON, without sending it")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file for --dry-run, instead of standard output")
     of_model = parser.add_mutually_exclusive_group(required=True)
     of_model.add_argument("--layers", type=int, nargs="+", metavar="N", help="numbers of the MoE layers")
-    of_model.add_argument("--run", type=Path, nargs="+", metavar="DIR", help="runs or sweeps that have them recorded")
+    of_model.add_argument("--run", type=Path, nargs="+", metavar="DIR", help="runs or sweeps with recorded MoE layers")
     args = parser.parse_args(arguments)
     try:
         check(args)

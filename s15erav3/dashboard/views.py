@@ -118,21 +118,21 @@ def save(view: ws.Workspace, page: wr.Report) -> None:
     """
     mode = os.environ.get("WANDB_MODE") or "online"
     if mode != "online":
-        raise UserError(f"WANDB_MODE={mode}, but a dashboard lives on the server; unset it, or take --dry-run.")
+        raise UserError(f"WANDB_MODE={mode}, but a dashboard lives on the server; unset it, or use --dry-run.")
     os.environ["WANDB_SILENT"] = "true"  # otherwise it prints the addresses, too
     if not wandb.login(prompt=False, verify=False):
-        raise UserError("no W&B account is known to this machine; run: wandb login, or take --dry-run.")
+        raise UserError("this machine is not logged in to W&B; run: wandb login, or use --dry-run.")
     try:
         if not is_there(view.entity, view.project):
             raise UserError(
-                f"--project {view.project} is not there in --entity {view.entity}, or not yours to see; train with "
-                "logger=wandb first, or mend the names."
+                f"--project {view.project} does not exist in --entity {view.entity}, or you have no access to it; "
+                "train with logger=wandb first, or correct the names."
             )
         print(f"workspace  {view.save().url}", flush=True)
         print(f"report     {page.save().url}")
     except (wandb.Error, WandbApiFailedError, OSError) as error:
         told = one_line(error).rstrip(".")
-        raise UserError(f"W&B did not save it ({told}); try again later, or take --dry-run.") from error
+        raise UserError(f"W&B did not save it ({told}); try again later, or use --dry-run.") from error
 
 
 def is_there(entity: str, project: str) -> bool:

@@ -35,9 +35,9 @@ def build_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: di
         UserError: tiktoken panics on it.
     """
     if ENDOFTEXT not in special:
-        raise ValueError(f"there is no {ENDOFTEXT} among its special tokens")
+        raise ValueError(f"its special tokens lack {ENDOFTEXT}")
     try:
-        with no_panic(f"tokenizer {name} cannot be built", "make it anew, or take another one"):
+        with no_panic(f"tokenizer {name} cannot be built", "create it again, or use another one"):
             return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
     except (OverflowError, TypeError) as error:
-        raise ValueError(f"its parts are not what they should be: {error}") from error
+        raise ValueError(f"its parts are invalid: {error}") from error

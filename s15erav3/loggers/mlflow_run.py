@@ -46,7 +46,7 @@ def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Ma
         known = note.read_text().strip() if note.exists() else ""
         run = _found(client, known) if known else None
         if known and run is None:
-            tell(f"MLflow does not know this run ({known}) in {client.tracking_uri}; it begins another there")
+            tell(f"MLflow does not know this run ({known}) in {client.tracking_uri}; a new run is created there")
         if run is None:
             from mlflow.tracking.context.registry import resolve_tags
 
@@ -56,7 +56,7 @@ def begin(client: Any, folder: Path, experiment: str, name: str | None, tags: Ma
     except Exception as error:  # database and network errors, of any type that MLflow or its libraries raise
         told = f"{client.tracking_uri}: {one_line(error)[:300]}"
         raise UserError(
-            f"logger=mlflow cannot begin at {told}; mend MLFLOW_TRACKING_URI, or take logger=csv."
+            f"logger=mlflow cannot start at {told}; correct MLFLOW_TRACKING_URI, or use logger=csv."
         ) from error
     note.parent.mkdir(exist_ok=True)
     note.write_text(run.info.run_id + "\n")

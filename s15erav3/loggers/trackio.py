@@ -87,7 +87,7 @@ class RunTrackio(Logger):
                         self.project, name, group=self.group, config=self._config, resume="allow", embed=False
                     )
             except ValueError as error:
-                raise UserError(f"logger=trackio cannot begin: {one_line(error)}") from error
+                raise UserError(f"logger=trackio cannot start: {one_line(error)}") from error
             note.parent.mkdir(exist_ok=True)
             note.write_text(name + "\n")
             if logs_again(self.folder):

@@ -89,7 +89,7 @@ class RunLogger(WandbLogger):
             work()
         except OSError as error:  # the process was killed, e.g. for lack of memory
             self._lost = True
-            tell(f"W&B's own process is gone ({type(error).__name__}); training goes on without it")
+            tell(f"W&B's process has ended ({type(error).__name__}); training continues without it")
 
     @rank_zero_only
     def log_media(self, figures: Mapping[str, Any], histograms: Mapping[str, Sequence[float]], step: int) -> None:
@@ -145,7 +145,7 @@ class RunLogger(WandbLogger):
             whole = False
             give_up()
         if missing:
-            tell(f"W&B did not take the table of samples or the checkpoint ({missing}); they lie in {self.folder}")
+            tell(f"W&B did not receive the table of samples or the checkpoint ({missing}); they are in {self.folder}")
         if not whole:
             tell(f"W&B has not received all of this run; send it with: {sync_command(run)}")
 

@@ -54,7 +54,7 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         if not goes_on:
             shutil.rmtree(note.parent, ignore_errors=True)
-        raise UserError(f"logger.wandb cannot begin: {one_line(error)}") from error
+        raise UserError(f"logger.wandb cannot start: {one_line(error)}") from error
     except (wandb.errors.Error, TimeoutError) as error:
         wandb.teardown()  # it still holds the id of the run that did not start
         for empty in {*note.parent.glob("run-*")} - before:
@@ -62,7 +62,7 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
         wandb.setup(wandb.Settings(silent=True))
         run = init("offline")
         tell(
-            f"W&B did not begin this run ({one_line(error)}); it goes on offline, send it later with: "
+            f"W&B did not start this run ({one_line(error)}); it continues offline, send it later with: "
             f"{sync_command(run)}"
         )
     note.parent.mkdir(exist_ok=True)

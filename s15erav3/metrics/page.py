@@ -15,7 +15,7 @@ update* is what one optimizer step adds to an expert's bias; `balancing.rate` is
 
 This page is made from `s15erav3/metrics/table.py` by `python -m s15erav3.metrics.page > docs/metrics.md`.
 
-Where metrics are told:
+Where metrics are logged:
 
 """
 

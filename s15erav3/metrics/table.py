@@ -43,7 +43,7 @@ LEARNING = (
            "L2 norm of all gradients of the step, before clipping."),
     Metric("train/learning_rate", "1", "neither", STEP, "Learning rate of the first parameter group in the step."),
     Metric("train/skipped_steps", "optimizer steps", "lower", STEP,
-           "Steps left out so far because a loss or a gradient was not finite; with trainer.skip_nonfinite alone."),
+           "Steps skipped so far because a loss or a gradient was not finite; only with trainer.skip_nonfinite."),
     Metric("val/loss", "nats per token", "lower", ("validation", "result"),
            "Cross-entropy of the next token over the whole validation part, without multi-token prediction."),
     Metric("val/bpb", "bits per byte", "lower", ("validation", "result"),
@@ -107,12 +107,11 @@ BALANCE = (
            "Share of the tokens of the first batch of the text whose experts the strategy's next bias update would "
            "change, mean over layers."),
     Metric("balance/saturation", "1", "neither", ("evaluate",),
-           "Of a token's experts, the share that the checkpoint reference= gives it as well, mean over layers."),
+           "Share of a token's experts that the checkpoint reference= also chooses for it, mean over layers."),
     Metric("balance/coactivation", "1", "neither", ("evaluate",),
-           "Of an expert's tokens, the share that it has in common with its closest companion, mean over experts and "
-           "layers."),
+           "Share of an expert's tokens that also use the expert with which it shares most, mean over experts and layers."),
     Metric("balance/coactivation_even", "1", "neither", ("evaluate",),
-           "The share that any two experts would have in common if choices had no preference for company."),
+           "The share that two experts would have in common if experts were chosen independently."),
     Metric("specialisation/{domain}/bits", "bits", "neither", ("evaluate",),
            "Mutual information of a slot's expert and its token's value in the domain, Miller-Madow corrected, mean "
            "over layers."),

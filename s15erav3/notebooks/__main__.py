@@ -29,7 +29,7 @@ def copy(folder: Path) -> list[Path]:
     targets = [folder / file.name for file in stored()]
     for target in targets:
         if target.exists():
-            raise UserError(f"{target} is there already, perhaps with changes of yours; name another folder.")
+            raise UserError(f"{target} already exists, perhaps with your changes; name another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, target in zip(stored(), targets, strict=True):
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m s15erav3.notebooks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where to; it is made where there is none")
+    parser.add_argument("folder", type=Path, help="folder to write to; created if it is missing")
     try:
         for target in copy(parser.parse_args(arguments).folder):
             print(target)

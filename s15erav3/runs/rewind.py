@@ -67,7 +67,7 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
         why = refused[0] if refused else "it has no checkpoint yet; start it anew."
         raise UserError(f"resume={wanted} cannot be resumed: {why}")
     for reason in refused:
-        print(f"passed over: {reason}")
+        print(f"skipped:  {reason}")
     _, file, payload = max(readable, key=lambda found: found[0])
     return path.resolve(), file.resolve(), payload
 

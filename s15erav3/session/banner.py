@@ -97,7 +97,7 @@ def banner(
             f"{name}: {parts['train']['tokens']:,} tokens ({data.tokenizer.name}) to train on, "
             f"{parts['val']['tokens']:,} to validate",
         ),
-        *([("passed over", listed(passed_over))] if passed_over else []),
+        *([("skipped", listed(passed_over))] if passed_over else []),
         ("device", f"{trainer.world_size} x {device_name(device)}, {trainer.precision}"),
         (
             "length",

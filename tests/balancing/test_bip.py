@@ -136,7 +136,7 @@ def test_prices_choose_and_never_weigh() -> None:
 
 def test_routers_and_values_that_do_not_fit_are_refused() -> None:
     """Seen to fail without each check."""
-    with pytest.raises(UserError, match="BIP does not know groups"):
+    with pytest.raises(UserError, match="BIP does not support expert groups"):
         attached(4, 2, 1, n_group=2)
     with pytest.raises(UserError, match=r"BIP.*expert_choice"):
         attached(4, 2, 1, Router(softmax_config(4, 2, topk_method="expert_choice")))

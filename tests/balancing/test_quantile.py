@@ -155,8 +155,8 @@ def test_it_evens_the_load_of_a_fixed_router_in_a_few_steps(experts: int, k: int
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"n_group": 2}, "Quantile does not know groups"),
-        ({"num_experts_per_tok": 4}, "num_experts_per_tok=4 takes all"),
+        ({"n_group": 2}, "Quantile does not support expert groups"),
+        ({"num_experts_per_tok": 4}, "num_experts_per_tok=4 must be less than the number of experts"),
     ],
 )
 def test_routers_without_such_a_cutoff_are_refused(values: dict[str, Any], said: str) -> None:

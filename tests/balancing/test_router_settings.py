@@ -64,7 +64,9 @@ def test_what_contradicts_the_strategy_is_refused(
     """In one sentence, which names what was typed and what would hold; nothing of a run is left behind."""
     assert train("experts=e16", "balancing=switch", *typed, "trainer.max_steps=1", run_dir=tmp_path / "run") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"error: {' and '.join(typed)} contradicts balancing=switch") and f"sets {wanted} " in line
+    assert (
+        line.startswith(f"error: {' and '.join(typed)} conflicts with balancing=switch") and f"sets {wanted} " in line
+    )
     assert "leave that out" in line and not (tmp_path / "run").exists()
 
 
@@ -83,7 +85,7 @@ def test_a_sweep_over_strategies_has_switch_among_them(tmp_path: Path) -> None:
     assert main(["train", *sweep, f"hydra.sweep.dir={tmp_path / 'b'}", "experts.num_experts_per_tok=2"]) == 2
     assert result(tmp_path / "b" / "0")["status"] == "completed"
     failed = result(tmp_path / "b" / "1")
-    assert failed["status"] == "failed" and "contradicts balancing=switch" in failed["reason"]
+    assert failed["status"] == "failed" and "conflicts with balancing=switch" in failed["reason"]
 
 
 def test_a_rule_by_its_former_name_still_acts() -> None:

@@ -91,7 +91,7 @@ def test_a_dropped_token_passes_by_on_the_residual_stream() -> None:
             r"^experts\.scoring_func=sigmoid contradicts .* sets \S*=softmax itself",
         ),
         (lambda: Router(config(4, 1, scoring_func="softmax")), r"^experts\.norm_topk_prob=true contradicts"),
-        (lambda: Router(softmax_config(4, n_group=2)), "does not know groups"),
+        (lambda: Router(softmax_config(4, n_group=2)), "does not support expert groups"),
         (lambda: Router(softmax_config(4, topk_method="expert_choice")), "expert_choice"),
     ],
 )

@@ -255,7 +255,7 @@ def mistakes() -> Iterator[Any]:
     yield pytest.param(["--layers", "1", "--project", "me/mine"], "--project 'me/mine' must be a name", id="slash")
     yield pytest.param(["--layers", "1", "--group", " "], "--group ' ' must be a name", id="blank")
     yield pytest.param(["--layers", "2", "-1"], "--layers -1 must be at least 0", id="negative")
-    yield pytest.param(["--layers", "1", "--out", "x.json"], "--out x.json is where --dry-run writes to", id="out")
+    yield pytest.param(["--layers", "1", "--out", "x.json"], "--out x.json is only for --dry-run", id="out")
     yield pytest.param(["--run", "nowhere"], "--run nowhere holds no run", id="no run")
     yield pytest.param(["--run", "dense"], "--run dense has no loads recorded", id="dense")
     yield pytest.param(["--layers", "1", "--dry-run", "--out", "no/x.json"], "--out no/x.json cannot be", id="no place")

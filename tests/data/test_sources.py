@@ -97,7 +97,7 @@ def test_what_holds_no_text_is_passed_over_and_named(top: Path) -> None:
         f"{top / 'pipe.txt'} (a named pipe)",
     ]
     (top / "first.txt").unlink()
-    assert re.search(r"folder without text: passed over are .*blank.txt \(empty\).* and 1 more", refused(top))
+    assert re.search(r"folder without text \(skipped: .*blank.txt \(empty\).* and 1 more", refused(top))
 
 
 def test_socket_is_no_text(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

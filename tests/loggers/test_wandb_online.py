@@ -116,7 +116,7 @@ def test_without_an_answer_a_run_goes_on_offline(
     said = capfd.readouterr().err
     (fragment,) = fragments(run_dir)
     assert fragment.name.startswith("offline-run-")
-    assert said.count("goes on offline") == 1 and f"wandb sync {fragment}" in said
+    assert said.count("continues offline") == 1 and f"wandb sync {fragment}" in said
     assert_same_rows(history(run_dir), run_dir)
     if failure == "hanging":
         server.mood = "well"
@@ -164,7 +164,7 @@ def test_a_server_that_fails_on_the_way_holds_nothing_up(failure: Mood, server: 
     assert ended - (run_dir / "result.json").stat().st_mtime < 15
     (fragment,) = fragments(run_dir)
     assert f"wandb sync --no-skip-online {fragment}" in done.stderr
-    assert "did not take the table of samples" in done.stderr
+    assert "did not receive the table of samples" in done.stderr
     assert_same_rows(history(run_dir), run_dir)
     server.mood_after, server.mood = {}, "well"
     sync(run_dir)

@@ -26,7 +26,7 @@ def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     mine.write_text("mine")
     assert main([str(tmp_path)]) == 2
     assert [file.name for file in tmp_path.iterdir()] == [mine.name] and mine.read_text() == "mine"
-    assert capsys.readouterr().err.startswith(f"error: {mine} is there already")
+    assert capsys.readouterr().err.startswith(f"error: {mine} already exists")
     assert main([str(mine / "below")]) == 2
     printed = capsys.readouterr().err
     assert "cannot be written" in printed and printed.count("\n") == 1

@@ -55,7 +55,7 @@ def test_a_resumed_run_does_not_begin_elsewhere(hub_folder: Path, capsys: pytest
     """It would go on with its own weights and write down that it had begun with others."""
     run = hub_folder.parent / "run"
     before = (run / ".hydra" / "config.yaml").read_bytes()
-    assert "init_from has no say" in alone(capsys, "train", f"resume={run}", f"init_from={hub_folder}")
+    assert "init_from has no effect" in alone(capsys, "train", f"resume={run}", f"init_from={hub_folder}")
     assert (run / ".hydra" / "config.yaml").read_bytes() == before
 
 

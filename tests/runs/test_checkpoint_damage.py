@@ -139,7 +139,7 @@ def test_resume_falls_back_to_the_newest_intact_checkpoint(copy: Path, capsys: p
     assert main(["train", f"resume={copy}", "trainer.max_steps=7"]) == 0
     said = capsys.readouterr()
     for name in ("last.ckpt", "best.ckpt", "step_000006.ckpt"):
-        assert f"passed over: {folder / name} is damaged" in said.out
+        assert f"skipped: {folder / name} is damaged" in said.out
         assert (copy / ".superseded" / "1" / name).is_file()
     assert "set aside" in said.err
     ended = result(copy)
