@@ -190,7 +190,7 @@ def test_a_checkpoint_that_is_none_is_refused_and_never_executed(
     best = run_dir / "checkpoints" / "best.ckpt"
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(best.read_bytes()[:-4000])
-    assert "cut short" in refusal(capsys, verb, str(cut))
+    assert "truncated" in refusal(capsys, verb, str(cut))
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)
     assert "not a checkpoint of s15erav3" in refusal(capsys, verb, str(foreign))
@@ -209,7 +209,7 @@ def test_damage_inside_a_checkpoint_is_told(run_dir: Path, tmp_path: Path, capsy
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(best[: len(best) // 3] + best[len(best) // 2 :])
     said = refusal(capsys, "sample", str(broken))
-    assert "damaged" in said or "cut short" in said
+    assert "damaged" in said or "truncated" in said
 
 
 def test_a_checkpoint_of_another_architecture_is_told(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_every_state_has_a_page_that_says_so(tmp_path: Path, state: str) -> None
     text = text_of(file)
     for phrase in [*said, "Loss", *([] if state == "broken" else ["data.path a b.txt"])]:
         assert phrase in text
-    assert "What the experts are for cannot be shown" in text and "no checkpoint" in text
+    assert "The experts' specialisation cannot be shown" in text and "no checkpoint" in text
     assert "resume=" not in text and "evaluate" not in text  # there is no checkpoint to go on from
     assert file == tmp_path / "run" / "report.html"
     assert sections(file)[:4] == ["Summary", "Balance", "Learning", "Specialisation"]
@@ -383,5 +383,5 @@ def test_text_that_is_gone_is_told(run_dir: Path, tmp_path: Path, session_cache:
     assert {"Specialisation", "Co-activation"} <= set(sections(whole)) and "Who takes what" not in text_of(whole)
     text.unlink()
     page = write_report(run)
-    assert "What the experts are for cannot be shown" in text_of(page) and str(text) in text_of(page)
+    assert "The experts' specialisation cannot be shown" in text_of(page) and str(text) in text_of(page)
     assert "Co-activation" not in sections(page)

@@ -109,7 +109,7 @@ BALANCE = (
     Metric("balance/saturation", "1", "neither", ("evaluate",),
            "Share of a token's experts that the checkpoint reference= also chooses for it, mean over layers."),
     Metric("balance/coactivation", "1", "neither", ("evaluate",),
-           "Share of an expert's tokens that also use the expert with which it shares most, mean over experts and layers."),
+           "Share of an expert's tokens that also use the expert it shares most with, mean over experts and layers."),
     Metric("balance/coactivation_even", "1", "neither", ("evaluate",),
            "The share that two experts would have in common if experts were chosen independently."),
     Metric("specialisation/{domain}/bits", "bits", "neither", ("evaluate",),

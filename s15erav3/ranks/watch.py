@@ -180,9 +180,9 @@ class Watch(threading.Thread):
         moves = {rank: self.board.get(rank, "moves") for rank in idle}
         rank = min(moves, key=lambda r: moves[r])
         if len(set(moves.values())) == 1:
-            return RankEnded(f"none of {self.board.ranks} ranks has got on {after}", "stuck")
+            return RankEnded(f"none of {self.board.ranks} ranks has made progress {after}", "stuck")
         name = self._called(rank) if rank else f"the first of {self.board.ranks} ranks (process {os.getpid()})"
-        return RankEnded(f"{name} has not got on {after}", "stuck")
+        return RankEnded(f"{name} has made no progress {after}", "stuck")
 
     def _since(self, rank: int, word: Any, now: float) -> float:
         """Return the seconds for which a counter has not changed."""

@@ -45,7 +45,7 @@ def load_checkpoint(path: Path) -> Payload:
         raise UserError(f"checkpoint {path} does not exist; give a .ckpt file or a run's folder.")
     if not is_archive(path):
         raise UserError(
-            f"{path} is not a checkpoint of s15erav3, or it was cut short: it does not end as one; nothing of it was "
+            f"{path} is not a checkpoint of s15erav3, or it is truncated; nothing of it was "
             "executed. Give another .ckpt file."
         )
     if damage := damaged(path):
@@ -81,9 +81,9 @@ def damaged(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             if any(p.compress_type != zipfile.ZIP_STORED or p.file_size != p.compress_size for p in parts):
-                return "its parts are compressed, as no checkpoint's are"
+                return "its parts are compressed, unlike a checkpoint's"
             if any(p.external_attr for p in parts):
-                return "its parts have attributes, as no checkpoint's have"  # torch skips a part that is a directory
+                return "its parts have attributes, unlike a checkpoint's"  # torch skips a part that is a directory
             if sum(p.file_size for p in parts) > path.stat().st_size:
                 return "its parts are larger than the file"
             broken = archive.testzip()
@@ -162,7 +162,7 @@ def load_tokenizer(payload: Payload, path: Path) -> Tokenizer:
         if tokenizer.n_vocab != entries or not 0 <= tokenizer.end_of_text < entries:
             raise ValueError(f"it has {tokenizer.n_vocab} entries, and the model {entries}")
         if tokenizer.decode(ids) != PROBE:
-            raise ValueError("text that is encoded and decoded is another text")
+            raise ValueError("encoding and decoding changes a text")
         return tokenizer
     except (UserError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         said = str(error) if isinstance(error, UserError) else repr(error)
@@ -186,7 +186,7 @@ def load_weights(net: Transformer, payload: Payload, path: Path) -> None:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{path} has another architecture: {key} is {shapes[1]} there and {shapes[0]} in the configured model; "
-                "take the settings that it was trained with."
+                "use the settings that it was trained with."
             )
     try:
         net.load_state_dict(found)
@@ -220,5 +220,5 @@ def find_checkpoint(place: str) -> Path:
         return found
     intact = next((file for file in others if is_archive(file) and not damaged(file)), None)
     if intact is not None:
-        raise UserError(f"{found} is damaged or cut short; {intact.name} is intact: give {intact}.")
+        raise UserError(f"{found} is damaged or truncated; {intact.name} is intact: give {intact}.")
     return found

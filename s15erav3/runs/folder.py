@@ -22,7 +22,7 @@ def claim(run_dir: Path) -> None:
     for name in ("result.json", "metrics.csv", "checkpoints"):
         if (run_dir / name).exists():
             place = shlex.quote(str(run_dir))
-            raise UserError(f"{place} already holds a run ({name}); take resume={place}, or choose another folder.")
+            raise UserError(f"{place} already holds a run ({name}); use resume={place}, or choose another folder.")
     if run_dir.is_dir():
         refuse_links(run_dir)
 
@@ -80,4 +80,4 @@ def refuse_links(run_dir: Path) -> None:
     records = [run_dir / name for name in (*RECORDS, "metrics.csv") if not (run_dir / name).is_dir()]
     for file in (*(run_dir / name for name in written), *records):
         if os.path.lexists(file) and not file.is_file():
-            raise UserError(f"{file} is no file that the run could go on with; remove it.")
+            raise UserError(f"{file} is not a regular file, which the run needs; remove it.")

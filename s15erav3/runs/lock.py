@@ -72,5 +72,5 @@ def _take(descriptor: int, kind: int, run_dir: Path) -> None:
         if error.errno not in WITHOUT:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             raise UserError(
-                f"the run in {shlex.quote(str(run_dir))} is at work ({holder}); wait for it, or stop it."
+                f"the run in {shlex.quote(str(run_dir))} is still running ({holder}); wait for it, or stop it."
             ) from error

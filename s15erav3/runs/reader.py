@@ -106,7 +106,7 @@ def read_run(folder: Path) -> Run:
         return Run(folder, "broken", "result.json has no status", {}, overrides, config)
     if alive:
         return Run(folder, "running", "", progress, overrides, config)
-    reason = "it was killed" if progress else "no step yet: it has just begun, or was killed before the first"
+    reason = "it was killed" if progress else "no step yet: it has just started, or was killed before the first"
     return Run(folder, "interrupted", reason, progress, overrides, config)
 
 
@@ -156,7 +156,7 @@ def from_yaml(text: str) -> Any:
 def _part(text: str) -> dict[str, Any]:
     found = load_yaml(text)
     if not isinstance(found, dict):
-        raise ValueError("a part of it is no mapping")
+        raise ValueError("a part of it is not a mapping")
     return found
 
 

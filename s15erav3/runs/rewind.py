@@ -64,10 +64,10 @@ def resume_point(wanted: str, *places: Path) -> tuple[Path, Path, Payload]:
             continue
         readable.append((payload["global_step"], file, payload))
     if not readable:
-        why = refused[0] if refused else "it has no checkpoint yet; start it anew."
+        why = refused[0] if refused else "it has no checkpoint yet; start it again."
         raise UserError(f"resume={wanted} cannot be resumed: {why}")
     for reason in refused:
-        print(f"skipped:  {reason}")
+        print(f"skipped: {reason}")
     _, file, payload = max(readable, key=lambda found: found[0])
     return path.resolve(), file.resolve(), payload
 
@@ -92,7 +92,7 @@ def rewind(run_dir: Path, step: int) -> list[str]:
     if later or folders or dropped:
         place = set_aside(run_dir, [*later, *folders])
         told += [f"{folder.name} is a folder; set aside in {place}" for folder in folders]
-        told += [f"the records as they were lie in {place}"] if dropped and not later else []
+        told += [f"the original records are in {place}"] if dropped and not later else []
         if later:
             names = ", ".join(file.name for file in later)
             told.append(

@@ -46,7 +46,7 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
     if isinstance(error, KeyboardInterrupt):
         return {"status": "interrupted", "reason": "stopped by SIGINT"}, 128 + signal.SIGINT
     if isinstance(error, SystemExit):  # raised by a cluster launcher that has requeued the job
-        return {"status": "interrupted", "reason": "its process was told to exit"}, 1
+        return {"status": "interrupted", "reason": "its process was asked to exit"}, 1
     if isinstance(error, HydraException | OmegaConfBaseException):
         error = UserError(hydra_setup.explain(error, conf_dir(), "train"))
     told = isinstance(error, UserError | Diverged | MisconfigurationException)
@@ -96,7 +96,7 @@ def way_on(run_dir: Path) -> str:
     """The command that resumes a run, as a clause."""
     if not any(candidates(run_dir)):
         return "it had no checkpoint yet"
-    return f"go on with: {program()} train resume={shlex.quote(str(run_dir))}"
+    return f"resume with: {program()} train resume={shlex.quote(str(run_dir))}"
 
 
 def because(ended: RankEnded, run_dir: Path) -> UserError | Interrupted:
@@ -129,4 +129,4 @@ def diverged(error: Diverged, cfg: DictConfig, run_dir: Path) -> str:
         return f"{said}There is no checkpoint yet; lower optimizer.lr, raise schedule.warmup_steps or set {skip}."
     step = load_checkpoint(file)["global_step"]
     resume = f"{program()} train resume={shlex.quote(str(run_dir))}"
-    return f"{said}Last good checkpoint: {file} (step {step}); go on with: {resume} optimizer.lr=..., or {skip}."
+    return f"{said}Last good checkpoint: {file} (step {step}); resume with: {resume} optimizer.lr=..., or {skip}."

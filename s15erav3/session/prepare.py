@@ -47,7 +47,7 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     for name in ("resume", "sweep.resume"):
         if resumed is None and (place := OmegaConf.select(cfg, name)):
             raise UserError(
-                f"{name}={place} stands in a config file, where it resumes nothing; take it out there, and type "
+                f"{name}={place} is set in a config file, where it has no effect; remove it there, and type "
                 f"train {name}={shlex.quote(str(place))}."
             )
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -79,8 +79,8 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     description["ranks"] = trainer.world_size
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
-            f"-m with {trainer.world_size} devices a run is not possible: each rank would begin a sweep of its own; "
-            "take trainer.devices=1, or start the runs one by one."
+            f"-m cannot run jobs on {trainer.world_size} devices, as each rank would start its own sweep; set "
+            "trainer.devices=1, or start the runs one by one."
         )
     if resumed is not None:
         take_over(cfg, run_dir, resumed, data, module, trainer)

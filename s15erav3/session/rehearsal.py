@@ -50,8 +50,8 @@ def rehearse(payload: Payload, file: Path, data: CommentaryData, module: Languag
         except Exception as error:  # Lightning and torch may raise anything for a file of another program
             why = "it is missing" if name not in payload else f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
-                f"{file} cannot be gone on from: its part '{name}' is not as this program writes it ({why[:200]}); "
-                f"give another .ckpt file, or begin anew with its weights alone: init_from={file}."
+                f"{file} cannot be resumed: its part '{name}' is not what this program writes ({why[:200]}); "
+                f"give another .ckpt file, or start a new run from its weights: init_from={file}."
             ) from error
 
 
@@ -84,7 +84,7 @@ def must_be_like(saved: Any, fresh: Any, place: str = "it") -> None:
     elif fresh is not None:
         good = isinstance(saved, type(fresh))
     if not good:
-        raise ValueError(f"{place} is {str(saved)[:60]!r} where {str(fresh)[:60]!r} would be at first")
+        raise ValueError(f"{place} is {str(saved)[:60]!r} where {str(fresh)[:60]!r} is expected")
 
 
 def _version(saved: Any) -> None:
@@ -152,4 +152,4 @@ def _states(saved: Any, optimizer: Optimizer) -> None:
             for name, value in kept.items():
                 shape = () if name == "step" else parameter.shape
                 if value.shape != shape or not value.is_floating_point() or value.layout != torch.strided:
-                    raise ValueError(f"{name} of parameter {number} is no tensor of the shape {tuple(shape)}")
+                    raise ValueError(f"{name} of parameter {number} is not a tensor of the shape {tuple(shape)}")

@@ -30,7 +30,7 @@ from s15erav3.runs.records import read_lines
 
 MOST_STEPS = 200
 """Largest number of lines of ``balance.jsonl`` that are used."""
-FULL = "What the experts are for cannot be shown: the device's memory is full; take trainer.accelerator=cpu."
+FULL = "The experts' specialisation cannot be shown: the device's memory is full; use trainer.accelerator=cpu."
 
 
 class Reading(NamedTuple):
@@ -75,14 +75,14 @@ def write_report(
         generators = collect_rng()
         try:
             if not max_tokens:
-                raise UserError("max_tokens=0 lets the model read nothing.")
+                raise UserError("the model reads nothing with max_tokens=0.")
             seen = look(run_dir, max_tokens, accelerator, precision)
             sections += [specialisation_section(seen.routed, seen.about), coactivation_section(seen.routed, seen.about)]
             if seen.widget:
                 widgets.append(seen.widget)
                 sections.append(seen.widget.section._replace(folded=True))
         except UserError as error:
-            sections.append(Section("Specialisation", f"What the experts are for cannot be shown: {error}", []))
+            sections.append(Section("Specialisation", f"The experts' specialisation cannot be shown: {error}", []))
         except torch.OutOfMemoryError:
             sections.append(Section("Specialisation", FULL, []))
         finally:
@@ -128,7 +128,7 @@ def refuse_foreign(run_dir: Path) -> None:
             f"run_dir={run_dir} holds {len(runs)} runs; give one of them, such as {runs[0]}, or take "
             f"s15erav3 compare {run_dir} for all."
         )
-    raise UserError(f"run_dir={run_dir} is no run's folder: it has no .hydra/config.yaml.")
+    raise UserError(f"run_dir={run_dir} is not a run's folder: it has no .hydra/config.yaml.")
 
 
 def has_experts(run: Run) -> bool:
@@ -145,7 +145,7 @@ def look(run_dir: Path, max_tokens: int = 32_768, accelerator: str = "auto", pre
     settings: dict[str, Any] = {"checkpoint": literal(str(run_dir)), "context_extension": 1}
     trained = restore(OmegaConf.create(settings | {"trainer": {"accelerator": accelerator, "precision": precision}}))
     if not trained.net.config.num_moe_layers:
-        raise UserError(f"the model of {run_dir} has no experts; take a run with experts=e8 or another such choice.")
+        raise UserError(f"the model of {run_dir} has no experts; choose a run with experts, such as experts=e8.")
     return read(trained, CommentaryData(tokenizer=trained.tokenizer, **trained.text()).prepare(), max_tokens)
 
 

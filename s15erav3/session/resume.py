@@ -71,13 +71,13 @@ def resume(wanted: str, line: Line, train: Train) -> None:
     """
     keys = [key_of(word) for word in line.words]
     if line.multirun or "sweep.resume" in keys:
-        raise UserError("resume= continues one run; leave out -m, or go on with a whole sweep by sweep.resume=FOLDER.")
+        raise UserError("resume= continues one run; leave out -m, or resume a whole sweep with sweep.resume=FOLDER.")
     if "init_from" in keys:
-        raise UserError("resume= goes on with a run's own weights, so init_from has no say; leave one of them out.")
+        raise UserError("resume= uses the run's own weights, so init_from has no effect; leave one of them out.")
     for word in line.words:
         if (group := key_of(word).partition("@")[0]) in GROUPS:
             raise UserError(
-                f"{word} cannot be chosen for a run that is resumed: it keeps its own; change single settings "
+                f"{word} cannot be chosen for a resumed run, which keeps its own; change single settings "
                 f"({group}.key=value), or start a new run."
             )
     run_dir, file, payload = resume_point(wanted, Path("outputs"), Path("multirun"))
@@ -156,8 +156,8 @@ def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, 
     if by_kind["wrong"] and not cfg.get("force"):
         raise UserError(
             f"{resumed.file} was trained with other settings ({'; '.join(map(str, by_kind['wrong']))}), and its "
-            "weights or its place in the data mean nothing with these; leave them out, or add force=true if you know "
-            "better."
+            "weights or its position in the data do not fit these; leave them out, or add force=true to resume all the "
+            "same."
         )
     if is_first_rank():
         show_changes(

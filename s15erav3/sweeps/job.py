@@ -69,4 +69,4 @@ def make_room(found: Found, folder: Path, sweep: Path) -> None:
     """Set aside what cannot be resumed, and report it."""
     if found.state == "again":
         place = set_aside(folder, sweep)
-        say(f"{short(folder)} begins anew, as {found.why}; what was there is in {short(place)}")
+        say(f"{short(folder)} starts again: {found.why}; its old files are in {short(place)}")

@@ -99,8 +99,8 @@ def open_journal(file: Path) -> JournalStorage:
         return JournalStorage(Journal(file))
     except DAMAGED as error:
         raise UserError(
-            f"{file} is no study of this program, or is damaged ({type(error).__name__}: {error}); choose another "
-            "sweep.name, or move the file away, and the search begins with its next trial."
+            f"{file} is not a study of this program, or is damaged ({type(error).__name__}: {error}); choose another "
+            "sweep.name, or move the file away to continue without it."
         ) from error
 
 

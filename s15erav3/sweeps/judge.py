@@ -63,7 +63,7 @@ class TrialJudge:
         if trial.last_step is None or not self.pruner.prune(self.study, trial):
             return ""
         value = trial.intermediate_values[trial.last_step]
-        return f"{value:.4f} at step {trial.last_step:,} is hopeless beside other trials ({type(self.pruner).__name__})"
+        return f"{value:.4f} at step {trial.last_step:,} is too far behind other trials ({type(self.pruner).__name__})"
 
 
 def pruning(cfg: DictConfig) -> list[Pruning]:

@@ -92,7 +92,7 @@ class Board:
         row.state, row.slot, row.began = "running", slot.name, time.time()
         if self._live is None:
             log = shlex.quote(str(short(job.folder / "train.log")))
-            say(f"{self.name(row)} begins at {slot.name}; {log}")
+            say(f"{self.name(row)} starts at {slot.name}; {log}")
 
     def began(self, job: Planned) -> float:
         """Return the time at which its process started."""

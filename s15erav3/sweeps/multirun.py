@@ -54,5 +54,5 @@ def main(arguments: list[str]) -> int:
     if stopped is None:
         return status
     go_on = f"{program()} train sweep.resume={shlex.quote(str(short(sweep.folder)))}"
-    say(f"{str(stopped) or 'stopped by SIGINT'}; go on with: {go_on}")
+    say(f"{str(stopped) or 'stopped by SIGINT'}; resume with: {go_on}")
     return stopped.exit_status if isinstance(stopped, Interrupted) else 130

@@ -41,6 +41,6 @@ def objective(wanted: Any, result: dict[str, Any]) -> float | list[float]:
         value = result.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             numbers = {key for key, found in result.items() if isinstance(found, int | float)}
-            raise UserError(f"sweep.objective={name} is no metric of result.json: {nearest(name, numbers)}")
+            raise UserError(f"sweep.objective={name} is not a metric of result.json: {nearest(name, numbers)}")
         values.append(float(value))
     return values[0] if isinstance(wanted, str) else values

@@ -80,10 +80,12 @@ class Sweep:
             try:
                 lock.acquire(timeout=0)
             except Timeout as error:
-                raise UserError(f"another program runs the sweep {self.folder}; wait for it, or stop it.") from error
+                raise UserError(
+                    f"another process is running the sweep {self.folder}; wait for it, or stop it."
+                ) from error
             self._lock = lock
         if len(commands) > MANY:
-            say(f"looking at {len(commands):,} jobs")
+            say(f"composing {len(commands):,} jobs")
         planned = list(plan(config, context, commands, first))
         if not self.jobs:
             self.started(self.folder)

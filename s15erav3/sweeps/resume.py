@@ -27,7 +27,7 @@ from s15erav3.sweeps.objective import PRUNED
 
 FILE = Path(".sweep") / "command.json"
 """File of a sweep's command, within the sweep's folder."""
-OTHER_CODE = "it was trained by other code"
+OTHER_CODE = "it was trained by different code"
 
 
 class Found(NamedTuple):
@@ -63,15 +63,15 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
         return Found("again", "it failed before its first checkpoint", run.result)
     if run.status == "running" and _is_others(run.result):
         raise UserError(
-            f"the run in {folder} is at work (process {run.result['pid']} on {run.result['host']}); wait for it, or "
-            f"stop it; if there is no such run, remove {shlex.quote(str(folder / 'progress.json'))}."
+            f"the run in {folder} is still running (process {run.result['pid']} on {run.result['host']}); wait for it, "
+            f"or stop it; if there is no such run, remove {shlex.quote(str(folder / 'progress.json'))}."
         )
     changed = list(differences(run.config, from_yaml(OmegaConf.to_yaml(cfg))))
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{folder} holds a run of other settings ({'; '.join(changed[:3])}{more}); a sweep goes on with the same "
-            "command: choose another sweep.name."
+            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}{more}); a sweep resumes only with the "
+            "same command: choose another sweep.name."
         )
     if run.status in ("completed", PRUNED):
         older = "" if run.result.get("code") == code() else OTHER_CODE

@@ -67,7 +67,7 @@ def distribution(override: Override) -> BaseDistribution:
     tags: set[str] = getattr(value, "tags", set())
     try:
         if unknown := sorted(tags - {LOG}):
-            raise ValueError(f"the tag {unknown[0]} means nothing here, only {LOG} does")
+            raise ValueError(f"the tag {unknown[0]} is unknown; only {LOG} is allowed")
         if isinstance(value, IntervalSweep):
             return _interval(value, LOG in tags)
         if isinstance(value, RangeSweep):
@@ -80,7 +80,7 @@ def distribution(override: Override) -> BaseDistribution:
             for element, text in zip(override.sweep_iterator(Transformer.identity), texts, strict=True)
         ]
         if not choices:
-            raise ValueError("it stands for nothing")
+            raise ValueError("it has no values")
         return CategoricalDistribution(choices)
     except (ValueError, ArithmeticError) as error:
         raise UserError(

@@ -51,7 +51,7 @@ class Signals:
         for pid in list(self._processes):
             self._send(pid, kill=again)
         if not again:
-            say("stopping: each job finishes its step and saves; once more kills them")
+            say("stopping: each job finishes its step and saves; a second signal kills them")
 
     def _send(self, pid: int, kill: bool = False) -> None:
         with suppress(ProcessLookupError):

@@ -69,7 +69,7 @@ def choose_gpus(wanted: Any, visible: Any) -> list[str]:
         found = list(visible()) if wanted else []
         if wanted > len(found):
             raise UserError(
-                f"{KEY}.gpus={wanted}, but {len(found)} are visible here; take auto, or as many as there are."
+                f"{KEY}.gpus={wanted}, but {len(found)} are visible here; use auto, or as many as there are."
             )
         return found[:wanted]
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):

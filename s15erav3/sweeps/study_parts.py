@@ -29,8 +29,7 @@ def open_study(file: Path, name: str, directions: list[str], space: Space, prune
     """
     if not file.exists() and (file.parent / OLD).exists():
         raise UserError(
-            f"{file.parent / OLD} is a study of Optuna 2, which this version does not go on with; choose another "
-            "sweep.name."
+            f"{file.parent / OLD} is a study of Optuna 2, which this version cannot resume; choose another sweep.name."
         )
     wanted = [StudyDirection[direction.upper()] for direction in directions]
     study = optuna.create_study(
@@ -48,9 +47,9 @@ def open_study(file: Path, name: str, directions: list[str], space: Space, prune
                 check_distribution_compatibility(trial.distributions[key], space.distributions[key])
             except ValueError as error:
                 raise UserError(
-                    f"{key} is searched in another way than in the study {file}, where it is one of "
-                    f"{trial.distributions[key]}; a search goes on with the same choices and kinds of ranges: choose "
-                    "another sweep.name."
+                    f"{key} has another search space than in the study {file}, where it is "
+                    f"{trial.distributions[key]}; a search resumes only with the same choices and kinds of ranges: "
+                    "choose another sweep.name."
                 ) from error
     return study
 
@@ -69,11 +68,13 @@ def make_sampler(settings: Any, trials: int) -> BaseSampler:
     seed = settings.get("seed")
     sampler = instantiate(settings, **({} if seed is None else {"seed": seed + trials}))
     if not isinstance(sampler, BaseSampler):
-        raise UserError(f"hydra.sweeper.sampler is a {type(sampler).__name__}, and no sampler of Optuna's.")
+        raise UserError(
+            f"hydra.sweeper.sampler={type(sampler).__name__} is not an Optuna sampler; use hydra/sweeper/sampler=tpe."
+        )
     if keeps_pickles(sampler):
         raise UserError(
-            "hydra.sweeper.sampler=CmaEsSampler would run what a study's file holds, as it keeps its state there as a "
-            "pickle; take hydra/sweeper/sampler=tpe."
+            "hydra.sweeper.sampler=CmaEsSampler would execute a pickle from the study's file, where it keeps its "
+            "state; use hydra/sweeper/sampler=tpe."
         )
     return sampler
 
@@ -98,22 +99,24 @@ def check_pruner(settings: Any, objective: Any, directions: list[str]) -> BasePr
     metrics = list(objective) if isinstance(objective, list | ListConfig) else [objective]
     if len(metrics) != len(directions):
         raise UserError(
-            f"sweep.objective={objective} is {len(metrics)} of metrics, but hydra.sweeper.direction="
+            f"sweep.objective={objective} has {len(metrics)} metrics, but hydra.sweeper.direction="
             f"{', '.join(directions)} has {len(directions)}; give one direction for each."
         )
     pruner = instantiate(settings)
     if not isinstance(pruner, BasePruner):
-        raise UserError(f"hydra.sweeper.pruner is a {type(pruner).__name__}, and no pruner of Optuna's.")
+        raise UserError(
+            f"hydra.sweeper.pruner={type(pruner).__name__} is not an Optuna pruner; use hydra/sweeper/pruner=median."
+        )
     if isinstance(pruner, NopPruner):
         return pruner
     if len(metrics) > 1:
         raise UserError(
-            f"hydra.sweeper.pruner={type(pruner).__name__} judges by one objective, and sweep.objective={objective} "
+            f"hydra.sweeper.pruner={type(pruner).__name__} needs a single objective, but sweep.objective={objective} "
             f"has {len(metrics)}; add hydra/sweeper/pruner=none."
         )
     if not str(objective).startswith("val/"):
         raise UserError(
-            f"hydra.sweeper.pruner={type(pruner).__name__} judges by what every validation measures, such as val/bpb, "
-            f"and not by sweep.objective={objective}; add hydra/sweeper/pruner=none."
+            f"hydra.sweeper.pruner={type(pruner).__name__} needs an objective that every validation measures, such as "
+            f"val/bpb, found sweep.objective={objective}; add hydra/sweeper/pruner=none."
         )
     return pruner

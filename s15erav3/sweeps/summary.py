@@ -51,7 +51,7 @@ def account(sweep: Sweep, failures: Sequence[Exception]) -> int:
         say(f"  job {end.job.number}{f' ({sets})' if sets else ''} {end.how}: {end.reason}{where}")
     older = [str(end.job.number) for end in ends if end.how == "skipped" and end.job.found.why]
     if older:
-        say(f"  job {', '.join(older)}: kept, although trained by other code; add sweep.code=retrain to train it anew")
+        say(f"  job {', '.join(older)}: kept, although trained by different code; add sweep.code=retrain to retrain")
     if bad or counts["not begun"]:
         say(f"  {program()} train sweep.resume={place}")
     say(f"  {program()} compare {place}")

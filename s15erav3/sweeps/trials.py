@@ -75,7 +75,9 @@ def unfinished(study: optuna.Study, file: Path, folder: Path, given: Collection[
             continue
         attempt = 1 if attempt is None else attempt
         if not isinstance(job, int) or job < 0 or not isinstance(settings, list) or not isinstance(attempt, int):
-            raise UserError(f"{file} tells of trial {trial.number} what no search of this program writes.")
+            raise UserError(
+                f"{file} is damaged: trial {trial.number} was not written by this program; choose another sweep.name."
+            )
         check_arguments([str(word) for word in settings if word not in given], file)
         attempt += was_killed(folder / str(job))
         if attempt > ATTEMPTS:

@@ -104,5 +104,5 @@ def test_a_resumption_in_a_config_file_is_refused(
         == 2
     )
     said = capsys.readouterr().err
-    assert "resume=" in said and "stands in a config file" in said and "Traceback" not in said
+    assert "resume=" in said and "is set in a config file" in said and "Traceback" not in said
     assert not list(tmp_path.rglob("*.ckpt")) and not Path("r").exists()

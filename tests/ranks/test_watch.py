@@ -88,9 +88,9 @@ def test_a_connection_lost_by_all_is_told_as_that(watch: Watch) -> None:
 @pytest.mark.parametrize(
     ("moves", "running", "said"),
     [
-        ((5, 5, 5), (1, 1), "none of 3 ranks has got on for 10 s"),
-        ((5, 4, 5), (1, 1), "rank 1 of 3 .* has not got on for 10 s"),
-        ((4, 5, 5), (1, 1), r"the first of 3 ranks \(process {me}\) has not got on"),
+        ((5, 5, 5), (1, 1), "none of 3 ranks has made progress for 10 s"),
+        ((5, 4, 5), (1, 1), "rank 1 of 3 .* has made no progress for 10 s"),
+        ((4, 5, 5), (1, 1), r"the first of 3 ranks \(process {me}\) has made no progress"),
         ((5, 5, 5), (1, 0), "rank 2 of 3 .* has not run for 10 s"),
         ((4, 5, 5), (0, 1), "rank 1 of 3 .* has not run"),
     ],

@@ -58,7 +58,7 @@ def test_a_second_trainer_is_refused_and_changes_nothing(tmp_path: Path, capsys:
             capsys.readouterr()
             assert main(["train", *arguments]) == 2
             (line,) = capsys.readouterr().err.strip().splitlines()
-            assert f"is at work (process {pid} on {socket.gethostname()})" in line and str(run_dir) in line
+            assert f"is still running (process {pid} on {socket.gethostname()})" in line and str(run_dir) in line
         assert content(tmp_path) == before
     assert main(["train", f"resume={run_dir}", "trainer.max_steps=3"]) == 0
     assert result(run_dir)["steps"] == 3
@@ -109,7 +109,7 @@ with only_trainer(Path({str(tmp_path / "run")!r})):
     assert holder.stdout is not None
     worker = int(holder.stdout.readline())
     try:
-        with pytest.raises(UserError, match="at work"), only_trainer(tmp_path / "run"):
+        with pytest.raises(UserError, match="still running"), only_trainer(tmp_path / "run"):
             pass
         holder.kill()
         holder.wait()
@@ -130,7 +130,7 @@ def test_of_two_that_begin_at_once_one_wins(tmp_path: Path) -> None:
         said = [process.communicate(timeout=400)[1] for process in both]
         assert sorted(process.returncode for process in both) == [0, 2], said
         (loser,) = [text for text, process in zip(said, both, strict=True) if process.returncode == 2]
-        assert "is at work (process" in loser or "already holds a run" in loser or "is complete" in loser
+        assert "is still running (process" in loser or "already holds a run" in loser or "is complete" in loser
         assert "Traceback" not in "".join(said)
         steps = [row["step"] for row in rows(run_dir / "balance.jsonl")]
         assert steps == sorted(set(steps)) and steps[-1] == last == result(run_dir)["steps"]

@@ -44,7 +44,7 @@ def test_24_jobs_of_which_three_meet_with_accidents(tmp_path: Path, capsys: pyte
     assert sweep(folder, *common, f"optimizer.lr={','.join(rates)}") == 0
     said = capsys.readouterr().err
     assert "24 jobs, 3 done, 21 skipped" in said
-    assert said.count(" begins at CPU ") == 3
+    assert said.count(" starts at CPU") == 3
     begins = [(key, step) for what, key, step, *_ in record(tmp_path) if what == "begin"]
     assert sorted(begins[-3:]) == [("0.006", 0), ("0.01", 2), ("0.018", 2)]
     now = contents(folder)

@@ -74,7 +74,7 @@ def test_a_file_that_is_no_study_is_told(content: bytes, tmp_path: Path) -> None
     """One sentence with the file's name, and the file stays as it is."""
     file = tmp_path / "study.journal"
     file.write_bytes(content)
-    with pytest.raises(UserError, match="is no study of this program"):
+    with pytest.raises(UserError, match="is not a study of this program"):
         study(file)
     assert file.read_bytes() == content
 

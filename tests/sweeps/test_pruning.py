@@ -51,7 +51,7 @@ def test_a_hopeless_run_is_pruned(tmp_path: Path) -> None:
     for t in found:
         assert list(t.intermediate_values) == ([STEPS[0]] if t.number in ended else list(STEPS))
     reason = result(tmp_path / str(ended[0]))["reason"]
-    assert re.fullmatch(r"val/bpb \d\.\d{4} at step 10 is hopeless beside other trials \(MedianPruner\)", reason)
+    assert re.fullmatch(r"val/bpb \d\.\d{4} at step 10 is too far behind other trials \(MedianPruner\)", reason)
     search(runs, n_trials=8, pruner=MEDIAN)
     assert runs.begun == list(range(8))
 
@@ -66,7 +66,7 @@ def test_readers_know_a_pruned_run(tmp_path: Path) -> None:
     (pruned.folder / "checkpoints").mkdir()
     (pruned.folder / "checkpoints" / "last.ckpt").touch()
     page = "".join(block.markup for block in summary_section(pruned).blocks)
-    assert "A search ended the run early" in page and "is hopeless beside other trials" in page
+    assert "A search ended the run early" in page and "is too far behind other trials" in page
     assert "train resume=" in page
 
 

@@ -66,12 +66,12 @@ def test_a_run_of_other_code_is_kept_until_it_is_asked_for(
     capsys.readouterr()
     assert sweep(folder, *command) == 0
     said = capsys.readouterr().err
-    assert "1 skipped" in said and "job 0: kept, although trained by other code; add sweep.code=retrain" in said
+    assert "1 skipped" in said and "job 0: kept, although trained by different code; add sweep.code=retrain" in said
     assert contents(folder / "0") == before
     assert sweep(folder, *command, "sweep.code=again") == 2
     assert "sweep.code=again must be keep or retrain" in capsys.readouterr().err
     assert sweep(folder, *command, "sweep.code=retrain") == 0
-    assert "begins anew, as it was trained by other code" in capsys.readouterr().err
+    assert "starts again: it was trained by different code" in capsys.readouterr().err
     assert result(folder / "0")["code"] == "other" != result(folder / ".superseded" / "0-1")["code"]
 
 
@@ -82,7 +82,9 @@ def test_an_objective_is_told_to_the_sweeper_and_a_wrong_one_to_the_user(
     """A misspelt metric must not look like a sweep that went well."""
     assert sweep(tmp_path, "trainer.max_steps=1", "seed=1", "sweep.objective=val/bbp") == 2
     said = capsys.readouterr().err
-    assert "sweep.objective=val/bbp is no metric of result.json: did you mean 'val/bpb'" in said and "1 failed" in said
+    assert (
+        "sweep.objective=val/bbp is not a metric of result.json: did you mean 'val/bpb'" in said and "1 failed" in said
+    )
     assert sweep(tmp_path, "trainer.max_steps=1", "seed=1", "sweep.objective=[val/bpb,balance/maxvio_global]") == 0
     assert "1 skipped" in capsys.readouterr().err
 
@@ -136,7 +138,7 @@ def test_a_signal_in_the_last_step_of_a_job_ends_the_sweep(what: str, number: in
     assert run.returncode == 128 + number, run.stderr
     assert "[1/3] seed=1" in run.stderr and "[2/3] seed=2" in run.stderr and "[3/3]" not in run.stderr
     assert "3 jobs, 2 done, 1 not begun" in run.stderr and "Traceback" not in run.stderr
-    assert f"stopped by {what.split()[-1]}; go on with: " in run.stderr
+    assert f"stopped by {what.split()[-1]}; resume with:" in run.stderr
     assert [result(tmp_path / "s" / str(job))["status"] for job in range(2)] == ["completed"] * 2
     assert not (tmp_path / "s" / "2").exists()
     begins = [(key, step) for told, key, step, *_ in record(tmp_path) if told == "begin"]

@@ -85,9 +85,9 @@ def test_what_is_left_to_do(
 def test_complete_runs_of_other_code_are_trained_anew_where_it_is_asked_for(tmp_path: Path, cfg: DictConfig) -> None:
     """By default they stay, with a word on it."""
     folder = folder_of(tmp_path, cfg, DONE | {"code": "other"}, True)
-    assert examine(cfg, folder)[:2] == ("done", "it was trained by other code")
+    assert examine(cfg, folder)[:2] == ("done", "it was trained by different code")
     cfg.sweep.code = "retrain"
-    assert examine(cfg, folder)[:2] == ("again", "it was trained by other code")
+    assert examine(cfg, folder)[:2] == ("again", "it was trained by different code")
 
 
 def test_a_log_alone_is_no_run(tmp_path: Path, cfg: DictConfig) -> None:
@@ -157,7 +157,7 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path, cfg: DictConfig) -> None:
     assert state() == "resume"
     other = subprocess.Popen(["sleep", "60"])
     try:
-        with pytest.raises(UserError, match=rf"at work \(process {other.pid} on"):
+        with pytest.raises(UserError, match=rf"still running \(process {other.pid} on"):
             state(pid=other.pid)
     finally:
         other.kill()

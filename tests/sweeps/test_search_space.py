@@ -77,7 +77,7 @@ def test_of_two_words_for_a_key_the_later_holds() -> None:
         ("a=range(5,1)", "the range is empty"),
         ("a=range(1,5,0)", ""),
         ("a=range(0.5,5,0)", "its step is 0"),
-        ("a=tag(lgo, interval(0.1,1))", "the tag lgo means nothing"),
+        ("a=tag(lgo, interval(0.1,1))", "the tag lgo is unknown"),
         ("a=tag(log, choice(1,2))", "no log"),
     ],
 )

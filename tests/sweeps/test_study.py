@@ -148,7 +148,7 @@ def test_a_space_of_ones_own_may_have_conditions(runs: Runs) -> None:
     assert set(trial.params) == {"optimizer.lr", "optimizer", "optimizer.eps"}
     eps = f"optimizer.eps={trial.params['optimizer.eps']}"
     assert trial.user_attrs["settings"][1:] == ["optimizer=adamw", eps, "seed=7"]
-    with pytest.raises(UserError, match="suggests optimizer, which is given"):
+    with pytest.raises(UserError, match="suggests optimizer, which is set"):
         search(runs, "optimizer=muon", n_trials=2, custom_search_space=f"{__name__}.more")
 
 
@@ -162,15 +162,15 @@ def test_a_space_of_ones_own_may_have_conditions(runs: Runs) -> None:
         ([], {"max_failure_rate": 2}, "hydra.sweeper.max_failure_rate=2 must be"),
         ([], {"storage": "sqlite:///x.db"}, "hydra.sweeper.storage=sqlite:///x.db must be a file"),
         ([], {"sampler": part("sampler/tpe") | {"seed": -1}}, "hydra.sweeper.sampler.seed=-1 must be"),
-        ([], {"sampler": {"_target_": "builtins.dict"}}, "no sampler of Optuna's"),
+        ([], {"sampler": {"_target_": "builtins.dict"}}, "not an Optuna sampler"),
         (["optimizer.lr=0.1"], {}, "nothing to search"),
         (["optimizer.lr=interval(1.0,0.1)"], {}, "low <= high"),
-        ([], {"pruner": {"_target_": "builtins.dict"}}, "no pruner of Optuna's"),
+        ([], {"pruner": {"_target_": "builtins.dict"}}, "not an Optuna pruner"),
         ([], {"pruner": part("pruner/median"), "objective": "perf/mfu"}, "add hydra/sweeper/pruner=none"),
         (
             [],
             {"pruner": part("pruner/median"), "objective": ["val/bpb", "val/loss"], "direction": ["minimize"] * 2},
-            "judges by one objective",
+            "needs a single objective",
         ),
     ],
 )
@@ -216,8 +216,8 @@ def test_another_search_is_not_mixed_into_a_study(runs: Runs) -> None:
     ("before", "after", "said"),
     [
         ('"settings":["', '"settings":["hydra.run.dir=/tmp/x","', "does more than choose settings"),
-        ('{"job":0}', '{"job":"../.."}', "what no search of this program writes"),
-        ('{"job":0}', '{"job":-1}', "what no search of this program writes"),
+        ('{"job":0}', '{"job":"../.."}', "was not written by this program"),
+        ('{"job":0}', '{"job":-1}', "was not written by this program"),
     ],
 )
 def test_a_command_in_the_file_chooses_settings_alone(before: str, after: str, said: str, runs: Runs) -> None:

@@ -210,4 +210,4 @@ def test_a_second_ctrl_c_kills_what_the_first_did_not_end(said: Console) -> None
         signal.raise_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGKILL and signals.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "once more kills them" in said.export_text()
+    assert "a second signal kills them" in said.export_text()
