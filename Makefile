@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxpro
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all check format docs docs-serve lock bench sample-corpus clean
 
-help: ## this list
+help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
 
 .venv/installed: pyproject.toml $(LOCK)
@@ -37,7 +37,7 @@ check: setup ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## mend format and lint where it can be done by machine
+format: setup ## fix format and lint automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -48,7 +48,7 @@ format: setup ## mend format and lint where it can be done by machine
 docs: .venv/installed-docs ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs-serve: .venv/installed-docs ## show the documentation while it is written
+docs-serve: .venv/installed-docs ## serve the documentation, with live reload
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 lock: ## write the versions of a fresh installation into requirements.lock
@@ -63,7 +63,7 @@ bench: setup ## time training steps and generation against transformers
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_generate.py
 
-sample-corpus: setup ## write the bundled commentary anew
+sample-corpus: setup ## regenerate the bundled commentary
 	$(BIN)/python scripts/make_sample_corpus.py
 
 clean: ## remove the environment and caches, not the runs

@@ -83,7 +83,7 @@ tags: [deepseek_v3, mixture-of-experts, s15erav3]
 
 Exported by s15erav3 {__version__}. Prompts begin with `<|endoftext|>`, which the tokenizer adds, and documents end with
 it. Beyond the sequences that it was trained on, the model's text deteriorates. s15erav3 cuts words of more
-than {LONGEST_WORD:,} characters, such as a million blanks; this tokenizer does not, so for those it may give other
+than {LONGEST_WORD:,} characters, such as a million blanks; this tokenizer does not, so for those it may produce other
 tokens that spell the same text.
 
 ```python

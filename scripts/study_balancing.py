@@ -8,7 +8,7 @@ seed, the same initial weights.
     python scripts/study_balancing.py --data ipl_commentary.txt [--out multirun/study] [--workers 2]
     python scripts/study_balancing_report.py multirun/study
 
-It can be stopped and started again at any time: finished runs stay, interrupted ones go on, failed ones begin anew.
+It can be stopped and restarted at any time: finished runs are kept, interrupted ones resume, failed ones start over.
 On a GPU, longer: --model small --steps 4000 --workers 1 --set data.batch_size=16 --set data.sequence_length=256.
 """
 
@@ -245,9 +245,9 @@ def main() -> None:
     try:
         for title, jobs in (("tuning", tuning), ("study", finals)):
             if failures := work(list(jobs(args)), pool, title):
-                raise SystemExit(f"error: {failures} runs failed; mend what their logs say and start again.")
+                raise SystemExit(f"error: {failures} runs failed; fix what their logs report and start again.")
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on.") from None
+        raise SystemExit("stopped; the same command continues.") from None
     finally:
         pool.shutdown(cancel_futures=True)  # without this, runs that wait would still be done
     print(f"done; next: python scripts/study_balancing_report.py {args.out}")

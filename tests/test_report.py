@@ -70,7 +70,7 @@ def progress(**more: Any) -> str:
 
 
 STATES = {
-    "running": ({"progress__json": progress()}, ["still at work", "step 2 of 10", "write this page anew"]),
+    "running": ({"progress__json": progress()}, ["still training", "step 2 of 10", "update this page"]),
     "killed": ({"progress__json": progress(pid=2**22 + 1)}, ["was interrupted", "it was killed", "step 2 of 10"]),
     "without a trace": ({}, ["was interrupted"]),
     "failed": (
@@ -313,7 +313,7 @@ def test_dark_paper_and_back(desktop: Page) -> None:
     desktop.wait(f"{ink} !== '{light}'")
     assert desktop.js("getComputedStyle(document.body).backgroundColor") == "rgb(24, 24, 27)"
     assert desktop.js(ink) == "rgb(228, 228, 231)" and light == "rgb(39, 39, 42)"
-    desktop.wait("document.getElementById('paper').textContent === 'Light paper'")
+    desktop.wait("document.getElementById('paper').textContent === 'Light mode'")
     desktop.screenshot("report-desktop-dark")
     assert desktop.undrawn() == []
 

@@ -38,7 +38,7 @@ def trade_off_section(groups: Sequence[Group], front: Sequence[bool], shown: Gri
     number_of = {i: str(n) for n, i in enumerate(best, start=1)}
     points = [_point(groups[i], i, colours.kinds[i], number_of.get(i)) for i in both]
     dense = [(f"without MaxVio: {labels[i]}", i, groups[i].spread(BPB).median) for i in chosen if i not in both]
-    text = f"Lower is better in both. No group beats a star, of the Pareto front, in both. {default_text(colours)}"
+    text = f"Lower is better in both. Stars are the Pareto front: no group is better in both. {default_text(colours)}"
     text += " Dashed: groups without routed experts, which have no MaxVio." if dense else ""
     text += f" Drawn: the front and the first {MOST_GROUPS} groups of the table." if len(chosen) < len(fair) else ""
     caption = "Medians, with bars from the lowest to the highest run and the runs as rings."
@@ -70,15 +70,15 @@ def effects_section(groups: Sequence[Group]) -> Section:
         figures: dict[tuple[str, ...], go.Figure | Html] = {
             (metric,): _dots(name, metric, some) for metric, some in its.items() if some
         }
-        caption = "Left of the line: lower, and so better. A ring for each pair of groups, a diamond at the median."
+        caption = "Left of the line: lower, which is better. A ring for each pair of groups, a diamond at the median."
         blocks.append(Choice(name, ["of"], figures, caption))
     for key in sorted(many)[: MOST_SETTINGS - len(blocks)]:
         blocks += _against(groups, key)
     if not blocks:
-        return Section(title, "No two groups differ in one setting alone, so that no effect can be told.", [])
+        return Section(title, "No two groups differ in exactly one setting, so no effect can be estimated.", [])
     text = (
         "Differences of medians between groups that are equal in every other setting, the setting with the largest "
-        "effect first. A choice with settings of its own, such as a strategy's rate, is taken at its best by val/bpb."
+        "effect first. A choice with settings of its own, such as a strategy's rate, is represented by its best val/bpb."
     )
     if len(blocks) < len(names) + len(many):
         text += f" Drawn: {len(blocks)} of {len(names) + len(many)} settings."
@@ -134,7 +134,7 @@ def parallel_section(groups: Sequence[Group], columns: Sequence[str]) -> Section
     varied = [key for key in settings if len({group.settings[key] for group in some}) > 1]
     varied = [key for key in varied if key in columns or any(group.settings[key] == ABSENT for group in some)]
     if not varied:
-        return Section(title, "The groups that count differ in no setting.", [])
+        return Section(title, "No setting differs between the groups that count.", [])
     keys = varied[:MOST_SETTINGS]
     bpb, maxvio = ([group.spread(metric).median for group in some] for metric in (BPB, MAXVIO))
     axes = [_axis(key, [group.settings[key] for group in some]) for key in keys]

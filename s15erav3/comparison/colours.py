@@ -76,7 +76,7 @@ def _coloured(name: str, values: Sequence[str], order: Sequence[str]) -> Colouri
 def default_text(colouring: Colouring) -> str:
     """Describe the default colouring in a sentence."""
     shown = "the groups" if colouring.name == EACH else colouring.name
-    return f"Colours show {shown}, or what the reader chooses."
+    return f"Colours show {shown}, or the selected setting."
 
 
 def colourings_json(found: Sequence[Colouring]) -> str:

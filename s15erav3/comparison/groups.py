@@ -149,11 +149,11 @@ def cautions(found: Sequence[Group]) -> list[str]:
         notes.append(f"Runs of one group differ in steps ({_first(uneven, [g.name for g, _ in uneven])}: {steps}).")
     texts = {json_text(run.config.get("data")) for group in found for run in group.counted}
     if len(texts) > 1:
-        notes.append(f"The runs were measured on {len(texts)} different texts or divisions; val/bpb is not comparable.")
+        notes.append(f"The runs were measured on {len(texts)} different texts or splits; val/bpb is not comparable.")
     leaking = [group for group in found if not group.causal]
     if leaking:
         notes.append(
-            f"Not causal, so that bits per byte are too few: {_first(leaking, [g.name for g in leaking])}; left out of "
+            f"Not causal, so bits per byte are too low: {_first(leaking, [g.name for g in leaking])}; left out of "
             "the Pareto front and of the effects."
         )
     endless = [run for group in found for run in group.counted if not math.isfinite(value(run, BPB))]

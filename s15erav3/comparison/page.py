@@ -66,7 +66,7 @@ def write_comparison(
     n_axes = 2 + min(MOST_SETTINGS, len(groups[0].settings) if groups else 0)
     if left_out:
         listed = table(["run", "state", "why, or how far"], left_out, _many(len(left_out), "run"))
-        text = "None of these counts in the medians, but for those still at work where unfinished=true asks for them."
+        text = "None of these count in the medians, except running ones with unfinished=true."
         sections.append(Section("Failed and unfinished", text, [listed]))
     write_page(
         file,
@@ -127,7 +127,7 @@ def _filter(groups: Sequence[Group]) -> Html:
     return Html(
         f'<details class="filter" open><summary>Show only</summary><script type="application/json">{data}</script>'
         f'<div class="selects">{"".join(selects)}<output></output></div>'
-        "<p>Effects and the Pareto front stay those of all groups.</p></details>"
+        "<p>Effects and the Pareto front still cover all groups.</p></details>"
     )
 
 

@@ -71,7 +71,7 @@ def to_hub(config: ModelConfig) -> Json:
     if not config.causal:
         raise UserError(
             "a model with experts.topk_method=expert_choice cannot be exported: DeepseekV3 has no such routing, and it "
-            "cannot generate, as experts choose among tokens that are still to come."
+            "cannot generate, as experts choose among future tokens."
         )
     if config.n_routed_experts and config.scoring_func != "sigmoid":
         raise UserError(
@@ -87,7 +87,7 @@ def to_hub(config: ModelConfig) -> Json:
     if scaling is not None and scaling.mscale_all_dim == 0 and scaling.mscale != 1:
         raise UserError(
             f"a model with rope_scaling.mscale={scaling.mscale} and mscale_all_dim=0 cannot be exported: DeepseekV3 in "
-            "transformers would take mscale for 1, and compute something else."
+            "transformers would use mscale=1, and compute something else."
         )
     values = {key: getattr(config, key) for key in SAME}
     values |= {key: float(values[key]) for key in FLOATS}
@@ -141,7 +141,7 @@ def from_hub(values: Json, where: str) -> ModelConfig:
         *((name, dict | None) for name in ("rope_scaling", "rope_parameters")),
     ):
         if not isinstance(values.get(key), kind) and (key in values or kind is int):
-            raise UserError(f"{where} has {key}={values[key]!r}, which is of the wrong kind.")
+            raise UserError(f"{where} has {key}={values[key]!r}, which has the wrong type.")
     settings = {key: values[key] for key in SAME if key in values}
     settings |= {"num_layers": values["num_hidden_layers"], "num_heads": values["num_attention_heads"]}
     if values.get("num_key_value_heads", settings["num_heads"]) != settings["num_heads"]:

@@ -100,7 +100,7 @@ def read_folder(folder: Path) -> Imported:
     if tokenizer.n_vocab != config.vocab_size:
         raise UserError(
             f"{folder} has a tokenizer of {tokenizer.n_vocab} entries and a config.json with vocab_size="
-            f"{config.vocab_size}; they do not match, so the one is not this model's."
+            f"{config.vocab_size}; they must match; fetch the folder again."
         )
     tensors = _read_tensors(folder)
     ahead = f"model.layers.{config.num_layers}."

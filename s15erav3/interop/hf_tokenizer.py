@@ -40,7 +40,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
     Raises:
         UserError: ``tokenizer.json`` cannot express the ids or the pattern, or the folder is not writable.
     """
-    with no_panic(f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}", "take another tokenizer"):
+    with no_panic(f"tokenizer {tokenizer.name} cannot be written as {_TOKENIZER}", "use another tokenizer"):
         built = _build(tokenizer)
         written = built.to_str(pretty=True)
     config = {
@@ -114,7 +114,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """
     file = folder / _TOKENIZER
     if not file.is_file():
-        raise UserError(f"{folder} has no {_TOKENIZER}, which a tokenizer is read from; name a folder that has one.")
+        raise UserError(f"{folder} has no {_TOKENIZER}; name a folder that has one.")
     try:
         with no_panic(f"{file} cannot be read", "fetch it again, or name another folder"):
             loaded = HFTokenizer.from_str(file.read_text(encoding="utf-8"))
@@ -131,11 +131,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if model["type"] != "BPE" or _kind(data["decoder"]) != "ByteLevel":
         raise _unlike(file, f"has a {model['type']} model and a decoder of type {_kind(data['decoder'])}")
     if model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
-        raise _unlike(file, "drops merges at random or marks parts of words")
+        raise _unlike(file, "uses BPE dropout or marks parts of words")
     if data["normalizer"] is not None:
         raise _unlike(file, f"changes text by a normalizer of type {_kind(data['normalizer'])}")
     if ordinary := [token["content"] for token in added if not token["special"]]:
-        raise _unlike(file, f"looks for the added token {ordinary[0]!r} before it cuts words")
+        raise _unlike(file, f"matches the added token {ordinary[0]!r} before it splits words")
 
     special = {token["content"]: token["id"] for token in added}
     ranks = _read_ranks(file, model, special)
@@ -149,7 +149,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             _with_end_of_text(folder, special, config.get("eos_token") or ENDOFTEXT),
         )
     except ValueError as error:
-        raise _unlike(file, f"cuts words by a pattern that is none to tiktoken ({error})") from error
+        raise _unlike(file, f"splits words by a pattern that tiktoken does not accept ({error})") from error
     return Tokenizer(encoding)
 
 
@@ -217,12 +217,12 @@ def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> d
     try:
         ranks = {bytes(byte_of[c] for c in token): i for token, i in sorted(ids.items(), key=lambda item: item[1])}
     except KeyError as error:
-        raise _unlike(file, f"has a token with {error} in it, no character of byte-level BPE") from error
+        raise _unlike(file, f"has a token with {error}, which is not a character of byte-level BPE") from error
     if list(ranks.values()) != list(range(len(ranks))):
         missing = min(set(range(len(ranks))) - set(ranks.values()))
-        raise _unlike(file, f"has ordinary tokens beyond the id {missing}, which is none")
+        raise _unlike(file, f"has no token with the id {missing}, but tokens beyond it")
     if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
-        raise _unlike(file, "leaves out some of the 256 bytes")
+        raise _unlike(file, "lacks some of the 256 bytes")
 
     spelled = _spelled(ranks)
     needed = {(spelled[left], spelled[right]) for left, right in _merges(ranks)}
@@ -230,13 +230,13 @@ def _read_ranks(file: Path, model: dict[str, Any], special: dict[str, int]) -> d
     last = 0
     for left, right in learned:
         if ids.get(left + right, -1) < last:
-            raise _unlike(file, f"merges {left!r} and {right!r} in another place than the id of their union says")
+            raise _unlike(file, f"merges {left!r} and {right!r} in another order than their ids")
         last = ids[left + right]
     # Superfluous pairs are harmless: they never become neighbours.
     if lacking := needed - set(learned):
-        raise _unlike(file, "has a token that is {!r} and {!r}, and does not merge them".format(*min(lacking)))
+        raise _unlike(file, "has a token made of {!r} and {!r}, but no merge of them".format(*min(lacking)))
     if not model["ignore_merges"] and len(needed) < len(ranks) - 256:
-        raise _unlike(file, "never arrives at some tokens by merging, and does not look for them as whole words")
+        raise _unlike(file, "has tokens that no merges produce, without ignore_merges")
     return ranks
 
 
@@ -255,9 +255,9 @@ def _read_pattern(file: Path, cutting: dict[str, Any] | None, written: object) -
             if isinstance(written, str) and to_oniguruma(written, str(file)) == regex:
                 return written
             if can_be_empty(regex, str(file)):  # tiktoken panics on empty matches
-                raise _unlike(file, "cuts words by a pattern that can match nothing")
+                raise _unlike(file, "splits words by a pattern that matches empty text")
             return to_tiktoken(regex, str(file))
-    raise _unlike(file, f"cuts words by the pre-tokenizer {json.dumps(cutting, ensure_ascii=False)[:200]}")
+    raise _unlike(file, f"splits words by the pre-tokenizer {json.dumps(cutting, ensure_ascii=False)[:200]}")
 
 
 def _with_end_of_text(folder: Path, special: dict[str, int], named: object) -> dict[str, int]:

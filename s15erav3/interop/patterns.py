@@ -63,8 +63,8 @@ def _pieces(pattern: str, whose: str) -> Iterator[re.Match[str]]:
         piece = _PIECE.match(pattern, at)
         if piece is None:
             raise UserError(
-                f"{whose} cuts words by a pattern with {pattern[at : at + 20]!r} in it, which tiktoken and tokenizers "
-                "may read in two ways; take a tokenizer with a plainer pattern."
+                f"{whose} splits words by a pattern with {pattern[at : at + 20]!r}, which tiktoken and tokenizers "
+                "may read differently; use a tokenizer with a simpler pattern."
             )
         yield piece
         at = piece.end()

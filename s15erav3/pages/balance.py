@@ -28,7 +28,7 @@ Steps = NDArray[np.intp]
 def balance_section(metrics: Metrics, balance: Balance | None) -> Section:
     """Build the section: loads and biases of all experts over the steps."""
     if balance is None:
-        return Section("Balance", "No load has been logged yet: balance.jsonl is empty, or not there.", [])
+        return Section("Balance", "No load has been logged yet: balance.jsonl is empty or missing.", [])
     text = (
         "The load of an expert is the number of assignments that it gets, over its fair share: 1.0 is even. MaxVio is "
         "the busiest expert's load less 1. Loads of training are those of one optimizer step, of so few tokens that "
@@ -67,7 +67,7 @@ def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),
-            "Of single optimizer steps; below the floor is chance.",
+            "Of single optimizer steps; differences below the floor are chance.",
         )
     ]
     overall = _present(

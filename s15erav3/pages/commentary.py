@@ -90,16 +90,18 @@ def _explanation(trace: Trace) -> str:
     text = (
         "Held-out text, token by token; colour and number are those of an expert that handles the token. Point at a "
         "token, tap it, or reach it with Tab and the arrow keys for its scores; press an expert to see its tokens "
-        f"alone. Each passage was read with what stands before it, in windows of {trace.length} tokens as in training."
+        f"alone. Each passage was read with the text before it, in windows of {trace.length} tokens as in training."
     )
     if trace.top_k is None:
         return text + (
-            " Experts choose tokens here: those of a window that ends with what is shown of it, so that a token may "
-            "have many experts or none."
+            " Here experts choose tokens, within a window that ends with the shown text, so a token may have many "
+            "experts or none."
         )
     text += " A token's experts are ordered by affinity s, and so by gate weight."
     if trace.biases.any():
-        text += " A star and a dashed line mark an expert that is chosen because of its bias: s alone would not."
+        text += (
+            " A star and a dashed line mark an expert that is chosen because of its bias, and would not be by s alone."
+        )
     return text
 
 

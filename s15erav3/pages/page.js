@@ -136,7 +136,7 @@
 
   function setPaper(paper) {
     root.dataset.paper = paper;
-    button.textContent = paper === "dark" ? "Light paper" : "Dark paper";
+    button.textContent = paper === "dark" ? "Light mode" : "Dark mode";
     drawAll();
   }
 

@@ -37,7 +37,7 @@ def specialisation_section(routed: Routed, about: str) -> Section:
             information_by_layer(
                 {name: one.corrected.numpy() for name, one in found.items()},
                 routed.layers,
-                "What an expert tells about its token",
+                "Information of an expert about its token",
                 "bits",
             ),
             "Mutual information of expert and value, corrected for chance by Miller and Madow's term.",
@@ -46,10 +46,10 @@ def specialisation_section(routed: Routed, about: str) -> Section:
             information_by_layer(
                 {name: 100 * one.share.numpy() for name, one in found.items()},
                 routed.layers,
-                "The same over what there is to tell",
+                "The same as a share of the maximum",
                 "% of the value's entropy",
             ),
-            "100 % would be experts that give the value away.",
+            "At 100 % the expert determines the value.",
         ),
         table(
             ("domain", "value", "layer", "expert", "times its share", "assignments"),
@@ -144,7 +144,7 @@ def coactivation_section(routed: Routed, about: str) -> Section:
         for name, share in zip(layer_names([routed.layers[i] for i in kept]), shares, strict=True)
     }
     middle = (
-        f"Choices without preference for company would give {even:.1%} of an expert's tokens to each other one."
+        f"If experts were chosen independently, each other expert would share {even:.1%} of an expert's tokens."
         if even is not None
         else "The middle of the colours is the mean of the layer."
     )

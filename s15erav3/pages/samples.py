@@ -38,7 +38,7 @@ def samples(rows: Sequence[dict[str, Any]]) -> Widget | None:
     if not steps:
         return None
     shown = [steps[i] for i in evenly(len(steps), MOST_STEPS)]
-    text = "At each validation the same prompts (in grey) were continued by the same draws of chance."
+    text = "At each validation the same prompts (in grey) were continued with the same random seed."
     if len(shown) < len(steps):
         text += f" Shown: {len(shown)} of {len(steps):,} validations."
     last = len(shown) - 1

@@ -15,8 +15,8 @@ from s15erav3.pages.page import Html, Section, details, table
 from s15erav3.runs.reader import Run
 
 WARNINGS = {
-    "running": "The run is still at work: this page shows it up to the moment at which it was written.",
-    "pruned": "A search ended the run early, as it was hopeless beside other trials.",
+    "running": "The run is still training; this page shows its state at the time of writing.",
+    "pruned": "A search pruned the run, as it was too far behind other trials.",
     "interrupted": "The run was interrupted.",
     "failed": "The run failed.",
     "broken": "A file of the run cannot be read.",
@@ -38,13 +38,11 @@ def settings_section(run: Run) -> Section:
     blocks = []
     left = []
     if todo := _list(to_use_it(run)):
-        left.append(f"<h3>What to type next</h3>{todo}")
+        left.append(f"<h3>Next commands</h3>{todo}")
     if versions := run.result.get("versions"):
         rows = [(name, str(version)) for name, version in versions.items()]
         rows.append(("git commit", str(run.result.get("git_commit") or "none: an installed package")))
-        left.append(
-            details("Versions", table(("package", "version"), rows, "What the run was made with").markup).markup
-        )
+        left.append(details("Versions", table(("package", "version"), rows, "Versions of the run").markup).markup)
     if run.config:
         text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         pre = f'<pre class="scroll" tabindex="0" role="region" aria-label="Config">{escape(text)}</pre>'
@@ -52,7 +50,7 @@ def settings_section(run: Run) -> Section:
     if left:
         blocks.append(Html("".join(left), wide=False))
     if run.overrides:
-        given = table(("setting", "value"), list(run.overrides.items()), "What the command line set")
+        given = table(("setting", "value"), list(run.overrides.items()), "Settings on the command line")
         blocks.append(given._replace(wide=False))
     return Section("Settings and commands", "", blocks, folded=bool(blocks))
 
@@ -125,8 +123,8 @@ def to_go_on(run: Run) -> Iterator[str]:
     """Yield commands for an incomplete run, as list items."""
     place = shlex.quote(str(run.folder.absolute()))
     if run.status in ("pruned", "interrupted", "failed") and _saved(run):
-        yield _command(f"train resume={place}", "go on from its last checkpoint")
-    yield _command(f"report {place}", "write this page anew")
+        yield _command(f"train resume={place}", "resume from its last checkpoint")
+    yield _command(f"report {place}", "update this page")
 
 
 def to_use_it(run: Run) -> Iterator[str]:
@@ -136,7 +134,7 @@ def to_use_it(run: Run) -> Iterator[str]:
         return
     yield _command(f"evaluate {place} split=test", "measure the best checkpoint on the test part")
     if run.result.get("causal", True):
-        yield _command(f"sample {place}", "let it write; prompt=TEXT says how to begin")
+        yield _command(f"sample {place}", "generate text; prompt=TEXT sets the beginning")
 
 
 def _saved(run: Run) -> bool:

@@ -80,4 +80,4 @@ def refuse_links(run_dir: Path) -> None:
     records = [run_dir / name for name in (*RECORDS, "metrics.csv") if not (run_dir / name).is_dir()]
     for file in (*(run_dir / name for name in written), *records):
         if os.path.lexists(file) and not file.is_file():
-            raise UserError(f"{file} is not a regular file, which the run needs; remove it.")
+            raise UserError(f"{file} must be a regular file to resume the run; remove it.")

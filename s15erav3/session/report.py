@@ -125,7 +125,7 @@ def refuse_foreign(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir} is not a folder; give a run's folder, such as outputs/DATE/TIME.")
     if runs := find_runs(run_dir):
         raise UserError(
-            f"run_dir={run_dir} holds {len(runs)} runs; give one of them, such as {runs[0]}, or take "
+            f"run_dir={run_dir} holds {len(runs)} runs; give one of them, such as {runs[0]}, or use "
             f"s15erav3 compare {run_dir} for all."
         )
     raise UserError(f"run_dir={run_dir} is not a run's folder: it has no .hydra/config.yaml.")

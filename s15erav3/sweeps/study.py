@@ -119,8 +119,8 @@ class Study:
                     self.extend(self.config, trial)
                 if both := sorted(space.fixed.keys() & trial.params.keys()):
                     raise UserError(
-                        f"hydra.sweeper.custom_search_space suggests {both[0]}, which is set on the command line; leave "
-                        "it out there."
+                        f"hydra.sweeper.custom_search_space suggests {both[0]}, which is set on the command line; "
+                        "leave it out there."
                     )
                 commands.append(space.command(trial.params))
                 begin(trial, number, commands[-1])

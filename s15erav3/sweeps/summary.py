@@ -77,7 +77,7 @@ def ended(job: Planned) -> Ended:
     if run.status == PRUNED:
         return Ended(job, "skipped" if job.found.state == "done" else "pruned", "", False)
     if run.status in ("interrupted", "running"):
-        return Ended(job, "stopped", run.reason or "it is still at work", False)
+        return Ended(job, "stopped", run.reason or "it is still running", False)
     return Ended(job, "failed", run.reason, is_mistake(run))
 
 

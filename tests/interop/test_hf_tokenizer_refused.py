@@ -83,16 +83,16 @@ EMPTY = [r"\p{N}*", r"a|\z", "$", r"(?=\p{Lu})", r"b|(?:a{0,2}+)+", r"(?!\S)|\s+
         (edit(pre_tokenizer=written_by(DROPS_GAPS)), "pre-tokenizer .*Removed"),
         (edit(pre_tokenizer=written_by(split_by(r"\w+"))), r"pattern with '\\\\w\+'"),
         (edit(pre_tokenizer=written_by(split_by(r"\p{Alnum}+"))), r"pattern with '\\\\p{Alnum}\+'"),
-        (edit(pre_tokenizer=written_by(split_by("(?:x{1,9999}){1,9999}"))), "pattern that is none to tiktoken"),
-        *((edit(pre_tokenizer=written_by(split_by(regex))), "pattern that can match nothing") for regex in EMPTY),
+        (edit(pre_tokenizer=written_by(split_by("(?:x{1,9999}){1,9999}"))), "pattern that tiktoken does not accept"),
+        *((edit(pre_tokenizer=written_by(split_by(regex))), "pattern that matches empty text") for regex in EMPTY),
         (edit(decoder=None), "decoder of type none"),
         (edit_model(dropout=0.1), "at random"),
         (edit_model(end_of_word_suffix="</w>"), "parts of words|not a file of the tokenizers library"),
-        (edit_merges(swap), "merges .* and .* in another place than the id"),
-        (edit_merges(lambda merges: merges.pop(5)), "and does not merge them"),
+        (edit_merges(swap), "merges .* and .* in another order than their ids"),
+        (edit_merges(lambda merges: merges.pop(5)), "but no merge of them"),
         (drop_token("!"), "not a file of the tokenizers library|beyond the id"),
         (drop_token("\u0143"), "beyond the id"),
-        (add_tokens("qqqqq"), "never arrives at some tokens"),
+        (add_tokens("qqqqq"), "has tokens that no merges produce"),
         (add_tokens("q q"), "a token with ' ' in it"),
     ],
 )
@@ -147,19 +147,19 @@ def test_special_tokens_before_the_others(tmp_path: Path) -> None:
     """Prevents ids that a checkpoint would shift by one: Tokenizer.state keeps tokens in order, not their ids."""
     theirs = foreign(special_tokens=[END])
     assert theirs.token_to_id(END) == 0
-    refuse(tmp_path, theirs.to_str(), "beyond the id 0, which is none")
+    refuse(tmp_path, theirs.to_str(), "has no token with the id 0")
 
 
 def test_vocabulary_without_some_bytes(tmp_path: Path) -> None:
     """Prevents tiktoken's panic at the first text with another character than the training text had."""
-    refuse(tmp_path, foreign(END, initial_alphabet=[]).to_str(), "leaves out some of the 256 bytes")
+    refuse(tmp_path, foreign(END, initial_alphabet=[]).to_str(), "lacks some of the 256 bytes")
 
 
 def test_added_words(tmp_path: Path) -> None:
     """Prevents words that are found before the text is cut from being spelt by their parts."""
     theirs = foreign(END)
     theirs.add_tokens([AddedToken("Kohli", normalized=False)])
-    refuse(tmp_path, theirs.to_str(), "looks for the added token 'Kohli'")
+    refuse(tmp_path, theirs.to_str(), "matches the added token 'Kohli'")
 
 
 @pytest.mark.parametrize("eos", [None, "<eos>", {"content": "<eos>"}, {}, ["<eos>"], 3])

@@ -83,7 +83,7 @@ PAIRS = [left + right for left in "aAb $\n1" for right in "aAb $\n1"]
 @pytest.mark.parametrize("pattern", [r"(?<=a)b|[\s\S]", r"\ba|[\s\S]", r"(a){1,3}+|[\s\S]", r"[a&&[^b]]|[\s\S]"])
 def test_pattern_that_is_not_understood(pattern: str, tmp_path: Path) -> None:
     """Prevents a pattern from being handed on that the two engines may read in two ways."""
-    with pytest.raises(UserError, match=r"tokenizer made_up cuts words by a pattern with") as caught:
+    with pytest.raises(UserError, match=r"tokenizer made_up splits words by a pattern with") as caught:
         write_tokenizer(made_up(pattern), tmp_path / "out", max_length=8)
     check_sentence(caught)
     assert not (tmp_path / "out").exists()

@@ -152,7 +152,7 @@ def test_what_the_experts_of_a_run_learnt_is_shown(sweep: Path, monkeypatch: pyt
     assert complaints(outputs) == []
     assert re.search(r"As best.ckpt \(step \d\) routes", "".join(o.get("text", "") for o in outputs))
     shown = titles(outputs)
-    assert "What an expert tells about its token" in shown
+    assert "Information of an expert about its token" in shown
     assert "Which experts share their tokens" in shown
     for domain in ("part", "event", "phase", "bowler"):
         assert any(title.startswith(f"Who takes which {domain}, layer") for title in shown)

@@ -66,7 +66,7 @@ def test_readers_know_a_pruned_run(tmp_path: Path) -> None:
     (pruned.folder / "checkpoints").mkdir()
     (pruned.folder / "checkpoints" / "last.ckpt").touch()
     page = "".join(block.markup for block in summary_section(pruned).blocks)
-    assert "A search ended the run early" in page and "is too far behind other trials" in page
+    assert "A search pruned the run" in page and "is too far behind other trials" in page
     assert "train resume=" in page
 
 
