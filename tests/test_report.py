@@ -293,11 +293,11 @@ def test_selects_choose_by_keyboard(desktop: Page, run_dir: Path) -> None:
     desktop.press(Keys.ARROW_DOWN)
     after = desktop.js(f"[...{figure}].map((t) => t.textContent)", "The vocabulary of each expert")
     assert len(before) == len(after) == 1 and before != after
-    chart = desktop.js(f"{CHART}.querySelector('.chart').id", "Who takes what")
+    chart = desktop.js(f"{CHART}.querySelector('.chart').id", "Share of each expert by value")
     drawn = []
     for select in (0, 1):  # another domain has other values, then another layer the same ones
         drawn.append(desktop.js("((d) => [d.y, d.z])(document.getElementById(arguments[0]).data[0])", chart))
-        desktop.js(f"{CHART}.querySelectorAll('select')[{select}].focus()", "Who takes what")
+        desktop.js(f"{CHART}.querySelectorAll('select')[{select}].focus()", "Share of each expert by value")
         desktop.press(Keys.ARROW_DOWN)
     drawn.append(desktop.js("((d) => [d.y, d.z])(document.getElementById(arguments[0]).data[0])", chart))
     assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[1][1] != drawn[2][1]
@@ -380,7 +380,9 @@ def test_text_that_is_gone_is_told(run_dir: Path, tmp_path: Path, session_cache:
     settings = ["data=text", f"data.path={text}", "trainer.max_steps=2", "data.vocab_size=270"]
     assert train(*settings, run_dir=run) == 0
     whole = write_report(run, tmp_path / "whole.html", max_tokens=256)
-    assert {"Specialisation", "Co-activation"} <= set(sections(whole)) and "Who takes what" not in text_of(whole)
+    assert {"Specialisation", "Co-activation"} <= set(
+        sections(whole)
+    ) and "Share of each expert by value" not in text_of(whole)
     text.unlink()
     page = write_report(run)
     assert "The experts' specialisation cannot be shown" in text_of(page) and str(text) in text_of(page)

@@ -78,7 +78,7 @@ def effects_section(groups: Sequence[Group]) -> Section:
         return Section(title, "No two groups differ in exactly one setting, so no effect can be estimated.", [])
     text = (
         "Differences of medians between groups that are equal in every other setting, the setting with the largest "
-        "effect first. A choice with settings of its own, such as a strategy's rate, is represented by its best val/bpb."
+        "effect first. A choice with settings of its own, such as a strategy's rate, is shown at its best val/bpb."
     )
     if len(blocks) < len(names) + len(many):
         text += f" Drawn: {len(blocks)} of {len(names) + len(many)} settings."

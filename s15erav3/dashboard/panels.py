@@ -38,11 +38,11 @@ EVERYONE = (
     "for one run, the first that is visible. The table of samples of all steps comes at a run's end."
 )
 LAYER = (
-    "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, "
-    "so a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay "
-    "large re-route tokens for the sake of balance alone; one that keeps growing supports an expert that the router does "
-    "not choose. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may "
-    "change from step to step) and quantiles across all of its experts (q050 is the median)."
+    "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, so"
+    " a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay large"
+    " re-route tokens for the sake of balance alone; one that keeps growing supports an expert that the router does "
+    "not choose. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may"
+    " change from step to step) and quantiles across all of its experts (q050 is the median)."
 )
 SPEED = "Means since the row before. On a CPU the peak is that of a measured matrix product."
 

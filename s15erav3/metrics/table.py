@@ -183,7 +183,7 @@ SECTIONS = {
     "Single experts": EXPERTS,
     "Single layers": LAYERS,
     "Speed": SPEED,
-    "How far, how large": PROGRESS,
+    "Progress and size": PROGRESS,
 }
 """All metrics, in the order of docs/metrics.md."""
 

@@ -64,14 +64,14 @@ def specialisation_section(routed: Routed, about: str) -> Section:
     names = dict(zip(kept, layer_names([routed.layers[i] for i in kept]), strict=True))
     if shown:
         options: dict[tuple[str, ...], go.Figure] = {
-            (domain, name): lift_heatmap(counts.slots[i].numpy(), counts.values, "Who takes what")
+            (domain, name): lift_heatmap(counts.slots[i].numpy(), counts.values, "Share of each expert by value")
             for domain, counts in shown.items()
             for i, name in names.items()
         }
         caption = (
             "Orange: the expert takes more of this value than of the text, blue: less; the most frequent values first."
         )
-        blocks.append(Choice("Who takes what", ("domain", "layer"), options, caption, wide=True))
+        blocks.append(Choice("Share of each expert by value", ("domain", "layer"), options, caption, wide=True))
     words: dict[tuple[str, ...], Html] = {(name,): vocabulary(routed, i) for i, name in names.items()}
     caption = (
         "The tokens that each expert takes most over its share: how many times the share, and how many assignments."
