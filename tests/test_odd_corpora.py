@@ -32,7 +32,7 @@ def test_a_folder_tells_what_it_passes_over(tmp_path: Path, capsys: pytest.Captu
     os.mkfifo(top / "pipe.txt")
     assert train(*SHORT, f"data.path={top}", run_dir=tmp_path / "run[" / "b]") == 0
     said = "".join(capsys.readouterr().err.split())
-    assert f"passedover{top}/[bold]empty.txt(empty),{top}/pipe.txt(anamedpipe)" in said
+    assert f"skipped{top}/[bold]empty.txt(empty),{top}/pipe.txt(anamedpipe)" in said
     assert f"{tmp_path}/run[/b]" in said
     (meta,) = [
         meta

@@ -40,7 +40,7 @@ EVERYONE = (
 LAYER = (
     "A line for each expert, of one run: the first that is visible. Expert 3 of one run is not expert 3 of another, so"
     " a mean over runs would say nothing. A load of 1 is the fair share, 0 a dead expert. Bias updates that stay large"
-    " re-route tokens for the sake of balance alone; one that keeps growing supports an expert that the router does "
+    " re-route tokens for the sake of balance alone; a bias that keeps growing supports an expert that the router does "
     "not choose. A layer of more than 21 experts shows its most and least loaded ones (top1, bottom1; who they are may"
     " change from step to step) and quantiles across all of its experts (q050 is the median)."
 )

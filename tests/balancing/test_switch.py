@@ -84,13 +84,13 @@ def test_a_dropped_token_passes_by_on_the_residual_stream() -> None:
     [
         (
             lambda: Router(softmax_config(4, 2)),
-            r"^experts\.num_experts_per_tok=2 contradicts .* sets \S*_per_tok=1 itself",
+            r"^experts\.num_experts_per_tok=2 conflicts with .* sets \S*_per_tok=1 itself",
         ),
         (
             lambda: Router(config(4, 1, norm_topk_prob=False)),
-            r"^experts\.scoring_func=sigmoid contradicts .* sets \S*=softmax itself",
+            r"^experts\.scoring_func=sigmoid conflicts with .* sets \S*=softmax itself",
         ),
-        (lambda: Router(config(4, 1, scoring_func="softmax")), r"^experts\.norm_topk_prob=true contradicts"),
+        (lambda: Router(config(4, 1, scoring_func="softmax")), r"^experts\.norm_topk_prob=true conflicts with"),
         (lambda: Router(softmax_config(4, n_group=2)), "does not support expert groups"),
         (lambda: Router(softmax_config(4, topk_method="expert_choice")), "expert_choice"),
     ],

@@ -29,7 +29,7 @@ def test_the_setting_with_the_greatest_effect_comes_first() -> None:
     some: dict[str, Any] = {"lr": {"1": 0.0, "2": 0.01, "3": 0.02, "4": 0.03}, "balancing": {"none": 0.0, "aux": 0.3}}
     found = of(crossed(**some, experts={"e8": 0.0, "e16": -0.1}))
     assert [colouring.name for colouring in found] == ["balancing", "experts", "lr", "group"]
-    assert default_text(found[0]) == "Colours show balancing, or what the reader chooses."
+    assert default_text(found[0]) == "Colours show balancing, or the selected setting."
     some["lr"]["4"] = 3.0
     assert of(crossed(**some))[0].name == "lr"
 
@@ -64,7 +64,7 @@ def test_without_a_setting_of_few_values_the_groups_have_the_colours() -> None:
     """Optuna draws another rate for each of fifty trials: none of their colours would tell anything."""
     groups = [group(1 + i / 100, lr=str(i / 7), alpha=str(i / 9)) for i in range(50)]
     assert [colouring.name for colouring in of(groups)] == ["group", "lr", "alpha"]
-    assert default_text(of(groups)[0]) == "Colours show the groups, or what the reader chooses."
+    assert default_text(of(groups)[0]) == "Colours show the groups, or the selected setting."
     (alone,) = of([group(1.0)])
     assert alone.name == "group" and alone.kinds == [0]
     assert of([], []) == [Colouring("group", [], [])]

@@ -400,7 +400,7 @@ def test_a_server_in_trouble_is_one_sentence(trouble: str, tmp_path: Path) -> No
         url = "http://127.0.0.1:9" if trouble == "refusing" else server.url
         done = run_script(url, tmp_path, key=None if trouble == "no account" else KEY)
         assert server.saved == []
-    said = {"no project": "--project s15erav3 is not there", "no account": "no W&B account is known"}
+    said = {"no project": "--project s15erav3 does not exist", "no account": "this machine is not logged in to W&B"}
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {said.get(trouble, 'W&B did not save it')}")
     assert done.stderr.count("\n") == 1

@@ -86,14 +86,14 @@ EMPTY = [r"\p{N}*", r"a|\z", "$", r"(?=\p{Lu})", r"b|(?:a{0,2}+)+", r"(?!\S)|\s+
         (edit(pre_tokenizer=written_by(split_by("(?:x{1,9999}){1,9999}"))), "pattern that tiktoken does not accept"),
         *((edit(pre_tokenizer=written_by(split_by(regex))), "pattern that matches empty text") for regex in EMPTY),
         (edit(decoder=None), "decoder of type none"),
-        (edit_model(dropout=0.1), "at random"),
+        (edit_model(dropout=0.1), "BPE dropout"),
         (edit_model(end_of_word_suffix="</w>"), "parts of words|not a file of the tokenizers library"),
         (edit_merges(swap), "merges .* and .* in another order than their ids"),
         (edit_merges(lambda merges: merges.pop(5)), "but no merge of them"),
-        (drop_token("!"), "not a file of the tokenizers library|beyond the id"),
-        (drop_token("\u0143"), "beyond the id"),
+        (drop_token("!"), "not a file of the tokenizers library|no token with the id"),
+        (drop_token("\u0143"), "no token with the id"),
         (add_tokens("qqqqq"), "has tokens that no merges produce"),
-        (add_tokens("q q"), "a token with ' ' in it"),
+        (add_tokens("q q"), "a token with ' ', which is not a character"),
     ],
 )
 def test_refused(change: Edit, found: str, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(tmp_path: Path, ranks: tuple[in
     ended = run(tmp_path, f"if RANK in {ranks}: at(3, lambda _: hit({int(number)}))", *LONG)
     assert ended.status == 128 + number
     (said,) = sentences(ended.said)
-    assert said.startswith(f"stopped by {name}; go on with:")
+    assert said.startswith(f"stopped by {name}; resume with:")
     found = result(tmp_path)
     assert (found["status"], found["reason"], found["steps"]) == ("interrupted", f"stopped by {name}", 4)
 

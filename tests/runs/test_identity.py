@@ -130,4 +130,4 @@ def test_a_group_cannot_be_chosen_anew(tmp_path: Path, capsys: pytest.CaptureFix
     assert train("trainer.max_steps=1", run_dir=run_dir) == 0
     capsys.readouterr()
     assert main(["train", "data=ipl", "data.path=x", f"resume={run_dir}"]) == 2
-    assert "data=ipl cannot be chosen for a run that is resumed" in capsys.readouterr().err
+    assert "data=ipl cannot be chosen for a resumed run" in capsys.readouterr().err

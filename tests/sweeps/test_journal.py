@@ -110,5 +110,5 @@ def test_a_sampler_that_unpickles_what_the_file_holds_is_refused(
 
     monkeypatch.setattr(study_parts, "CmaEsSampler", Cma)
     monkeypatch.setattr(optuna.samplers, "CmaEsSampler", Cma)
-    with pytest.raises(UserError, match="as a pickle"):
+    with pytest.raises(UserError, match="execute a pickle"):
         make_sampler(settings, 0)

@@ -215,7 +215,12 @@ def test_a_metric_that_is_none_is_told() -> None:
     result = {"val/bpb": 2, "balance/maxvio_global": 0.5, "status": "completed", "causal": True}
     assert objective("val/bpb", result) == 2.0
     assert objective(OmegaConf.create(["val/bpb", "balance/maxvio_global"]), result) == [2.0, 0.5]
-    for wanted, words in (("val/bbp", "'val/bpb'"), ("status", "no metric"), ("causal", "no metric"), (3, "list")):
+    for wanted, words in (
+        ("val/bbp", "'val/bpb'"),
+        ("status", "not a metric"),
+        ("causal", "not a metric"),
+        (3, "list"),
+    ):
         with pytest.raises(UserError, match=words) as told:
             objective(wanted, result)
         assert str(wanted) in str(told.value)

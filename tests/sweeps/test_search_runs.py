@@ -111,4 +111,4 @@ def test_a_pruned_run_has_saved_and_can_be_trained_to_its_end(
     ended, peaceful = result(S / "0"), result(Path("peaceful"))
     assert ended["status"] == "completed" and ended["val/bpb"] == peaceful["val/bpb"]
     assert main(["report", str(S / "1")]) == 0
-    assert "A search ended the run early" in (S / "1" / "report.html").read_text()
+    assert "A search pruned the run" in (S / "1" / "report.html").read_text()
