@@ -203,7 +203,7 @@ def report(study: Study) -> str:
         "seed. *MaxVio global* and *dead experts* (sum over layers): of the validation text. *Steps to balance*: the "
         f"first logged step from which on MaxVio of a training step, as a mean of {WINDOW} logged steps, stays at or "
         f"below {BALANCED:g} times what random routing shows; - if it never does. *Churn*: share of tokens whose "
-        "experts the last bias update changed, at the validations before the last. Times are not told, "
+        "experts the last bias update changed, at the validations before the last. Times are not given, "
         "as runs shared a machine: scripts/bench_balancing.py measures them. Not causal: bip lets later tokens decide "
         "in training, expert_choice in validation too, so that its val/bpb is none of a language model.",
         "",

@@ -1,14 +1,14 @@
 """Kill runs at the worst moments, resume them, and compare all that they leave with runs that nobody touched.
 
-Each configuration is trained once in peace. Then it is started again, killed by SIGKILL (anywhere, in start-up, in a
-validation, before, within and after the writing of a checkpoint), resumed, killed again, and so on to its end. Weights,
-optimizer, biases and generators must be the same to the last bit, ``metrics.csv`` (without ``perf/*``),
+Each configuration is trained once without interruption. Then it is started again, killed by SIGKILL (anywhere, in
+start-up, in a validation, before, within and after the writing of a checkpoint), resumed, killed again, and so on to
+its end. Weights, optimizer, biases and generators must be the same to the last bit, ``metrics.csv`` (without ``perf/*``),
 ``balance.jsonl``, ``samples.jsonl`` and W&B's history the same rows, none twice, none missing. After that single bits
 of a checkpoint are flipped: each must be noticed on reading, or change nothing of what is read.
 
     python scripts/torture.py [--kills 200] [--flips 500] [--folder torture] [--seed 0] [--data FILE]
 
-Trials that are complete are kept in FOLDER/trials.jsonl; the same command goes on after them.
+Trials that are complete are kept in FOLDER/trials.jsonl; the same command continues after them.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def in_peace(folder: Path, settings: list[str]) -> float:
     place = folder / "peaceful"
     status = attempt(["train", *settings, f"hydra.run.dir={place}"], folder / "peaceful.log", None, random.Random(), 0)
     if status != 0:
-        raise SystemExit(f"the run in peace ended with {status}; see {folder / 'peaceful.log'}")
+        raise SystemExit(f"the uninterrupted run ended with {status}; see {folder / 'peaceful.log'}")
     return time.monotonic() - began
 
 
