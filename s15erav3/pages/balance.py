@@ -67,7 +67,7 @@ def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
     charts = [
         Chart(
             maxvio_by_layer(balance.load, balance.layers, balance.steps, of_step, balance.tokens),
-            "Of single optimizer steps; differences below the floor are chance.",
+            "Of single optimizer steps; values below the floor are chance.",
         )
     ]
     overall = _present(

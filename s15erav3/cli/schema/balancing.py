@@ -64,7 +64,7 @@ class Smebu(Rule, total=False):
     """``smebu``: a smooth sign rule with momentum."""
 
     kappa: Annotated[Positive, Doc("steepness of the tanh of the relative error")]
-    beta: Annotated[ShareBelowOne, Doc("momentum: share of the last update that is added to the next")]
+    beta: Annotated[ShareBelowOne, Doc("momentum: share of the last update that is kept in the next")]
 
 
 @closed
