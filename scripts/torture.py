@@ -3,8 +3,8 @@
 Each configuration is trained once without interruption. Then it is started again, killed by SIGKILL (anywhere, in
 start-up, in a validation, before, within and after the writing of a checkpoint), resumed, killed again, and so on to
 its end. Weights, optimizer, biases and generators must be the same to the last bit, ``metrics.csv`` (without
-``perf/*``), ``balance.jsonl``, ``samples.jsonl`` and W&B's history the same rows, none twice, none missing. After that single bits
-of a checkpoint are flipped: each must be noticed on reading, or change nothing of what is read.
+``perf/*``), ``balance.jsonl``, ``samples.jsonl`` and W&B's history the same rows, none twice, none missing. After
+that single bits of a checkpoint are flipped: each must be noticed on reading, or change nothing of what is read.
 
     python scripts/torture.py [--kills 200] [--flips 500] [--folder torture] [--seed 0] [--data FILE]
 
