@@ -62,7 +62,7 @@ class Experts(TypedDict, total=False):
         AtLeastOne | None,
         Doc("width of an expert; null: model.intermediate_size / (num_experts_per_tok + n_shared_experts)"),
     ]
-    first_k_dense_replace: Annotated[Count, Doc("first layers that stay dense")]
+    first_k_dense_replace: Annotated[Count, Doc("number of first layers that stay dense")]
     n_group: Annotated[AtLeastOne, Doc("equal groups of experts, of which a token may use topk_group")]
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
