@@ -160,6 +160,8 @@ SPEED = (
            "Most memory so far, 1e9 bytes: allocated on the GPU, or resident in the process on a CPU."),
     Metric("perf/tokens_per_second_overall", "tokens/s", "higher", ("result",),
            "Tokens trained on per second of training, over all ranks, since the run began or was last resumed."),
+    Metric("perf/compile_seconds", "s", "lower", ("result",),
+           "Time spent in `torch.compile` since the run began or was last resumed, parts of the first steps."),
     Metric("perf/mfu_overall", "1", "higher", ("result",),
            "`perf/mfu` over all of the training since the run began or was last resumed."),
 )  # fmt: skip

@@ -113,6 +113,6 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         (..., T, R) with the first halves of all pairs before the second ones. Queries and keys are
         reordered in the same way, so their dot products equal those of the interleaved layout.
     """
-    even, odd = x[..., 0::2], x[..., 1::2]
+    even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)  # the gradient of two strided slices would fill zeros and add
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((even * cos - odd * sin, odd * cos + even * sin), dim=-1)

@@ -22,6 +22,7 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.sources import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs.identity import Change
+from s15erav3.session.compiling import compiled_code
 from s15erav3.session.router_settings import decided
 from s15erav3.terminal import console, program, say, short
 from s15erav3.training.module import LanguageModule
@@ -104,6 +105,11 @@ def banner(
             f"{trainer.max_steps:,} steps of {per_step} x {data.length} tokens = "
             f"{trainer.max_steps * per_step / data.samples_per_epoch:.1f} epochs{limit}",
         ),
+        *(
+            [("compile", f"each kind of block at its first use; code is kept in {compiled_code()}")]
+            if cfg.compile
+            else []
+        ),
         ("folder", str(run_dir)),
         *trackers(trainer),
     ]
@@ -136,10 +142,11 @@ def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
 @rank_zero_only
 def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
     """Print how the run ended, where its files are, and the next commands."""
+    compiling = f", {s:.0f} s of it compiling" if (s := result.get("perf/compile_seconds")) else ""
     rows = [
         (
             "time",
-            f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}, {result['steps']:,} steps, "
+            f"{time.strftime('%H:%M:%S', time.gmtime(result['wall_seconds']))}{compiling}, {result['steps']:,} steps, "
             f"{result.get('perf/tokens_per_second_overall', 0):,.0f} tokens/s",
         )
     ]

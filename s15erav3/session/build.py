@@ -33,6 +33,7 @@ from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.runs.checkpoint import WholeFileIO
+from s15erav3.session.compiling import compile_blocks
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
@@ -107,7 +108,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
     refuse_if_too_large(count_parameters(config).total, device)
     net = Transformer(config)
     if cfg.compile:
-        net.compile()
+        compile_blocks(net, device)
     optimizer = OmegaConf.merge(cfg.optimizer)
     if "bf16" in optimizer and optimizer.bf16 is None:
         optimizer.bf16 = has_fast_bf16(device)

@@ -29,6 +29,7 @@ from s15erav3.ranks.watch import RankEnded
 from s15erav3.runs.checkpoint import candidates, load_checkpoint
 from s15erav3.runs.result import write_result
 from s15erav3.session.banner import device_name
+from s15erav3.session.compiling import compile_seconds
 from s15erav3.terminal import program, say
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
@@ -75,6 +76,8 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
         "precision": trainer.precision,
         "causal": module.net.config.causal,
     }
+    if (seconds := compile_seconds()) is not None:
+        figures["perf/compile_seconds"] = seconds
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Telemetry):
             figures |= {k: v for k, v in callback.latest.items() if (metric := find(k)) and "result" in metric.where}

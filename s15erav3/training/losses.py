@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -49,25 +48,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=wide)
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
         grad_head = torch.zeros_like(head, dtype=wide) if want_head else None
-        for start in range(0, hidden.shape[0], chunk):
+        # One buffer for the logits of all chunks: fresh memory of this size costs a CPU as much as the softmax.
+        buffer = hidden.new_empty(min(chunk, len(hidden)), len(head), dtype=wide)
+        for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            log_probs = F.log_softmax((hidden[part] @ head.t()).to(wide), dim=-1)  # (C, V)
-            index = targets[part].unsqueeze(-1)
+            rows, index = hidden[part], targets[part].unsqueeze(-1)
+            scores = buffer[: len(rows)]
+            if scores.dtype == rows.dtype:
+                torch.mm(rows, head.t(), out=scores)
+            else:
+                scores.copy_(rows @ head.t())
+            log_probs = torch.log_softmax(scores, dim=-1, out=scores)  # (C, V)
             counted = log_probs.gather(1, index)
             total -= (counted if keep is None else counted * keep[part].unsqueeze(-1)).sum()
             if grad_hidden is None and grad_head is None:
                 continue
-            grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=wide))
+            grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(counted))  # softmax - onehot
             if keep is not None:
                 grad.mul_(keep[part].unsqueeze(-1))
-            grad = grad.to(hidden.dtype)  # softmax - onehot
+            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, head, out=grad_hidden[part])
             if grad_head is not None:
                 if grad_head.dtype == grad.dtype:
-                    grad_head.addmm_(grad.t(), hidden[part])
+                    grad_head.addmm_(grad.t(), rows)
                 else:
-                    grad_head += grad.t() @ hidden[part]
+                    grad_head += grad.t() @ rows
         ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
         return total
 

@@ -21,7 +21,7 @@ class Train(TypedDict, total=False):
         Path | None,
         Doc("start from the model, weights and tokenizer of a Hugging Face folder, run or checkpoint; null: none"),
     ]
-    compile: Annotated[bool, Doc("torch.compile the model")]
+    compile: Annotated[bool, Doc("torch.compile the model's blocks: slow first steps, faster ones later")]
     report: Annotated[bool, Doc("write report.html at the end")]
     loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits are in memory at one time")]
     run_dir: Annotated[Path, Doc("the run's folder; set it with hydra.run.dir")]

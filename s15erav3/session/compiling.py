@@ -1,0 +1,55 @@
+"""``torch.compile`` of a model's blocks, with compiled code shared between runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from s15erav3.data.cache import cache_dir
+from s15erav3.errors import UserError
+from s15erav3.model import Transformer
+from s15erav3.model.block import Block
+
+
+def compile_blocks(net: Transformer, device: str, backend: str = "inductor") -> None:
+    """Compile each block at its first use, in place: names and checkpoints stay the same.
+
+    A block is the largest part that repeats, and blocks of a kind share their code, so the time to compile does not
+    grow with the number of layers. Runs and the jobs of a sweep share the code on disk.
+
+    Raises:
+        UserError: there is no C++ compiler, which ``device="cpu"`` needs.
+    """
+    if backend == "inductor":
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_code())
+        if device == "cpu":
+            _check_compiler()
+    for module in net.modules():
+        if isinstance(module, Block):
+            module.compile(backend=backend)
+
+
+def compiled_code() -> Path:
+    """Folder of compiled code: torch's own variable ``TORCHINDUCTOR_CACHE_DIR``, or a part of the cache folder."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled")
+
+
+def compile_seconds() -> float | None:
+    """Seconds that this process has spent in ``torch.compile``; ``None`` if it has not compiled anything."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    spent: float = dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0
+    return spent or None
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise UserError(
+            "compile=true needs a C++ compiler on a CPU, and none was found; install g++ (or name one in the "
+            "environment variable CXX), or leave out compile=true."
+        ) from error

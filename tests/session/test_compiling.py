@@ -1,0 +1,66 @@
+"""Compiled blocks: one compilation per kind of block, and the same training."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from s15erav3.errors import UserError
+from s15erav3.model import Transformer, routers
+from s15erav3.session.compiling import compile_blocks, compile_seconds, compiled_code
+from tests.model.reference import random_model, tiny_config, token_ids
+
+
+def _step(net: Transformer, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    loss = net.logits(net(ids).hidden).square().mean()
+    return (loss.detach(), *torch.autograd.grad(loss, list(net.parameters())))
+
+
+def test_blocks_of_a_kind_are_compiled_once() -> None:
+    """However many layers there are: training, a whole and a partial batch of validation, for dense and MoE blocks."""
+    config = tiny_config(num_layers=8, first_k_dense_replace=2)
+    eager = random_model(config, 0)
+    net = copy.deepcopy(eager)
+    for i, router in enumerate(routers(net)):
+        router.bias.copy_(torch.linspace(-0.1, 0.1, config.n_routed_experts).roll(i))
+    eager.load_state_dict(net.state_dict())
+    torch._dynamo.reset()
+    counters.clear()
+    compile_blocks(net, "cpu", backend="aot_eager")
+    assert net.state_dict().keys() == eager.state_dict().keys()
+    for seed in range(2):
+        ids = token_ids(config, 2, 9, seed=seed)
+        for got, want in zip(_step(net, ids), _step(eager, ids), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        for batch in (4, 1):
+            ids = token_ids(config, batch, 9, seed=3)
+            assert [r.load.tolist() for r in net(ids).routings] == [r.load.tolist() for r in eager(ids).routings]
+    assert counters["stats"]["unique_graphs"] <= 6, dict(counters["stats"])
+    assert not counters["graph_break"]
+    assert (compile_seconds() or 0) > 0
+
+
+def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S15ERAV3_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert compiled_code() == tmp_path / "compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    assert compiled_code() == tmp_path / "mine"
+
+
+def test_a_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    from torch._inductor import cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler .* install g\+\+"):
+            compile_blocks(random_model(tiny_config(), 0), "cpu")
+    finally:
+        cpp_builder.cpp_compiler_search.cache_clear()
