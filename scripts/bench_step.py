@@ -1,9 +1,10 @@
 """Time a training step against transformers' DeepseekV3 with the same weights.
 
-Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), in
-turns within one run; prints medians, their ratio and the machine's measured GEMM ceiling.
+Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), eager and
+with compiled blocks, in turns within one run; prints medians, their ratios and the machine's GEMM ceiling, measured in
+the same turns. On the CPU it is the thread's own time that counts: other processes do not lengthen it.
 
-    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 7] [--guard]
+    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 9] [--guard]
 
 With ``--guard`` what is compared is the module's own step with and without the guard against non-finite numbers.
 """
@@ -11,7 +12,9 @@ With ``--guard`` what is compared is the module's own step with and without the 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -21,7 +24,10 @@ from hf_twin import hf_twin, load_config, seconds
 from torch import Tensor, nn
 
 from s15erav3.model import Transformer, count_parameters, training_flops_per_token
+from s15erav3.session.compiling import compile_blocks, compile_seconds
 from s15erav3.training.losses import chunked_cross_entropy
+
+COMPILED, GEMM = "s15erav3, compile=true", "gemm"
 
 
 def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor) -> Callable[[], None]:
@@ -41,17 +47,17 @@ def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Ten
     return step
 
 
-def gemm_ceiling(device: torch.device) -> float:
-    """GFLOP/s of the best of some products of 1024-wide matrices, in the precision of the step."""
+def gemm(device: torch.device) -> Callable[[], None]:
+    """Ten products of 1024-wide matrices, in the precision of the step: the machine's ceiling."""
     left, right = torch.randn(2, 1024, 1024, device=device).to(torch.bfloat16 if device.type == "cuda" else None)
 
-    def product() -> None:
-        torch.mm(left, right)
+    def products() -> None:
+        for _ in range(10):
+            torch.mm(left, right)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    product()
-    return 2 * 1024**3 / min(seconds(product) for _ in range(15)) / 1e9
+    return products
 
 
 def main() -> None:
@@ -62,7 +68,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--sequence", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--guard", action="store_true")
     args = parser.parse_args()
@@ -76,12 +82,17 @@ def main() -> None:
         bench_guard(config, ids, args.rounds)
         return
     ours = Transformer(config).to(device)
+    compiled = copy.deepcopy(ours)
+    compile_blocks(compiled, args.device)
 
-    def our_loss(inputs: Tensor, targets: Tensor) -> Tensor:
-        hidden = ours(inputs).hidden.flatten(0, 1)
-        return chunked_cross_entropy(hidden, ours.lm_head.weight, targets.flatten(), 512) / targets.numel()
+    def loss_of(net: Transformer) -> Callable[[Tensor, Tensor], Tensor]:
+        def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+            hidden = net(inputs).hidden.flatten(0, 1)
+            return chunked_cross_entropy(hidden, net.lm_head.weight, targets.flatten(), 512) / targets.numel()
 
-    steps = {"s15erav3": step_of(ours, our_loss, ids)}
+        return loss
+
+    steps = {"s15erav3": step_of(ours, loss_of(ours), ids), COMPILED: step_of(compiled, loss_of(compiled), ids)}
     for implementation in ("grouped_mm", "eager"):
         theirs = hf_twin(ours, experts_implementation=implementation).to(device).train()
 
@@ -91,25 +102,27 @@ def main() -> None:
 
         steps[f"transformers, {implementation} experts"] = step_of(theirs, their_loss, ids)
 
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    clock = time.perf_counter if ids.is_cuda else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in [*steps, GEMM]}
     for round_ in range(args.rounds + 2):
-        for name, step in steps.items():
-            spent = seconds(step)
+        for name, step in {**steps, GEMM: gemm(device)}.items():
+            spent = seconds(step, clock)
             if round_ >= 2:  # two rounds of warm-up
                 times[name].append(spent)
 
     tokens = args.batch * args.sequence
     flops = training_flops_per_token(config, args.sequence) * tokens
     counts = count_parameters(config)
+    medians = {name: statistics.median(spent) for name, spent in times.items()}
+    ceiling = 10 * 2 * 1024**3 / medians.pop(GEMM)
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
     print(f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, one CPU thread")
-    print(f"GEMM ceiling of this machine: {gemm_ceiling(device):,.0f} GFLOP/s")
-    medians = {name: statistics.median(spent) for name, spent in times.items()}
+    print(f"GEMM ceiling of this machine: {ceiling / 1e9:,.0f} GFLOP/s; compiling took {compile_seconds():.0f} s")
+    best = min(median for name, median in medians.items() if "transformers" in name)
     for name, median in medians.items():
-        speed = f"{tokens / median:9,.0f} tokens/s  {flops / median / 1e9:7,.1f} GFLOP/s"
-        print(f"{name:34} {median * 1e3:8.1f} ms/step  {speed}")
-    best = min(median for name, median in medians.items() if name != "s15erav3")
-    print(f"time of s15erav3 / time of the faster transformers: {medians['s15erav3'] / best:.2f}")
+        speed = f"{tokens / median:9,.0f} tokens/s  {flops / median / ceiling:4.0%} of the ceiling"
+        print(f"{name:34} {median * 1e3:8.1f} ms/step  {speed}  {median / best:.2f}")
+    print("last column: time over that of the faster transformers")
 
 
 if __name__ == "__main__":
