@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import cProfile
-import json
 import os
 import pstats
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,12 +45,12 @@ class Turns(L.Callback):
     """Do a step of the plain loop before each step of the Trainer, and time both.
 
     Args:
-        file: where the seconds of all steps are written, as ``{"trainer": [...], "plain": [...]}``.
+        file: where the seconds of all steps are saved, ``{"trainer": (steps, 2), "plain": (steps, 2)}``: wall and CPU.
         profile: file for a profile of the Trainer's steps; ``None`` for none.
     """
 
     def __init__(self, file: str, profile: str | None = None) -> None:
-        self.file, self.times = Path(file), {"trainer": [], "plain": []}  # type: dict[str, list[float]]
+        self.file, self.times = Path(file), {"trainer": [], "plain": []}  # type: dict[str, list[Tensor]]
         self.profile, self.profiler = profile, cProfile.Profile() if profile else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -61,30 +59,32 @@ class Turns(L.Callback):
         balancer = build_balancer(described["config"]["balancing"])
         batches = iter(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         self.plain = plain_loop(pl_module, balancer, batches)
-        self.began = time.perf_counter()
+        self.began = now(pl_module.device)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
-        between = self._now(pl_module.device)
+        between = now(pl_module.device)
         if self.profiler:
             self.profiler.disable()
         next(self.plain)
-        after = self._now(pl_module.device)
+        after = now(pl_module.device)
         self.times["trainer"].append(between - self.began)
         self.times["plain"].append(after - between)
         if self.profiler:
             self.profiler.enable()
-        self.began = time.perf_counter()
+        self.began = now(pl_module.device)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.file.write_text(json.dumps(self.times))
+        torch.save({name: torch.stack(spent) for name, spent in self.times.items()}, self.file)
         if self.profiler:
             self.profiler.disable()
             self.profiler.dump_stats(str(self.profile))
 
-    def _now(self, device: torch.device) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
+
+def now(device: torch.device) -> Tensor:
+    """Wall time and CPU time of this process with all its threads, in seconds, once the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
 def plain_loop(module: LanguageModule, balancer: Balancer, batches: Iterator[Tensor]) -> Iterator[None]:
@@ -111,18 +111,19 @@ def plain_loop(module: LanguageModule, balancer: Balancer, batches: Iterator[Ten
         yield
 
 
-def measured(settings: list[str], profile: str | None) -> dict[str, list[float]]:
-    """Run a training and return the seconds of its steps, without the first block."""
+def measured(settings: list[str], profile: str | None) -> dict[str, Tensor]:
+    """Run a training and return the seconds of its blocks but the first, (blocks, 2)."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "times.json"
+        file = Path(folder) / "times.pt"
         turns = ["+callbacks.turns._target_=bench_loop.Turns", f"+callbacks.turns.file={file}"]
         turns += [f"+callbacks.turns.profile={profile}"] if profile else []
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": path}
         command = [sys.executable, "-m", "s15erav3", "train", *settings, *turns]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-        times: dict[str, list[float]] = json.loads(file.read_text())
-    return {name: spent[BLOCK:] for name, spent in times.items()}
+        times = torch.load(file)
+    # The first step's time includes the preparation, and the Trainer's times are one step behind.
+    return {name: spent[BLOCK + 1 :].view(-1, BLOCK, 2).sum(1) for name, spent in times.items()}
 
 
 def main() -> None:
@@ -135,20 +136,20 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print what the Trainer's steps spend their time on")
     args = parser.parse_args()
     common = [
-        f"model={args.model}", f"data.batch_size={args.batch}", f"trainer.max_steps={BLOCK * (args.blocks + 1)}",
+        f"model={args.model}", f"data.batch_size={args.batch}", f"trainer.max_steps={BLOCK * (args.blocks + 1) + 1}",
         "report=false", "trainer.val_check_interval=1000000", "callbacks.checkpoint.every_n_steps=1000000",
     ]  # fmt: skip
     print(f"model={args.model}, {args.batch} x 256 tokens, one thread, {args.blocks} blocks of {BLOCK} steps")
     for name in [list(CASES)[i] for i in args.cases]:
         profile = tempfile.mktemp() if args.profile else None
         times = measured([*common, *CASES[name]], profile)
-        n = len(times["plain"]) // BLOCK
-        sums = {k: [sum(v[i * BLOCK : (i + 1) * BLOCK]) for i in range(n)] for k, v in times.items()}
-        ratio = statistics.median(t / p for t, p in zip(sums["trainer"], sums["plain"], strict=True))
-        step = {k: statistics.median(v) / BLOCK * 1e3 for k, v in sums.items()}
-        print(f"{name:34} Trainer {step['trainer']:7.2f} ms, plain {step['plain']:7.2f} ms: {ratio - 1:+.1%}")
+        ratio = (times["trainer"] / times["plain"]).median(0).values - 1
+        step = {name: spent.median(0).values / BLOCK * 1e3 for name, spent in times.items()}
+        for kind, i in (("wall", 0), ("CPU", 1)):
+            mine, plain = step["trainer"][i], step["plain"][i]
+            print(f"{name:32} {kind:4} Trainer {mine:7.2f} ms, plain {plain:7.2f} ms: {ratio[i]:+.1%}")
         if profile:
-            pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+            pstats.Stats(profile).sort_stats("cumtime").print_stats("lightning|s15erav3|wandb", 70)
 
 
 if __name__ == "__main__":
