@@ -4,7 +4,7 @@ A callback of an ordinary ``train`` command does a step of the plain loop, on co
 strategy and batches of its own, between every two steps of the Trainer. One CPU thread; the overhead is the median
 over blocks of ten steps, each of which has a logged step.
 
-    python scripts/bench_loop.py [--model nano] [--batch 8] [--blocks 12] [--profile]
+    python scripts/bench_loop.py [--model nano] [--batch 8] [--blocks 12] [--cases 0 1 2] [--profile] [SETTING=VALUE ...]
 """
 
 from __future__ import annotations
@@ -134,10 +134,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--cases", nargs="*", type=int, default=range(len(CASES)), help="which of the three")
     parser.add_argument("--profile", action="store_true", help="print what the Trainer's steps spend their time on")
+    parser.add_argument("settings", nargs="*", help="further settings of train")
     args = parser.parse_args()
     common = [
         f"model={args.model}", f"data.batch_size={args.batch}", f"trainer.max_steps={BLOCK * (args.blocks + 1) + 1}",
         "report=false", "trainer.val_check_interval=1000000", "callbacks.checkpoint.every_n_steps=1000000",
+        *args.settings,
     ]  # fmt: skip
     print(f"model={args.model}, {args.batch} x 256 tokens, one thread, {args.blocks} blocks of {BLOCK} steps")
     for name in [list(CASES)[i] for i in args.cases]:
