@@ -4,7 +4,7 @@ A callback of an ordinary ``train`` command does a step of the plain loop, on co
 strategy and batches of its own, between every two steps of the Trainer. One CPU thread; the overhead is the median
 over blocks of ten steps, each of which has a logged step.
 
-    python scripts/bench_loop.py [--model nano] [--batch 8] [--blocks 12] [--cases 0 1 2] [--profile] [SETTING=VALUE ...]
+    python scripts/bench_loop.py [--model nano] [--batch 8] [--blocks 12] [--cases 0 1 2] [--profile] [SETTING=VALUE]
 """
 
 from __future__ import annotations

@@ -18,10 +18,6 @@ from s15erav3.model import ConfigError, ModelConfig, Transformer, count_paramete
 Payload = dict[str, Any]
 
 
-def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Payload:
-        return load_checkpoint(Path(path))
-
-
 def load_checkpoint(path: Path) -> Payload:
     """Read a checkpoint of this program, bit-exact as it was written; only tensors and plain containers are accepted.
 
