@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from s15erav3 import __version__
-from s15erav3.cli import completion, shells
+from s15erav3.cli import completion, quick, shells
 from s15erav3.errors import Accident, UserError, disk_full, nearest, tell
 from s15erav3.ranks.member import join
 
@@ -50,12 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise UserError(f"'{verb}' is not a verb of s15erav3; {nearest(verb, VERBS)}")
-        from s15erav3.cli import help, trust  # slow import, because of Hydra
+        with quick.importing():
+            from s15erav3.cli import help, trust  # slow import, because of Hydra
 
         rest = trust.take(rest)
         if help.answered(verb, rest):
             return 0
-        status: int = importlib.import_module(f"s15erav3.{verb}").main(rest)
+        with quick.importing():
+            module = importlib.import_module(f"s15erav3.{verb}")
+        status: int = module.main(rest)
         return status
     except BaseException as error:
         if member is not None:  # the first rank reports it

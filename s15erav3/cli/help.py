@@ -1,4 +1,4 @@
-"""``s15erav3 VERB --help`` and tab completion, answered from the config folder alone.
+"""``s15erav3 VERB --help``, ``train --cfg job`` and tab completion, answered from the config folder alone.
 
 The imports of a verb take seconds, so no verb is imported here; ``tests/cli/test_help.py`` checks this.
 """
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from s15erav3.cli import hydra_setup
 from s15erav3.cli.flags import Line, split
-from s15erav3.cli.overrides import is_place
+from s15erav3.cli.overrides import is_place, key_of
 from s15erav3.cli.schema.choices import names
 from s15erav3.cli.schema.describe import describe, groups
 from s15erav3.cli.trust import conf_dir
@@ -23,9 +23,14 @@ ASKING = ("--help", "--hydra-help", "--shell-completion")
 """Flags with which Hydra only prints and runs no job."""
 
 
-def asks(line: Line) -> bool:
-    """Whether the command line requests only a text."""
-    return line.has(*ASKING)
+RESUMING = ("resume", "sweep.resume")
+"""Settings with which the config comes from another folder."""
+
+
+def asks(verb: str, line: Line) -> bool:
+    """Whether the command line requests only a text, and the config folder is enough to write it."""
+    own = verb == "train" and not any(key_of(word) in RESUMING for word in line.words)
+    return line.has(*ASKING) or (own and line.has("--cfg"))
 
 
 def answer(verb: str, line: Line) -> int:
@@ -57,9 +62,9 @@ def answer(verb: str, line: Line) -> int:
 def answered(verb: str, arguments: list[str]) -> bool:
     """Call :func:`answer` if ``arguments`` only request information; return whether they did."""
     line = split([word for argument in arguments for word in _words(argument)])
-    if asks(line):
+    if asked := asks(verb, line):
         answer(verb, line)
-    return asks(line)
+    return asked
 
 
 def _words(argument: str) -> list[str]:

@@ -24,10 +24,10 @@ class MetricsCSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.file = Path(save_dir) / "metrics.csv"
-        self.columns: list[str] = []
+        self.columns: dict[str, None] = {}  # in the file's order; a list would take quadratic time for each row
         if self.file.exists():
             with self.file.open(newline="") as stream:
-                self.columns = next(csv.reader(stream), [])
+                self.columns = dict.fromkeys(next(csv.reader(stream), []))
 
     @property
     def name(self) -> str:
@@ -59,15 +59,15 @@ class MetricsCSV(Logger):
         if new:
             self._add_columns(new)
         with self.file.open("a", newline="") as stream:
-            csv.DictWriter(stream, self.columns).writerow(row)
+            csv.writer(stream).writerow([row.get(column) for column in self.columns])
 
     def _add_columns(self, new: list[str]) -> None:
         rows: list[dict[str, str]] = []
         if self.file.exists():
             with self.file.open(newline="") as stream:
                 rows = list(csv.DictReader(stream))
-        self.columns += new
+        self.columns |= dict.fromkeys(new)
         with whole(self.file) as stream:
-            writer = csv.DictWriter(stream, self.columns)
+            writer = csv.DictWriter(stream, list(self.columns))
             writer.writeheader()
             writer.writerows(rows)

@@ -48,6 +48,7 @@ class RunLogger(WandbLogger):
         super().__init__(save_dir=str(save_dir), project=project, experiment=run, id=run and run.id)
         self.folder, self.model_wanted, self.finish_timeout = save_dir, log_model, finish_timeout
         self._row_of: int | None = None
+        self._row: dict[str, Any] = {}
         self._has_run = run is not None
         self._known, self._lost = known, False
         if run is not None:
@@ -72,14 +73,15 @@ class RunLogger(WandbLogger):
         if step in self._known:
             return
         self._row_of = step
-        self._send(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, commit=False))
+        self._row |= metrics
 
     @rank_zero_only
     def end_row(self) -> None:
-        """Complete the current row and send it."""
+        """Complete the current row and send it, as one message."""
         if self._row_of is not None:
-            self._send(lambda: self.experiment.log({}, commit=True))
-            self._row_of = None
+            row = {**self._row, "trainer/global_step": self._row_of}
+            self._row_of, self._row = None, {}
+            self._send(lambda: self.experiment.log(row))
 
     def _send(self, work: Callable[[], None]) -> None:
         """Pass something to W&B's own process; if that has died, training continues without it."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, read without executing anything, found in a run's folder."""
+"""Checkpoint files: read without executing anything, found in a run's folder."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError, one_line
-from s15erav3.files import at_home, whole
+from s15erav3.files import at_home
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
 
 Payload = dict[str, Any]
-
-
-class WholeFileIO(TorchCheckpointIO):
-    """Write a checkpoint atomically: save to a temporary file beside the target, flush to the disk, rename.
-
-    A kill leaves either the old or the new file. Reading returns exactly what was written.
-    """
-
-    def save_checkpoint(self, checkpoint: Payload, path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target, binary=True, durable=True) as file:
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Payload:
-        return load_checkpoint(Path(path))
 
 
 def load_checkpoint(path: Path) -> Payload:

@@ -32,7 +32,7 @@ from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
-from s15erav3.runs.checkpoint import WholeFileIO
+from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule

@@ -107,7 +107,7 @@ class GpuQueue(Launcher):
 
 def start_server() -> None:
     """Start the server that jobs are forked from, with SIGTERM blocked: the launcher forwards group signals itself."""
-    multiprocessing.set_forkserver_preload([child.__name__])
+    multiprocessing.set_forkserver_preload(["s15erav3.sweeps.preload"])
     multiprocessing.resource_tracker.ensure_running()  # otherwise the server starts it, which unblocks the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -27,6 +26,8 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     if device.type == "cuda":
+        from lightning.fabric.utilities.throughput import get_available_flops  # slow import
+
         flops = get_available_flops(device, dtype)
         return None if flops is None else float(flops)
     left, right = torch.randn(2, 1024, 1024).to(dtype)

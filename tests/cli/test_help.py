@@ -42,6 +42,7 @@ def ask(*arguments: str, line: str = "") -> subprocess.CompletedProcess[str]:
         (["sample", "RUN_DIR", "--help", "trainer"], "", "trainer.precision=auto "),
         (["evaluate", "--help"], "", "split=val "),
         (["train", "--hydra-help"], "", "--multirun"),
+        (["train", "--cfg", "job", "model=pico"], "", "hidden_size: 64"),
         (["--completion", "words"], "s15erav3 train balancing=loss", "balancing=loss_free"),
         (["-sc", "query=bash"], "s15erav3 train balancing=loss", "balancing=loss_free"),
         (["--completion", "bash"], "", "complete"),

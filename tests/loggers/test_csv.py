@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 from s15erav3.loggers.csv import MetricsCSV
@@ -46,3 +47,20 @@ def test_rewind_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     rewind(tmp_path, 2)
     assert [row["step"] for row in table(tmp_path)] == ["1", "2"]
     assert (tmp_path / "balance.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_time_of_a_row_grows_with_its_columns_and_not_with_their_square(tmp_path: Path) -> None:
+    """Wide layers, every expert: with a search through a list, a row of 4,000 columns took 70 ms."""
+
+    def took(columns: int) -> float:
+        logger = MetricsCSV(str(tmp_path / str(columns)))
+        row = {f"load_L01/E{expert:04d}": 1.0 for expert in range(columns)}
+        logger.file.parent.mkdir()
+        times = []
+        for step in range(6):
+            began = time.thread_time()
+            logger.log_metrics(row, step)
+            times.append(time.thread_time() - began)
+        return min(times[1:])  # the first one writes the header
+
+    assert took(4000) < 40 * took(200)
