@@ -64,15 +64,21 @@ class Corpus:
         """Yield all documents in file order, streamed unless a file is a single document."""
         for file in self.files():
             if self.format == "ipl":
-                yield from (_innings(events) for events in innings(parse_events(read_lines(file), file)))
-            elif self.document == "file":
-                yield _plain("".join(read_lines(file)))
+                for events in self._innings(file):
+                    yield Document(_joined(events), tuple(_normal(e.body) for e in events if e.body))
             else:
-                yield from (_plain(text) for text in _paragraphs(read_lines(file)))
+                yield from (Document(text, (_normal(text),)) for text in self._plain(file))
 
+    def texts(self) -> Iterator[str]:
+        """Yield the text of all documents; several times faster than :meth:`documents`."""
+        for file in self.files():
+            yield from map(_joined, self._innings(file)) if self.format == "ipl" else self._plain(file)
 
-def _plain(text: str) -> Document:
-    return Document(text, (_normal(text),))
+    def _innings(self, file: Path) -> Iterator[list[Event]]:
+        return innings(parse_events(read_lines(file), file))
+
+    def _plain(self, file: Path) -> Iterator[str]:
+        return iter(["".join(read_lines(file))]) if self.document == "file" else _paragraphs(read_lines(file))
 
 
 def _normal(text: str) -> str:
@@ -93,5 +99,5 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(kept)
 
 
-def _innings(events: list[Event]) -> Document:
-    return Document("".join(e.text for e in events), tuple(_normal(e.body) for e in events if e.body))
+def _joined(events: list[Event]) -> str:
+    return "".join(event.text for event in events)

@@ -16,8 +16,9 @@ from s15erav3.data.ipl import ipl_file
 from s15erav3.data.openings import openings
 from s15erav3.data.order import Order, order_of_checkpoint
 from s15erav3.data.sources import shown
+from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer, load_public
-from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
+from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
 from s15erav3.errors import UserError
 from s15erav3.files import at_home
