@@ -55,7 +55,7 @@ def one_by_one(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
 @example(texts=["a\n\n", "\nb", " c ", "\n"])
 @example(texts=["<|endoftext|", ">"])
 @example(texts=["a<|endoftext|>b", "c"])
-@example(texts=["x" * (LONGEST_WORD + 1), "y"])
+@example(texts=["x" + "boundary" * LONGEST_WORD, "y"])
 def test_together_as_one_by_one(tokenizer: Tokenizer, texts: list[str]) -> None:
     """Prevents words across two documents, and the name of end-of-text taken for it or for a border."""
     ids = tokenizer.encode_documents(texts)
