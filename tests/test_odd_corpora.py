@@ -10,7 +10,7 @@ import pytest
 import tiktoken
 
 from s15erav3.__main__ import main
-from s15erav3.data.sources import listed
+from s15erav3.data.messages import listed
 from tests.tiny import TINY, train
 
 PROSE = "".join(f"Paragraph {i} of the words of a text.\n\n" for i in range(200))

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from s15erav3.data.commentary import Event, innings, parse_events
-from s15erav3.data.sources import read_lines, sources, unreadable
+from s15erav3.data.messages import unreadable
+from s15erav3.data.reading import TEXT, read_lines
+from s15erav3.data.rows import ROWS, has_rows, kind_of, read_rows
+from s15erav3.data.sources import Sources, sources
 
 Format = Literal["ipl", "text"]
 DocumentBoundary = Literal["blank_line", "file"]
@@ -26,12 +29,12 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """UTF-8 text on disk: one file, or the .txt files of a folder sorted by name.
+    """UTF-8 text on disk: one file, or the files of a folder sorted by name.
 
     The files are those of :func:`~s15erav3.data.sources.sources`.
 
-    ``ipl`` documents are innings; ``text`` documents end at blank lines or at the end of the file. A
-    byte-order mark is removed; CRLF and a lone CR become LF.
+    ``ipl`` documents are innings; ``text`` documents end at blank lines or at the end of the file, or are the rows
+    of a .jsonl or .parquet file. A byte-order mark is removed; CRLF and a lone CR become LF, except in rows.
 
     Raises:
         UserError: the path is missing, empty, binary or not in the expected format.
@@ -43,16 +46,17 @@ class Corpus:
 
     def files(self) -> list[Path]:
         """The files to read, at least one."""
-        return sources(self.path).files
+        return self._sources().files
 
     def passed_over(self) -> list[str]:
         """Files of the folder without text, each as ``path (why)``."""
-        return sources(self.path).passed_over
+        return self._sources().passed_over
 
     def fingerprint(self) -> str:
         """Hash of the content and of its division into documents; independent of the files' location."""
         digest = hashlib.sha256(f"documents-1 {self.format} {self.document}".encode())
         for file in self.files():
+            digest.update(kind_of(file).encode())
             try:
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -74,10 +78,15 @@ class Corpus:
         for file in self.files():
             yield from map(_joined, self._innings(file)) if self.format == "ipl" else self._plain(file)
 
+    def _sources(self) -> Sources:
+        return sources(self.path, TEXT + (ROWS if self.format == "text" else ()))
+
     def _innings(self, file: Path) -> Iterator[list[Event]]:
         return innings(parse_events(read_lines(file), file))
 
     def _plain(self, file: Path) -> Iterator[str]:
+        if has_rows(file):
+            return read_rows(file)
         return iter(["".join(read_lines(file))]) if self.document == "file" else _paragraphs(read_lines(file))
 
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
+from s15erav3.data.messages import shown
 from s15erav3.data.openings import openings
 from s15erav3.data.order import Order, order_of_checkpoint
-from s15erav3.data.sources import shown
 from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
@@ -89,7 +89,7 @@ class CommentaryData(L.LightningDataModule):
         if self.path:
             return Corpus(at_home(self.path), form, self.document)
         if self.name == "text":
-            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text or a folder of .txt files.")
+            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text, .jsonl or .parquet.")
         bundled = Path(str(files("s15erav3.data") / "sample" / "commentary.txt"))
         return Corpus(bundled if self.name == "sample" else ipl_file(), form)
 
@@ -138,11 +138,8 @@ class CommentaryData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Endless batches (windows_per_step, T + 1) from the current training position."""
-        rank, world = self._place()
-        return self._loader(
-            self._training_windows(),
-            TrainingPositions(self.windows_per_step, self.start, rank, world),
-        )
+        positions = TrainingPositions(self.windows_per_step, self.start, *self._place())
+        return self._loader(self._training_windows(), positions)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Every token of the validation part once, or fewer after :meth:`limit_validation`."""
