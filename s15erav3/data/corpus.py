@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from s15erav3.data.commentary import Event, innings, parse_events
-from s15erav3.data.messages import unreadable
+from s15erav3.data.messages import shown, unreadable
 from s15erav3.data.reading import TEXT, read_lines
 from s15erav3.data.rows import ROWS, has_rows, kind_of, read_rows
 from s15erav3.data.sources import Sources, sources
+from s15erav3.errors import UserError
 
 Format = Literal["ipl", "text"]
 DocumentBoundary = Literal["blank_line", "file"]
@@ -82,6 +83,8 @@ class Corpus:
         return sources(self.path, TEXT + (ROWS if self.format == "text" else ()))
 
     def _innings(self, file: Path) -> Iterator[list[Event]]:
+        if has_rows(file):
+            raise UserError(f"data.path={shown(file)} holds rows of any text, not commentary; read it with data=text.")
         return innings(parse_events(read_lines(file), file))
 
     def _plain(self, file: Path) -> Iterator[str]:

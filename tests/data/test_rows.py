@@ -87,6 +87,8 @@ def test_folder_of_all_kinds(tmp_path: Path, sample: Corpus) -> None:
     assert texts(tmp_path) == [*KEPT, *Corpus(sample.path, "text").texts(), *KEPT]
     assert sources(tmp_path).passed_over == [f"{tmp_path / 'd.jsonl'} (empty)"]
     assert list(Corpus(tmp_path).texts()) == list(sample.texts())
+    with pytest.raises(UserError, match=r"c\.parquet holds rows of any text, not commentary; read it with data=text"):
+        list(Corpus(tmp_path / "c.parquet").documents())
     with pytest.raises(UserError, match="is empty"):
         texts(tmp_path / "d.jsonl")
 
