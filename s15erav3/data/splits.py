@@ -42,7 +42,7 @@ def assign_splits(
 
 
 def _ties(documents: Iterable[Document]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return the bytes of each tie, and the tie of each document. Memory is some 90 bytes for each document of one content."""
+    """Return the bytes of each tie, and the tie of each document. Some 90 bytes of memory per document."""
     digests, holders, sizes = bytearray(), array("q"), array("q")
     for i, document in enumerate(documents):
         sizes.append(len(document.text.encode()))
