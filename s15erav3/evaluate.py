@@ -22,7 +22,7 @@ from s15erav3.cli.flags import by_place
 from s15erav3.data.commentary import is_commentary
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import DOMAINS, label_tokens
-from s15erav3.data.sources import listed
+from s15erav3.data.messages import listed
 from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home, replace_text
 from s15erav3.loading import Saved, Trained, extended, load, restore

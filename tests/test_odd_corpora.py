@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import tiktoken
 
 from s15erav3.__main__ import main
-from s15erav3.data.sources import listed
+from s15erav3.data.messages import listed
 from tests.tiny import TINY, train
 
 PROSE = "".join(f"Paragraph {i} of the words of a text.\n\n" for i in range(200))
@@ -53,14 +55,14 @@ def test_a_panic_ends_its_own_job_alone(
     """The other jobs of a sweep are trained, and the reason is one sentence."""
     for name in ("good", "bad"):
         (tmp_path / f"{name}.txt").write_text(PROSE.replace("text", name))
-    encode = tiktoken.Encoding.encode_ordinary
+    encode = tiktoken.Encoding.encode_to_numpy
 
-    def panic(self: tiktoken.Encoding, text: str) -> list[int]:
+    def panic(self: tiktoken.Encoding, text: str, **settings: Any) -> np.ndarray:
         if "bad" in text:
             raise PanicException("StackOverflow")
-        return encode(self, text)
+        return encode(self, text, **settings)
 
-    monkeypatch.setattr(tiktoken.Encoding, "encode_ordinary", panic)
+    monkeypatch.setattr(tiktoken.Encoding, "encode_to_numpy", panic)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "-m", *SHORT, f"data.path={tmp_path}/bad.txt,{tmp_path}/good.txt", "sweep.name=s"]) == 2
     said = capsys.readouterr().err

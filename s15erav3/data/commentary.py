@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from s15erav3.data.sources import read_lines, shown
+from s15erav3.data.messages import shown
+from s15erav3.data.reading import read_lines
+from s15erav3.data.rows import has_rows
 from s15erav3.errors import UserError
 
 UNKNOWN = "unknown"
@@ -65,7 +67,7 @@ class Ball(NamedTuple):
 
 def is_commentary(path: Path) -> bool:
     """Whether a file starts like ball-by-ball commentary, with an innings line and an over line."""
-    if not os.path.isfile(path):
+    if not os.path.isfile(path) or has_rows(path):
         return False
     written = [line for line in itertools.islice(read_lines(path), 10) if not line.isspace()]
     return len(written) > 1 and bool(_HEADER.match(written[0]) and _OVER.match(written[1]))

@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader
 
 from s15erav3.data.corpus import Corpus, DocumentBoundary, Format
 from s15erav3.data.ipl import ipl_file
+from s15erav3.data.messages import shown
 from s15erav3.data.openings import openings
-from s15erav3.data.sources import shown
+from s15erav3.data.order import Order, order_of_checkpoint
+from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer, load_public
-from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
+from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
 from s15erav3.errors import UserError
 from s15erav3.files import at_home
@@ -72,6 +74,7 @@ class CommentaryData(L.LightningDataModule):
         self.seed, self.num_workers = seed, num_workers
         self.own_prompts = [prompts] if isinstance(prompts, str) else prompts
         self.start = 0
+        self.order: Order | None = None
         self.val_limit: int | float = 1.0
         self.tokenizer: Tokenizer
         self.token_files: TokenFiles
@@ -86,7 +89,7 @@ class CommentaryData(L.LightningDataModule):
         if self.path:
             return Corpus(at_home(self.path), form, self.document)
         if self.name == "text":
-            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text or a folder of .txt files.")
+            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text, .jsonl or .parquet.")
         bundled = Path(str(files("s15erav3.data") / "sample" / "commentary.txt"))
         return Corpus(bundled if self.name == "sample" else ipl_file(), form)
 
@@ -131,15 +134,12 @@ class CommentaryData(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Windows in one pass over the training part."""
-        return TrainingWindows(self.token_files.part("train"), self.length, self.seed).windows_per_epoch
+        return self._training_windows().windows_per_epoch
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Endless batches (windows_per_step, T + 1) from the current training position."""
-        rank, world = self._place()
-        return self._loader(
-            TrainingWindows(self.token_files.part("train"), self.length, self.seed),
-            TrainingPositions(self.windows_per_step, self.start, rank, world),
-        )
+        positions = TrainingPositions(self.windows_per_step, self.start, *self._place())
+        return self._loader(self._training_windows(), positions)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Every token of the validation part once, or fewer after :meth:`limit_validation`."""
@@ -160,20 +160,25 @@ class CommentaryData(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Position in the training data, for checkpoints."""
         assert self.trainer is not None and self.trainer.lightning_module is not None
-        return {"samples_seen": self.trainer.lightning_module.samples_seen, "tokens": self.token_files.folder.name}
+        seen, tokens = self.trainer.lightning_module.samples_seen, self.token_files.folder.name
+        return {"samples_seen": seen, "tokens": tokens, "order": self._training_windows().order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a checkpoint's position.
 
         Raises:
-            UserError: it was trained on other tokens.
+            UserError: it was trained on other tokens, or in an order that this version does not know.
         """
         if state_dict["tokens"] != self.token_files.folder.name:
             raise UserError(
                 "the checkpoint was trained on other text, another split or another tokenizer than data.path="
                 f"{self.path} now gives; restore what it was trained on to resume it."
             )
+        self.order = order_of_checkpoint(state_dict)
         self.start = state_dict["samples_seen"]
+
+    def _training_windows(self) -> TrainingWindows:
+        return TrainingWindows(self.token_files.part("train"), self.length, self.seed, self.order)
 
     def _loader(self, windows: Any, batches: Any) -> DataLoader[Tensor]:
         return DataLoader(

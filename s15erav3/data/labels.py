@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from s15erav3.data.commentary import Ball, parse_events, take_apart
 from s15erav3.data.corpus import Corpus
+from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer
-from s15erav3.data.tokens import Part, SplitPlan, Tokens, documents_of
+from s15erav3.data.tokens import SplitPlan, Tokens, texts_of
 from s15erav3.errors import UserError
 
 DOMAINS = ("phase", "event", "team", "bowler", "batter", "part")
@@ -54,8 +55,8 @@ def label_tokens(
         return labels
     balls: list[Ball] = []
     event_starts, part_starts, parts, at = [], [], [], 0
-    for document in documents_of(corpus, plan, part):
-        for event in parse_events(io.StringIO(document.text), corpus.path):
+    for text in texts_of(corpus, plan, part):
+        for event in parse_events(io.StringIO(text), corpus.path):
             ball = take_apart(event)
             balls.append(ball)
             event_starts.append(at)

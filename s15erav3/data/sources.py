@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
-import mmap
 import os
-import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from s15erav3.data.messages import listed, shown, unreadable
+from s15erav3.data.reading import TEXT, read_lines
+from s15erav3.data.rows import ROWS, has_rows, read_rows
 from s15erav3.errors import UserError
-
-_LINE_END = re.compile(rb"\r\n?|\n")
-_BLOCK = 1 << 20
 
 
 class Sources(NamedTuple):
@@ -27,8 +23,8 @@ class Sources(NamedTuple):
     """Entries that look like text files but have no text, each as ``path (why)``."""
 
 
-def sources(path: Path) -> Sources:
-    """Find a file, or the ``.txt`` files (in any case) of a folder and its subfolders, links included.
+def sources(path: Path, endings: tuple[str, ...] = TEXT + ROWS) -> Sources:
+    """Find a file, or those of a folder and its subfolders whose names end so (in any case), links included.
 
     A file or folder reachable by several paths counts once. Empty files, broken links, named pipes, sockets and
     devices in a folder are skipped; text that exists but cannot be read is an error.
@@ -43,7 +39,7 @@ def sources(path: Path) -> Sources:
     except OSError as error:
         raise unreadable(path, error) from error
     if stat.S_ISDIR(mode):
-        return _in_folder(path)
+        return _in_folder(path, endings)
     if not stat.S_ISREG(mode):
         raise UserError(
             f"data.path={shown(path)} is {_kind(mode)}, which can be read once at most; write its text to a file first."
@@ -53,8 +49,8 @@ def sources(path: Path) -> Sources:
     return Sources([path], [])
 
 
-def _in_folder(top: Path) -> Sources:
-    found, passed_over = _walk(top)
+def _in_folder(top: Path, endings: tuple[str, ...]) -> Sources:
+    found, passed_over = _walk(top, endings)
     files: dict[tuple[int, int], Path] = {}
     for _, path, place in sorted(found):  # prefer the path without links, then the first by name
         files.setdefault(place, path)
@@ -67,15 +63,19 @@ def _in_folder(top: Path) -> Sources:
     named = [f"{shown(path)} ({why})" for path, why in sorted(passed_over)]
     if not kept and named:
         raise UserError(
-            f"data.path={shown(top)} is a folder without text (skipped: {listed(named)}); add .txt files with "
-            "text or name a file."
+            f"data.path={shown(top)} is a folder without text (skipped: {listed(named)}); add files with text or "
+            "name a file."
         )
     if not kept:
-        raise UserError(f"data.path={shown(top)} is a folder without .txt files; add some or name a file.")
+        raise UserError(
+            f"data.path={shown(top)} is a folder without {', '.join(endings)} files; add some or name a file."
+        )
     return Sources(kept, named)
 
 
-def _walk(top: Path) -> tuple[list[tuple[bool, Path, tuple[int, int]]], list[tuple[Path, str]]]:
+def _walk(
+    top: Path, endings: tuple[str, ...]
+) -> tuple[list[tuple[bool, Path, tuple[int, int]]], list[tuple[Path, str]]]:
     """Return (via link, path, (device, inode)) of each text file, and the skipped entries."""
     found: list[tuple[bool, Path, tuple[int, int]]] = []
     passed_over: list[tuple[Path, str]] = []
@@ -93,7 +93,7 @@ def _walk(top: Path) -> tuple[list[tuple[bool, Path, tuple[int, int]]], list[tup
         except OSError as error:
             raise unreadable(folder, error) from error
         for entry in entries:
-            path, is_text = folder / entry.name, entry.name.lower().endswith(".txt")
+            path, is_text = folder / entry.name, entry.name.lower().endswith(endings)
             try:
                 there = entry.stat()
             except OSError as error:
@@ -119,92 +119,4 @@ def _kind(mode: int) -> str:
 
 
 def _is_blank(file: Path) -> bool:
-    return all(line.isspace() for line in read_lines(file))
-
-
-def read_lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without its byte-order mark; CRLF and a lone CR become LF.
-
-    Raises:
-        UserError: the file is not text, or cannot be read.
-    """
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for line in stream:
-                if "\0" in line:
-                    break
-                yield line
-            else:
-                return
-    except UnicodeDecodeError:
-        pass
-    except OSError as error:
-        raise unreadable(file, error) from error
-    try:
-        fault = _no_text(file)
-    except OSError as error:
-        fault = unreadable(file, error)
-    raise fault
-
-
-def _no_text(file: Path) -> UserError:
-    """Explain why a file is not text (undecodable, or contains NUL). Rereads it to find the offset in the file."""
-    changed = UserError(f"data.path={shown(file)} changes while it is read; wait until it is written.")
-    with file.open("rb") as stream:
-        if not os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
-            return changed
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    with content:
-        if _is_utf16(content[:4096]):
-            return UserError(f"data.path={shown(file)} is UTF-16 or UTF-32 text, not UTF-8; convert it to UTF-8 first.")
-        undecodable, nul = _undecodable(content), content.find(b"\0")
-        offset = min((at for at in (undecodable, nul) if at >= 0), default=-1)
-        if offset < 0:
-            return changed
-        line = 1 + sum(1 for _ in _LINE_END.finditer(content, 0, offset))
-        if offset == nul:
-            return UserError(
-                f"data.path={shown(file)} holds NUL bytes: it is binary, not UTF-8 text (the first at offset {offset}, "
-                f"in line {line}); give a file of text."
-            )
-        return UserError(
-            f"data.path={shown(file)} is not UTF-8 text: byte {content[offset]:#04x} at offset {offset}, in line {line}"
-            "; convert it to UTF-8 first."
-        )
-
-
-def _is_utf16(head: bytes) -> bool:
-    """Detect UTF-16 by its byte-order mark, or by NUL in every other byte, as in Western text."""
-    even, odd = head[::2], head[1::2]
-    alternate = any(
-        2 * nul.count(0) > len(nul) and not other.count(0) for nul, other in ((even, odd), (odd, even)) if nul and other
-    )
-    return alternate or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
-
-
-def _undecodable(content: mmap.mmap) -> int:
-    """Offset of the first byte that is not UTF-8, or -1."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for at in range(0, len(content), _BLOCK):
-        block = content[at : at + _BLOCK]
-        held = len(decoder.getstate()[0])  # bytes of a character started in the last block
-        try:
-            decoder.decode(block, final=at + _BLOCK >= len(content))
-        except UnicodeDecodeError as error:
-            return at - held + error.start
-    return -1
-
-
-def unreadable(path: Path, error: OSError) -> UserError:
-    """Build the error for a file or folder that the system does not allow us to read."""
-    return UserError(f"data.path={shown(path)} cannot be read: {error.strerror}; make it readable, or remove it.")
-
-
-def shown(path: Path) -> str:
-    """Format any path for messages: on one line and printable."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
-def listed(named: list[str]) -> str:
-    """List the first few names, and the number of the others."""
-    return ", ".join(named[:5]) + (f" and {len(named) - 5:,} more" if len(named) > 5 else "")
+    return not any(read_rows(file)) if has_rows(file) else all(line.isspace() for line in read_lines(file))

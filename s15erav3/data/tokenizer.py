@@ -86,6 +86,22 @@ class Tokenizer:
         with no_panic(f"tokenizer={self.name} cannot encode this text", "check it for very long words"):
             return [i for piece in cut_long_words(text) for i in self.encoding.encode_ordinary(piece)]
 
+    def encode_documents(self, texts: list[str]) -> npt.NDArray[np.uint32]:
+        """Ids of each text as by :meth:`encode`, and end-of-text after each.
+
+        As long as no text is cut or contains the name of end-of-text, tiktoken gets them as one text, which it
+        encodes several times faster, and without holding Python's lock.
+
+        Raises:
+            UserError: tiktoken fails on a text.
+        """
+        if any(ENDOFTEXT in text or has_long_word(text) for text in texts):
+            ids = [i for text in texts for i in (*self.encode(text), self.end_of_text)]
+            return np.array(ids, dtype=np.uint32)
+        joined = "".join(text + ENDOFTEXT for text in texts)
+        with no_panic(f"tokenizer={self.name} cannot encode this text", "look for very long words in it"):
+            return self.encoding.encode_to_numpy(joined, allowed_special={ENDOFTEXT}, disallowed_special=())
+
     def bytes_of(self, token: int) -> bytes:
         """Bytes of ``token``; empty for special tokens and unused ids.
 
@@ -140,6 +156,11 @@ class Tokenizer:
 _SPACE, _INK = r"[^\S\x1c-\x1f]", r"[\S\x1c-\x1f]"
 _LONG_RUN = re.compile(rf"(?<!{_INK}){_INK}{{{LONGEST_WORD + 1},}}|(?<!{_SPACE}){_SPACE}{{{LONGEST_WORD + 1},}}")
 _CLASS_RUN = re.compile(r"[LM]+|N+|[PM]+|_+")
+
+
+def has_long_word(text: str) -> bool:
+    """Whether ``text`` may have a word longer than :data:`LONGEST_WORD` characters."""
+    return len(text) > LONGEST_WORD and _LONG_RUN.search(text) is not None
 
 
 def cut_long_words(text: str) -> Iterator[str]:

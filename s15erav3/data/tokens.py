@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from s15erav3.data.cache import cache_dir, discard, only_writer, write_atomically
-from s15erav3.data.corpus import Corpus, Document
-from s15erav3.data.splits import Split, assign_splits
+from s15erav3.data.corpus import Corpus
+from s15erav3.data.encode import encode_documents
+from s15erav3.data.splits import SPLITS, Part, assign_splits
 from s15erav3.data.tokenizer import Tokenizer, train_bpe
 from s15erav3.errors import UserError
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-Part = Split | Literal["all"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def corpus_tokenizer(corpus: Corpus, plan: SplitPlan, vocab_size: int) -> Tokeni
         with only_writer(file):
             found = _read_vocabulary(file)
             if found is None:
-                found = train_bpe((d.text for d in documents_of(corpus, plan, "train")), vocab_size)
+                found = train_bpe(texts_of(corpus, plan, "train"), vocab_size)
                 discard(file)
                 with write_atomically(file) as temporary:
                     temporary.write_text(json.dumps({"fingerprint": found.fingerprint, "state": found.state()}))
@@ -128,22 +129,28 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def documents_of(corpus: Corpus, plan: SplitPlan | None, part: Part) -> Iterator[Document]:
+def texts_of(corpus: Corpus, plan: SplitPlan | None, part: Part) -> Iterator[str]:
     """Yield the documents of one part in file order. Concatenated, they are the text of its tokens."""
-    return (document for document, name in _divided(corpus, plan) if name == part)
+    return (text for name, text in _divided(corpus, plan) if name == part)
 
 
-def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Document, Part]]:
+def _divided(corpus: Corpus, plan: SplitPlan | None) -> Iterator[tuple[Part, str]]:
     """Yield every document in file order with its part."""
     if plan is None:
-        return ((document, "all") for document in corpus.documents())
+        return (("all", text) for text in corpus.texts())
+    sides = _sides(corpus, corpus.fingerprint(), plan)
+    return zip((SPLITS[side] for side in sides), corpus.texts(), strict=True)
+
+
+@lru_cache(maxsize=1)
+def _sides(corpus: Corpus, fingerprint: str, plan: SplitPlan) -> bytes:
+    """The split of each document, as its index in ``SPLITS``; kept, as vocabulary and tokens both need it."""
     fractions = {"val_fraction": plan.val_fraction, "test_fraction": plan.test_fraction}
-    splits = assign_splits(corpus.documents(), seed=plan.seed, **fractions)
-    return zip(corpus.documents(), splits, strict=True)
+    return bytes(map(SPLITS.index, assign_splits(corpus.documents(), seed=plan.seed, **fractions)))
 
 
 def _names(plan: SplitPlan | None) -> tuple[Part, ...]:
-    return ("train", "val", "test") if plan else ("all",)
+    return SPLITS if plan else ("all",)
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
@@ -157,18 +164,19 @@ def _encode(corpus: Corpus, tokenizer: Tokenizer, plan: SplitPlan | None, folder
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in names}
 
-        def append(name: Part, ids: list[int]) -> None:
-            data = np.asarray(ids, dtype=dtype).tobytes()
+        def append(name: Part, ids: npt.NDArray[np.uint32]) -> None:
+            data = ids.astype(dtype).tobytes()
             files[name].write(data)
             digests[name].update(data)
             counts[name]["tokens"] += len(ids)
 
         for name in names:
-            append(name, [tokenizer.end_of_text])
-        for document, name in _divided(corpus, plan):
-            append(name, [*tokenizer.encode(document.text), tokenizer.end_of_text])
-            counts[name]["bytes"] += len(document.text.encode())
-            counts[name]["documents"] += 1
+            append(name, np.array([tokenizer.end_of_text], dtype=np.uint32))
+        chunks = stack.enter_context(closing(encode_documents(_divided(corpus, plan), tokenizer)))
+        for chunk in chunks:
+            append(chunk.part, chunk.ids)
+            counts[chunk.part]["bytes"] += chunk.bytes
+            counts[chunk.part]["documents"] += chunk.documents
     sha256 = {name: digest.hexdigest() for name, digest in digests.items()}
     meta = {"dtype": dtype.name, "tokenizer": tokenizer.name, "parts": counts, "sha256": sha256}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))

@@ -12,32 +12,51 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from s15erav3.data.order import Order, draw_order, usual_order
 from s15erav3.data.tokens import Tokens
 
 
 class TrainingWindows(Dataset[Tensor]):
-    """The infinite sequence of training windows: item ``p`` depends only on ``seed`` and ``p``.
+    """The infinite sequence of training windows: item ``p`` depends only on ``seed``, ``order`` and ``p``.
 
     Position p is window ``p % n`` of epoch ``p // n``. Each epoch draws a phase, which shifts all window
     borders, and a permutation of the n windows. There is no state, so a run resumed at p continues exactly,
     and the number of workers and their prefetching do not matter.
+
+    Args:
+        tokens: at least 2 T long.
+        length: T.
+        order: how the permutation is kept; ``None`` decides by n, see :func:`~s15erav3.data.order.usual_order`.
     """
 
-    def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
-        """``tokens`` (at least 2 T long), ``length`` T."""
+    def __init__(self, tokens: Tokens, length: int, seed: int, order: Order | None = None) -> None:
         self.tokens, self.length, self.seed = tokens, length, seed
         self.windows_per_epoch = (len(tokens) - length) // length
+        self.order = order or usual_order(self.windows_per_epoch)
         self._epoch = -1
 
     def __getitem__(self, position: int) -> Tensor:
         """Window at ``position``: int64, (T + 1,)."""
-        epoch, index = divmod(position, self.windows_per_epoch)
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: list[int]) -> list[Tensor]:
+        """Windows at ``positions``, as the loader requests them: each int64, (T + 1,)."""
+        epochs, places = np.divmod(positions, self.windows_per_epoch)
+        starts = np.empty_like(places)
+        for epoch in np.unique(epochs).tolist():
+            self._enter(epoch)
+            here = epochs == epoch
+            starts[here] = self._phase + self._order[places[here]] * self.length
+        return [self._window(start) for start in starts.tolist()]
+
+    def _enter(self, epoch: int) -> None:
         if epoch != self._epoch:
             draw = np.random.default_rng((self.seed, epoch))
             self._phase = int(draw.integers(self.length))
-            self._order = draw.permutation(self.windows_per_epoch)
+            self._order = draw_order(self.order, draw, self.windows_per_epoch)
             self._epoch = epoch
-        start = self._phase + int(self._order[index]) * self.length
+
+    def _window(self, start: int) -> Tensor:
         return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
 
 

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from s15erav3.balancing import AddOns
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.data.sources import listed, shown
+from s15erav3.data.messages import listed, shown
 from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs.identity import Change
 from s15erav3.session.compiling import compiled_code

@@ -15,7 +15,7 @@ from s15erav3.analysis.trace import LONGEST, NOBODY, Passage, Trace, sample_pass
 from s15erav3.data.commentary import parse_events
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
-from s15erav3.data.tokens import documents_of
+from s15erav3.data.tokens import texts_of
 from s15erav3.model import Transformer
 from s15erav3.model.selection import capacity
 from tests.training.parts import VOCABULARY, tiny_net
@@ -143,7 +143,7 @@ def test_passages_of_commentary_are_whole_events_of_every_kind(sample: Commentar
     tokens = sample.token_files.part("val")
     labels = label_tokens(sample.corpus(), sample.plan, "val", sample.tokenizer, tokens)
     passages = sample_passages(tokens, labels, sample.tokenizer.end_of_text, slots=4)
-    text = "".join(d.text for d in documents_of(sample.corpus(), sample.plan, "val"))
+    text = "".join(texts_of(sample.corpus(), sample.plan, "val"))
     events = [event.text for event in parse_events(io.StringIO(text), Path("val"))]
     read = [sample.tokenizer.decode(tokens[start:stop].tolist()) for start, stop in passages]
     cut = [stop - start == LONGEST for start, stop in passages]

@@ -273,7 +273,7 @@ def test_missing_path_is_named_with_a_remedy(tmp_path: Path) -> None:
 def test_folder_without_text_is_named_with_a_remedy(tmp_path: Path) -> None:
     """Prevents a folder of other files from being an empty corpus."""
     write(tmp_path, "text", "notes.md")
-    with pytest.raises(UserError, match=r"folder without \.txt files; add some") as caught:
+    with pytest.raises(UserError, match=r"folder without \.txt, \.txt\.gz, .* files; add some") as caught:
         texts(tmp_path)
     assert f"data.path={tmp_path}" in str(caught.value)
 

@@ -136,6 +136,39 @@ def test_state_continues_exactly(workers: int) -> None:
     assert torch.equal(first_batches(resumed, 4), whole[5:])
 
 
+def test_checkpoint_of_version_0_2_continues_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevents a run of the version before, or one resumed from it, from going on in an order that repeats windows."""
+    whole = first_batches(data(), 9)
+    monkeypatch.setattr("s15erav3.data.order.STORED_UP_TO", 1)
+    assert not torch.equal(first_batches(data(), 9), whole), "now another order is usual"
+    state = {"samples_seen": 5 * 4, "tokens": data().token_files.folder.name}
+    for _ in range(2):  # also from a checkpoint of the resumed run
+        resumed = data()
+        resumed.load_state_dict(state)
+        assert torch.equal(first_batches(resumed, 4), whole[5:])
+        state = with_trainer(resumed, samples_seen=5 * 4).state_dict()
+
+
+def test_computed_order_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevents a large text from being resumed in the order of a small one."""
+    monkeypatch.setattr("s15erav3.data.order.STORED_UP_TO", 1)
+    whole = first_batches(data(), 9)
+    state = with_trainer(data(), samples_seen=5 * 4).state_dict()
+    monkeypatch.setattr("s15erav3.data.order.STORED_UP_TO", 2**20)
+    resumed = data()
+    resumed.load_state_dict(state)
+    assert torch.equal(first_batches(resumed, 4), whole[5:])
+
+
+@pytest.mark.parametrize("order", ["feistel-2", ["stored"], None])
+def test_order_of_a_later_version_is_refused(order: object) -> None:
+    """Prevents a checkpoint of a later version from going on with other windows."""
+    module = data()
+    state = {"samples_seen": 4, "tokens": module.token_files.folder.name, "order": order}
+    with pytest.raises(UserError, match=r"in the order .*, which this version does not know; resume it with"):
+        module.load_state_dict(state)
+
+
 def test_ranks_share_training_and_validation(sample_tokens: TokenFiles) -> None:
     """Prevents ranks of a distributed run from training or validating on the same windows."""
     alone = data(batch_size=8)

@@ -11,8 +11,9 @@ import tiktoken
 
 from s15erav3.data.corpus import Corpus
 from s15erav3.data.labels import DOMAINS, Domain, label_tokens, token_name
+from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer, load_public
-from s15erav3.data.tokens import Part, SplitPlan, TokenFiles, corpus_tokenizer, tokenize
+from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.errors import UserError
 
 TEXT = """\

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 
+from s15erav3.data.encode import encode_documents
 from s15erav3.data.panics import build_encoding, no_panic
 from s15erav3.data.tokenizer import PATTERN, Tokenizer, load_public, train_bpe
 from s15erav3.errors import UserError
@@ -21,7 +22,9 @@ class PanicException(BaseException):
     """As Rust's panics arrive: not an Exception, and of a class that cannot be imported."""
 
 
-@pytest.mark.parametrize("job", ["encode", "decode", "bytes_of", "train", "load", "build", "write", "read"])
+@pytest.mark.parametrize(
+    "job", ["encode", "encode many", "decode", "bytes_of", "train", "load", "build", "write", "read"]
+)
 def test_a_panic_is_a_user_error(
     vocabulary: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: str
 ) -> None:
@@ -46,11 +49,13 @@ def test_a_panic_is_a_user_error(
             def from_str(text: str) -> None:
                 raise error
 
-        for name in ("encode_ordinary", "decode_bytes", "decode_single_token_bytes"):
+        for name in ("encode_ordinary", "encode_to_numpy", "decode_bytes", "decode_single_token_bytes"):
             monkeypatch.setattr(mine.encoding, name, fail)
         match job:
             case "encode":
                 mine.encode("a")
+            case "encode many":
+                list(encode_documents([("train", "a")], mine))
             case "decode":
                 mine.decode([65])
             case "bytes_of":

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from s15erav3.data.commentary import is_commentary
 from s15erav3.data.corpus import Corpus
-from s15erav3.data.sources import read_lines, sources
+from s15erav3.data.reading import read_lines
+from s15erav3.data.sources import sources
 from s15erav3.errors import UserError
 
 
@@ -164,7 +165,7 @@ def test_bad_byte_is_named_with_its_place(
     file = tmp_path_factory.mktemp("bad") / "x.txt"
     content = mark + before.encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s15erav3.data.sources._BLOCK", 5)
+        patch.setattr("s15erav3.data.reading._BLOCK", 5)
         file.write_bytes(content + bad + b" and more of plain text" * (bad[0] != 0xF0))
         said = refused(file)
     line = 1 + len(re.findall(rb"\r\n|\r|\n", content))
@@ -198,6 +199,6 @@ def test_marks_and_line_ends(tmp_path: Path) -> None:
 def test_file_that_changes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Prevents a traceback where another program writes the file anew: what was bad is good, or gone, soon after."""
     (tmp_path / "x.txt").write_bytes(b"\xff text")
-    monkeypatch.setattr("s15erav3.data.sources._undecodable", lambda _: -1)
-    monkeypatch.setattr("s15erav3.data.sources.os.fstat", lambda _: os.stat_result((0,) * 6 + (size, 0, 0, 0)))
+    monkeypatch.setattr("s15erav3.data.reading._undecodable", lambda _: -1)
+    monkeypatch.setattr("s15erav3.data.reading.os.fstat", lambda _: os.stat_result((0,) * 6 + (size, 0, 0, 0)))
     assert "changes while it is read" in refused(tmp_path / "x.txt")

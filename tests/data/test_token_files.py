@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_parts_are_the_documents_of_their_split(
     splits = assign_splits(sample.documents(), seed=plan.seed, val_fraction=0.05, test_fraction=0.05)
     for part in PARTS:
         expected = [text for text, side in zip(documents, splits, strict=True) if side == part]
-        assert [d.text for d in tokens.documents_of(sample, plan, part)] == expected
+        assert list(tokens.texts_of(sample, plan, part)) == expected
         ids = np.array(sample_tokens.part(part))
         assert split_text(ids, vocabulary) == expected
         counts = sample_tokens.parts[part]
@@ -340,20 +341,24 @@ def test_failure_in_the_middle_leaves_nothing(
     error: type[BaseException],
 ) -> None:
     """Prevents a half-written folder from being taken for the tokens by the next run."""
-    encode, calls = Tokenizer.encode, []
+    encode, calls = Tokenizer.encode_documents, []
 
-    def fail_later(self: Tokenizer, text: str) -> list[int]:
-        calls.append(text)
+    def fail_later(self: Tokenizer, texts: list[str]) -> np.ndarray:
+        calls.append(texts)
         if len(calls) == 20:
             raise error("in the middle")
-        return encode(self, text)
+        return encode(self, texts)
 
-    monkeypatch.setattr(Tokenizer, "encode", fail_later)
+    monkeypatch.setattr("s15erav3.data.encode.CHUNK", 1000)
+    monkeypatch.setattr(Tokenizer, "encode_documents", fail_later)
+    threads = threading.active_count()
     with pytest.raises(error, match="in the middle"):
         tokenize(sample, vocabulary, plan)
+    assert threading.active_count() == threads
     assert entries(fresh_cache / "tokens") == []
+    tried = len(calls)
     files = tokenize(sample, vocabulary, plan)
-    assert sum(counts["documents"] for counts in files.parts.values()) == len(calls) - 20
+    assert sum(counts["documents"] for counts in files.parts.values()) == sum(map(len, calls[tried:]))
 
 
 SLOW = """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from s15erav3.data.order import Order
 from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.data.tokens import TokenFiles
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows, TrainingPositions, TrainingWindows
@@ -26,18 +27,19 @@ def window(tokens: np.ndarray, start: int, length: int) -> list[int]:
     return tokens[start : start + length + 1].tolist()
 
 
+ORDERS = st.sampled_from(["stored", "computed"])
 LENGTHS = st.integers(2, 40).flatmap(lambda t: st.tuples(st.integers(2 * t, 12 * t), st.just(t)))
 
 
-@given(lengths=LENGTHS, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
-@example(lengths=(4, 2), seed=0, epoch=0)
-@example(lengths=(80, 40), seed=1, epoch=3)
-@example(lengths=(119, 40), seed=1, epoch=3)
-def test_an_epoch_holds_each_window_once(lengths: tuple[int, int], seed: int, epoch: int) -> None:
+@given(lengths=LENGTHS, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6), order=ORDERS)
+@example(lengths=(4, 2), seed=0, epoch=0, order="computed")
+@example(lengths=(80, 40), seed=1, epoch=3, order="stored")
+@example(lengths=(119, 40), seed=1, epoch=3, order="stored")
+def test_an_epoch_holds_each_window_once(lengths: tuple[int, int], seed: int, epoch: int, order: Order) -> None:
     """Prevents windows past the end of the tokens, left out, doubled, or with targets not shifted by one."""
     n, length = lengths
     tokens = counting(n)
-    windows = TrainingWindows(tokens, length, seed)
+    windows = TrainingWindows(tokens, length, seed, order)
     per_epoch = windows.windows_per_epoch
     assert per_epoch == (n - length) // length >= 1
     items = [windows[epoch * per_epoch + i] for i in range(per_epoch)]
@@ -79,23 +81,30 @@ def test_seed_decides_the_order(seed: int) -> None:
     lengths=LENGTHS,
     seed=st.integers(0, 100),
     positions=st.lists(st.integers(0, 500), min_size=1, max_size=20),
+    order=ORDERS,
 )
-def test_an_item_depends_on_its_position_alone(lengths: tuple[int, int], seed: int, positions: list[int]) -> None:
-    """Prevents items that depend on what was asked for before: a resumed run would see other data."""
+def test_an_item_depends_on_its_position_alone(
+    lengths: tuple[int, int], seed: int, positions: list[int], order: Order
+) -> None:
+    """Prevents items that depend on what was asked for before, or together: a resumed run would see other data."""
     tokens = counting(lengths[0])
-    asked = TrainingWindows(tokens, lengths[1], seed)
-    for position in positions:
-        fresh = TrainingWindows(tokens, lengths[1], seed)
+    asked = TrainingWindows(tokens, lengths[1], seed, order)
+    together = asked.__getitems__(positions)
+    for position, window in zip(positions, together, strict=True):
+        fresh = TrainingWindows(tokens, lengths[1], seed, order)
         assert torch.equal(asked[position], fresh[position])
+        assert torch.equal(window, fresh[position])
 
 
-def test_order_stays_as_it_is() -> None:
+@pytest.mark.parametrize(
+    ("order", "starts"),
+    [(None, [119, 167, 87, 120, 40, 151]), ("computed", [135, 103, 7, 72, 8, 151])],
+    ids=["usual", "computed"],
+)
+def test_order_stays_as_it_is(order: Order | None, starts: list[int]) -> None:
     """Prevents a change of the order that makes checkpoints of earlier versions go on with other data."""
-    windows = TrainingWindows(counting(200), 16, seed=1)
-    assert [int(windows[p][0]) for p in (0, 1, 2, 11, 12, 1000)] == ORDER
-
-
-ORDER = [119, 167, 87, 120, 40, 151]
+    windows = TrainingWindows(counting(200), 16, seed=1, order=order)
+    assert [int(windows[p][0]) for p in (0, 1, 2, 11, 12, 1000)] == starts
 
 
 def batches(start: int, count: int, workers: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:

@@ -1,0 +1,77 @@
+"""Encoding of many documents by threads, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from s15erav3.data.splits import Part
+from s15erav3.data.tokenizer import Tokenizer
+
+CHUNK = 2**20
+"""Characters that a thread encodes at a time, at least; documents are not divided."""
+
+
+class Encoded(NamedTuple):
+    """Consecutive documents of one part."""
+
+    part: Part
+    ids: npt.NDArray[np.uint32]
+    """The ids of each document, followed by end-of-text."""
+    bytes: int
+    documents: int
+
+
+def encode_documents(
+    documents: Iterable[tuple[Part, str]], tokenizer: Tokenizer, threads: int | None = None
+) -> Generator[Encoded, None, None]:
+    """Encode documents; the chunks of each part come in the order of its documents.
+
+    tiktoken encodes without holding Python's lock, so threads suffice. Each has at most three chunks in memory.
+
+    Args:
+        threads: ``None`` takes one for each core that this process may use.
+
+    Raises:
+        UserError: the tokenizer fails on a text.
+    """
+    threads = threads or usable_cores()
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[Encoded]] = deque()
+        try:
+            for part, texts in _chunks(documents):
+                pending.append(pool.submit(_encode, part, texts, tokenizer))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chunks(documents: Iterable[tuple[Part, str]]) -> Iterator[tuple[Part, list[str]]]:
+    texts: defaultdict[Part, list[str]] = defaultdict(list)
+    sizes: defaultdict[Part, int] = defaultdict(int)
+    for part, text in documents:
+        texts[part].append(text)
+        sizes[part] += len(text)
+        if sizes[part] >= CHUNK:
+            yield part, texts.pop(part)
+            del sizes[part]
+    yield from texts.items()
+
+
+def _encode(part: Part, texts: list[str], tokenizer: Tokenizer) -> Encoded:
+    ids = tokenizer.encode_documents(texts)
+    return Encoded(part, ids, sum(len(text.encode()) for text in texts), len(texts))
