@@ -16,6 +16,6 @@ free="$(df --output=avail -k . | tail -1)"
 [ -x "$folder/bin/python" ] || "${PYTHON:-python3}" -m venv "$folder"
 install="$folder/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock"
 # "===" takes the plain version, which is the CUDA build on Linux, even where an index also has a +cpu one.
-$install "torch===$torch" --editable . pytest
+$install "torch===$torch" --editable . pytest hypothesis
 "$folder/bin/python" -c 'import sys, torch; sys.exit(0 if torch.version.cuda else f"error: torch {torch.__version__} is no CUDA build")'
 touch "$folder/installed"

@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from s15erav3.doctor.lone_step import LoneStep, composed
@@ -62,13 +63,31 @@ def fake_gpu() -> Iterator[FakeTensorMode]:
     if UNSUITED:
         raise RuntimeError(UNSUITED)
     _no_device_has_a_context()
-    with FakeTensorMode() as mode, patch.object(build, "refuse_if_too_large", lambda *_: None):
+    with (
+        FakeTensorMode() as mode,
+        patch.object(build, "refuse_if_too_large", lambda *_: None),
+        # Else autocast switches itself off.
+        patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True),
+        patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention),
+    ):
         yield mode
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: None, is_causal: bool, scale: float) -> Tensor:
+    """The kernels that a GPU takes: flash attention where keys and values are equally wide, else the efficient one.
+
+    torch chooses by the properties of a real device, and without one takes plain products and a softmax.
+    """
+    assert attn_mask is None and q.dtype == torch.bfloat16
+    if q.shape[-1] == v.shape[-1] and q.shape[-1] % 8 == 0:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, False, scale=scale)[0]
+    assert q.shape[-1] % 8 == 0 and v.shape[-1] % 8 == 0, "no fused attention kernel takes heads of this width"
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, torch.is_grad_enabled(), 0.0, is_causal, scale=scale
+    )[0]
 
 
 def fake_step(settings: Sequence[str]) -> LoneStep:
     """One training step of ``s15erav3 train SETTINGS`` with bf16 autocast; call it within :func:`fake_gpu`."""
-    cfg = composed(settings)
-    if cfg.optimizer.get("bf16", False) is None:
-        cfg.optimizer.bf16 = True  # what the hardware is asked for
-    return LoneStep(cfg, "cuda")
+    return LoneStep(composed(settings), "cuda")
