@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from s15erav3.doctor.lone_step import LoneStep, composed
+from s15erav3.machine.lone_step import LoneStep, composed
 from s15erav3.session import build
 
 UNSUITED = (

@@ -15,14 +15,14 @@ SMALL = ["data.sequence_length=32", "data.batch_size=2", "loss_chunk=48"]
 
 
 @pytest.fixture(scope="session")
-def gpu() -> Iterator[ModuleType]:
+def gpu() -> ModuleType:
     """``scripts/fake_gpu.py``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts"))
         module = importlib.import_module("fake_gpu")
     if module.UNSUITED:
         pytest.skip(module.UNSUITED)
-    yield module
+    return module
 
 
 @pytest.fixture

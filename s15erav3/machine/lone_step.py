@@ -71,7 +71,7 @@ class LoneStep:
 
 
 def move(module: nn.Module, device: str) -> None:
-    """``module.to(device)`` that also works for fake tensors, whose parameters cannot be swapped; tied ones stay tied."""
+    """``module.to(device)``, also for fake tensors, whose parameters cannot be swapped; tied ones stay tied."""
     moved: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():
