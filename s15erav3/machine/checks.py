@@ -23,10 +23,12 @@ from s15erav3.model.grouped import grouped_linear, grouped_outer
 Figures = dict[str, Any]
 
 SMALL = ["model=nano", "experts=e8", "data.batch_size=4", "data.sequence_length=128"]
-LOSS_TOLERANCE = 0.01
-"""Largest relative difference of a bf16 step's loss from the fp32 loss on the CPU, with the same weights."""
-COSINE = 0.98
-"""Least cosine between the two gradients: bf16 keeps 8 bits, and sends some tokens to other experts."""
+LOSS_TOLERANCE = 1e-3
+"""Largest relative difference of a bf16 step's loss from the fp32 loss on the CPU, with the same weights; a CPU's own
+bf16 differs by 1e-5."""
+COSINE = 0.95
+"""Least cosine between the two gradients of any parameter; a CPU's own bf16 reaches 0.99, as it keeps 8 bits and sends
+some tokens to other experts."""
 
 
 class Failed(Exception):
@@ -82,11 +84,12 @@ def parity(device: str) -> Figures:
     tested = LoneStep(cfg, device, 4096)
     tested.module.load_state_dict(exact.module.state_dict())
     tested.batch = exact.batch.to(device)
-    (loss, gradient), (its_loss, its_gradient) = loss_and_gradient(exact), loss_and_gradient(tested)
+    (loss, gradients), (its_loss, its_gradients) = loss_and_gradients(exact), loss_and_gradients(tested)
     difference = abs(its_loss - loss) / loss
-    cosine = F.cosine_similarity(its_gradient, gradient, dim=0).item()
-    figures = {"loss": loss, "loss_difference": difference, "gradient_cosine": cosine}
-    if not (difference <= LOSS_TOLERANCE and cosine >= COSINE):
+    cosines = {n: F.cosine_similarity(its_gradients[n], g, dim=0).item() for n, g in gradients.items()}
+    worst = min(cosines, key=lambda name: cosines[name])
+    figures = {"loss": loss, "loss_difference": difference, "least_cosine": cosines[worst], "of": worst}
+    if not (difference <= LOSS_TOLERANCE and cosines[worst] >= COSINE):
         raise Failed(f"a bf16 step differs from fp32 on the CPU: {figures}")
     return figures
 
@@ -137,13 +140,13 @@ CHECKS: Mapping[str, Callable[[str], Figures]] = {
 """All checks by name, in the order in which they run."""
 
 
-def loss_and_gradient(step: LoneStep) -> tuple[float, Tensor]:
-    """Loss of the step's batch and the gradient of all parameters in one fp32 vector on the CPU."""
+def loss_and_gradients(step: LoneStep) -> tuple[float, dict[str, Tensor]]:
+    """Loss of the step's batch, and the gradient of each parameter as a fp64 vector on the CPU."""
     with torch.autocast(step.device, torch.bfloat16, enabled=step.bf16):
         loss = step.module.objective(step.batch, step.batch, None, 0.0).loss
     loss.backward()
-    parts = [p.grad.flatten().float().cpu() for p in step.module.net.parameters() if p.grad is not None]
-    return loss.item(), torch.cat(parts)
+    named = step.module.net.named_parameters()
+    return loss.item(), {name: p.grad.flatten().double().cpu() for name, p in named if p.grad is not None}
 
 
 def relative(found: Tensor, right: Tensor) -> float:
