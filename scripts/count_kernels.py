@@ -2,7 +2,8 @@
 
 Computed from shapes, with fake tensors (see fake_gpu.py); nothing is timed. For each kernel the larger of its bytes
 over the bandwidth and its FLOPs over the peak is added up. Views launch nothing; an operation that launches
-several kernels (a sort, a multi-tensor product) counts once, so the counts are lower bounds.
+several kernels (a sort, a multi-tensor product) counts once, so the counts are lower bounds. Bytes are those of all
+inputs and outputs, as if no cache kept any.
 
     .cuda-venv/bin/python scripts/count_kernels.py [SETTING=VALUE ...]    # default: experiment=original
 """
@@ -131,14 +132,25 @@ def flops(func: Any, args: Any, kwargs: Any, out: Any, name: str) -> int:
 
 
 class Parts:
-    """The part of the step that runs now: of the net by its modules, forward and backward, else by what was called."""
+    """The part of the step that runs now: by the modules of the net, else by what was called.
+
+    A kernel of the backward pass belongs to the part whose forward pass made its autograd node.
+    """
 
     def __init__(self) -> None:
         self.tracker, self.called = ModuleTracker(), ""
+        self.of_node: dict[int, str] = {}
 
     def __call__(self) -> str:
-        if self.called:
-            return self.called
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            return self.of_node.get(node._sequence_nr(), "sums of gradients")
+        part = self.called or self.by_module()
+        self.of_node[torch._C._autograd._get_sequence_nr() - 1] = part
+        return part
+
+    def by_module(self) -> str:
+        """The part of the innermost module whose forward pass runs."""
         where = max(self.tracker.parents, key=len)
         for part, sign in (
             ("norms", "norm"),
@@ -192,7 +204,7 @@ def table(totals: dict[str, Total], tokens: int) -> str:
         whole.add(total)
     cards = " | ".join(f"{card}, ms" for card in CARDS)
     lines = [f"| part | kernels | casts | GB moved | TFLOP | {cards} |", "| --- |" + " --- |" * (4 + len(CARDS))]
-    order = sorted(totals.items(), key=lambda item: -item[1].kernels)
+    order = sorted(((part, total) for part, total in totals.items() if total.kernels), key=lambda item: -item[1].kernels)
     for part, total in [*order, ("**whole step**", whole)]:
         times = " | ".join(f"{seconds * 1e3:.2f}" for seconds in total.seconds.values())
         amounts = f"{total.bytes / 1e9:.2f} | {total.flops / 1e12:.3f}"

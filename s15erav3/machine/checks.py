@@ -144,14 +144,14 @@ def loss_and_gradients(step: LoneStep) -> tuple[float, dict[str, Tensor]]:
     """Loss of the step's batch, and the gradient of each parameter as a fp64 vector on the CPU."""
     with torch.autocast(step.device, torch.bfloat16, enabled=step.bf16):
         loss = step.module.objective(step.batch, step.batch, None, 0.0).loss
-    loss.backward()
+    torch.autograd.backward(loss)
     named = step.module.net.named_parameters()
     return loss.item(), {name: p.grad.flatten().double().cpu() for name, p in named if p.grad is not None}
 
 
 def relative(found: Tensor, right: Tensor) -> float:
     """Norm of the difference over the norm of what is right."""
-    return ((found.double() - right).norm() / right.norm()).item()
+    return float((found.double() - right).norm() / right.norm())
 
 
 def median_seconds(call: Callable[[], object], device: str, times: int = 10) -> float:

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from s15erav3.cli.hydra_setup import conf_dir
+from s15erav3.cli.trust import conf_dir
 from s15erav3.session.build import build_module
 from s15erav3.training.module import LanguageModule
 
