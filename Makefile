@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all check format docs docs-serve lock bench sample-corpus clean
+.PHONY: help setup train test test-all check format docs docs-serve lock gpu-check gpu-static count-kernels bench sample-corpus clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -59,6 +59,17 @@ lock: ## write the versions of a fresh installation into requirements.lock
 	  build/lock/bin/python -m pip freeze --exclude s15erav3 | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > requirements.lock
 	rm -rf build/lock
 
+gpu-check: setup ## check everything on a GPU; writes build/gpu-check.json and a .md to paste into an issue
+	@$(BIN)/s15erav3 doctor require_gpu=true output=build/gpu-check.json
+
+gpu-static: ## the GPU path with fake tensors, without a GPU; installs the CUDA build of torch (5 GB) into .cuda-venv
+	PYTHON=$(PYTHON) scripts/cuda_venv.sh .cuda-venv
+	OMP_NUM_THREADS=1 .cuda-venv/bin/python -m pytest tests/gpu_static
+
+count-kernels: ## kernels, bytes and FLOPs of a GPU's step of experiment=original, without a GPU; installs as gpu-static
+	@PYTHON=$(PYTHON) scripts/cuda_venv.sh .cuda-venv
+	@.cuda-venv/bin/python scripts/count_kernels.py
+
 bench: setup ## time training steps and generation against transformers
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_generate.py
@@ -67,4 +78,4 @@ sample-corpus: setup ## regenerate the bundled commentary
 	$(BIN)/python scripts/make_sample_corpus.py
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
+	rm -rf .venv .cuda-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

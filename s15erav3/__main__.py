@@ -17,6 +17,7 @@ VERBS = {
     "report": "write one HTML page about a run: curves, expert loads, what experts specialise in",
     "compare": "compare the runs of sweeps: a table, CSV, Markdown, HTML",
     "export": "export a checkpoint as a Hugging Face folder",
+    "doctor": "say what is installed and, with a GPU, check that everything works on it",
 }
 USAGE = "usage: s15erav3 VERB [SETTING=VALUE ...]\n\n" + "".join(
     f"  {verb:10} {does}\n" for verb, does in VERBS.items()

@@ -51,6 +51,7 @@ FLOORS: dict[str, set[str]] = {
         *("metrics", "data", "terminal", "ranks", "cli", "errors", "files"),
     },
     "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "errors", "files"},
+    "machine": {"__init__", "session", "training", "model", "cli"},
     # the verbs, and their table
     "train": {"sweeps", "session", "callbacks", "cli"},
     "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},
@@ -72,6 +73,7 @@ FLOORS: dict[str, set[str]] = {
         "cli",
         "files",
     },
+    "doctor": {"machine", "terminal", "cli", "errors", "files"},
     "__main__": {"__init__", "cli", "ranks", "errors"},
 }
 """What each file and folder of the top level may see beside itself, from the ground up: only what stands above it."""

@@ -88,5 +88,6 @@ RULES: dict[str, tuple[Callable[[Config], None], ...]] = {
     "report": (),
     "compare": (),
     "export": (),
+    "doctor": (),
 }
 """Rules by verb; each raises :class:`UserError`."""

@@ -62,6 +62,7 @@ VERBS: dict[str, dict[str, Group]] = {
     "report": {"": Group("settings of no group", verbs.Report), "trainer": Group("device and precision", Reader)},
     "compare": {"": Group("settings of no group", verbs.Compare)},
     "export": {"": Group("settings of no group", verbs.Export)},
+    "doctor": {"": Group("settings of no group", verbs.Doctor)},
 }
 """Groups by their dotted path in the config of each verb."""
 

@@ -21,6 +21,17 @@ from s15erav3.cli.schema.kinds import (
 from s15erav3.cli.schema.watching import MinP, RepetitionPenalty, Temperature, TopK, TopP
 
 Checkpoint = Annotated[Path, Doc("checkpoint file, run folder (its best checkpoint), or Hugging Face folder")]
+Check = Literal[
+    "precision",
+    "grouped_mm",
+    "parity",
+    "no_sync",
+    "graph_capture",
+    "packing",
+    "bench_step",
+    "bench_generate",
+    "training",
+]
 Extension = Annotated[Real, Ge(1), Doc("factor by which sequences may be longer than in training (YaRN)")]
 
 
@@ -110,3 +121,14 @@ class Export(TypedDict, total=False):
     output: Annotated[Path, Doc("folder to write")]
     dtype: Annotated[Literal["float32", "bfloat16"], Doc("type of the weights; router biases stay float32")]
     max_shard_size: Annotated[Text, Doc("maximum size of a weight file, as 5GB or 500MB")]
+
+
+@open_ended
+class Doctor(TypedDict, total=False):
+    """``s15erav3 doctor``."""
+
+    checks: Annotated[
+        list[Check] | None, Must("null, or a list of checks"), Doc("of the GPU, as [parity,no_sync]; null: all")
+    ]
+    require_gpu: Annotated[bool, Doc("end with status 2 where there is no GPU")]
+    output: Annotated[Path | None, Doc("JSON file, a .md beside it to paste into an issue; null: none")]

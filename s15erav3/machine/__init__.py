@@ -1,0 +1,1 @@
+"""What a machine is made of, and checks of whether this program's GPU path works on it."""

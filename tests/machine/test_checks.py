@@ -1,0 +1,66 @@
+"""The checks of the GPU, tried on the CPU: what is right passes, what is broken fails, and nothing stops the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from s15erav3.machine import checks, programs
+from s15erav3.machine.examine import run_one
+from s15erav3.model import experts
+from s15erav3.training.module import LanguageModule
+
+
+def test_the_products_of_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_one(checks.grouped_mm, "cpu")["status"] == "passed"
+    right = checks.grouped_linear
+    monkeypatch.setattr(checks, "grouped_linear", lambda x, weight, ends: right(x, weight, ends.roll(1)))
+    assert run_one(checks.grouped_mm, "cpu")["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_bf16_against_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerances are wide enough for bf16 and too narrow for a wrong kernel of the experts."""
+    figures = checks.parity("cpu")
+    assert figures["loss_difference"] < checks.LOSS_TOLERANCE / 10 and figures["least_cosine"] > 0.98
+    right = experts.grouped_linear
+
+    def wrong(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        return right(x, weight, ends - (ends < len(x)).int() * 4 if x.dtype == torch.bfloat16 else ends)
+
+    monkeypatch.setattr(experts, "grouped_linear", wrong)
+    broken = run_one(checks.parity, "cpu")
+    assert broken["status"] == "failed" and "least_cosine" in broken["why"]
+
+
+@pytest.mark.slow
+def test_steps_of_the_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the same calls run where a wait of the host raises."""
+    assert run_one(checks.no_sync, "cpu")["status"] == "passed"
+
+    def waits(self: LanguageModule, batch: torch.Tensor, index: int) -> Any:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(LanguageModule, "training_step", waits)
+    broken = run_one(checks.no_sync, "cpu")
+    assert broken["status"] == "failed" and "synchronizing" in broken["why"] and "traceback" in broken
+
+
+@pytest.mark.slow
+def test_programs() -> None:
+    """Two jobs at once, a short training, and a program that fails."""
+    pico = ("model=pico", "trainer.max_steps=2", "data.sequence_length=32", "data.batch_size=2")
+    assert len(programs.packing("cpu", *pico)["tokens_per_second"]) == 2
+    figures = programs.training("cpu", 2, *pico, "tokenizer=corpus_bpe", "data.vocab_size=512")
+    assert figures["steps"] == 2 and figures["val/bpb"] > 0
+    broken = run_one(lambda device: programs.training(device, 1, "model=pica"), "cpu")
+    assert broken["status"] == "failed" and "pica" in broken["why"]
+
+
+def test_without_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """An installed wheel has none."""
+    monkeypatch.setattr(programs, "SCRIPTS", tmp_path)
+    missing = run_one(programs.bench_step, "cpu")
+    assert missing["status"] == "not run" and "bench_step.py" in missing["why"]
