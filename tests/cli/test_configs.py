@@ -111,10 +111,10 @@ def test_what_combines_with_every_strategy_does(balancing: str, data: Commentary
         assert router.rules == TrainingRules(router_jitter=0.1, capacity_factor=2.0, expert_dropout=0.2)
     _, out = module._nll(torch.randint(512, (2, 33)))
     batch = MicroBatch(out.routings, 2)
-    loss, own = combined.loss(batch), combined.strategy.loss(batch)
+    loss, own = combined.loss(batch), [part.loss(batch) for part in (combined.strategy, *combined.losses)]
     z = 1e-3 * torch.stack([routing.logits.logsumexp(-1).square().mean() for routing in out.routings]).sum()
     assert loss is not None
-    torch.testing.assert_close(loss, z if own is None else z + own)
+    torch.testing.assert_close(loss, z + sum(term for term in own if term is not None))
 
 
 def test_without_add_ons_nothing_is_added(data: CommentaryData) -> None:
