@@ -40,6 +40,8 @@ class Routing(NamedTuple):
 
 Solver = Callable[[Tensor, Tensor], Tensor]
 """Maps detached scores (N, E) and the bias (E,) to the bias used to select experts for these tokens, (E,)."""
+Preference = Callable[[Tensor, int], Tensor]
+"""Maps detached scores (N, E) and K to values (N, E) whose top K are the chosen experts, in place of ``s + bias``."""
 
 
 class Router(nn.Module):
@@ -53,7 +55,7 @@ class Router(nn.Module):
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
     round away updates of 1e-3.
 
-    ``rules`` and ``solver`` are set by the balancing strategy and apply in training only.
+    ``rules``, ``solver`` and ``preference`` are set by the balancing strategy and apply in training only.
     """
 
     bias: Tensor
@@ -68,6 +70,7 @@ class Router(nn.Module):
         self.groups, self.top_groups = config.n_group, config.topk_group
         self.rules = TrainingRules()
         self.solver: Solver | None = None
+        self.preference: Preference | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
@@ -92,7 +95,10 @@ class Router(nn.Module):
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
         else:
-            experts = self.select(scores.detach(), bias)
+            if self.training and self.preference is not None:
+                experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
+            else:
+                experts = self.select(scores.detach(), bias)
             weights = self.weigh(scores, experts)
         chosen = experts.flatten()
         load = torch.zeros_like(bias, dtype=torch.int64)

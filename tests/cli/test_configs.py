@@ -91,7 +91,7 @@ def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: 
 def test_groups_go_with_rules_that_know_them_alone(balancing: str, data: CommentaryData) -> None:
     """Of what one group in two may not choose, those that solve for a cutoff know nothing; one sentence says so."""
     settings = [f"balancing={balancing}", "experts.n_group=2", NARROW]
-    if balancing in (*GATED, "quantile", "bip"):
+    if balancing in (*GATED, "quantile", "bip", "sinkhorn"):
         with pytest.raises(UserError, match="n_group=1") as caught:
             built(data, *settings)
         assert str(caught.value).endswith(".") and str(caught.value).count(". ") == 0

@@ -122,6 +122,21 @@ class Bip(AddOns, total=False):
     rounds: Annotated[Whole, Ge(1), Le(1000), Doc("solver iterations for the assignment, per micro-batch and layer")]
 
 
+@closed
+class Sinkhorn(Bip, total=False):
+    """``sinkhorn``: a transport plan of the current tokens."""
+
+    temperature: Annotated[Positive, Doc("entropy of the plan, in units of the affinity; small values are more even")]
+
+
+@closed
+class Forced(AddOns, total=False):
+    """``forced``: loads that are known beforehand."""
+
+    load: Annotated[Literal["even", "zipf", "single"], Doc("loads of the experts, whatever the affinities")]
+    exponent: Annotated[NotNegative, Doc("exponent of Zipf's law; only with load=zipf")]
+
+
 BALANCING: dict[str, type] = {
     "s15erav3.balancing.Unbalanced": Plain,
     "s15erav3.balancing.ExpertChoice": Plain,
@@ -134,6 +149,8 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.SimBal": Weighted,
     "s15erav3.balancing.Switch": Weighted,
     "s15erav3.balancing.BIP": Bip,
+    "s15erav3.balancing.Sinkhorn": Sinkhorn,
+    "s15erav3.balancing.Forced": Forced,
     "*": AddOns,
 }
 """Settings by ``_target_``; ``*`` for a user-defined strategy."""
