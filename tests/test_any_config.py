@@ -19,7 +19,7 @@ from tests.tiny import DATA, MODEL, RUN, result
 
 BALANCING = (
     *("none", "loss_free", "proportional", "smebu", "quantile", "original", "dsv3", "aux", "simbal", "bip", "switch"),
-    "expert_choice",
+    *("expert_choice", "sinkhorn", "forced"),
 )
 SETTINGS = {
     "model.num_layers": (1, 2, 3),
@@ -35,7 +35,8 @@ SETTINGS = {
     "experts.moe_intermediate_size": ("null", 16),
     "experts.n_group": (1, 2, 4),
     "experts.topk_group": (1, 2),
-    "experts.scoring_func": ("sigmoid", "softmax"),
+    "experts.scoring_func": ("sigmoid", "softmax", "sqrtsoftplus"),
+    "experts.router_init": ("normal", "orthogonal"),
     "experts.norm_topk_prob": ("true", "false"),
     "balancing.z_loss": (0.0, 0.001),
     "balancing.capacity_factor": ("null", 1.0, 1.5),
@@ -58,6 +59,7 @@ SETTINGS = {
 def configs(draw: st.DrawFn) -> list[str]:
     """Groups and settings on a command line."""
     chosen = [f"balancing={draw(st.sampled_from(BALANCING))}"]
+    chosen += [f"balancing/loss={draw(st.sampled_from(['none', 'none', 'aux_sequence', '[aux,simbal]']))}"]
     chosen += [f"experts={draw(st.sampled_from(['e8', 'e8', 'e16', 'dense', 'e8_split2']))}"]
     chosen += [f"optimizer={draw(st.sampled_from(['adamw', 'muon']))}"]
     chosen += [f"schedule={draw(st.sampled_from(['constant', 'cosine', 'wsd']))}"]

@@ -6,12 +6,14 @@ from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.bip import BIP
 from s15erav3.balancing.deepseek_v3 import DeepSeekV3
 from s15erav3.balancing.expert_choice import ExpertChoice
+from s15erav3.balancing.forced import Forced
 from s15erav3.balancing.loss_free import LossFree
 from s15erav3.balancing.none import Unbalanced
 from s15erav3.balancing.original import OriginalRule
 from s15erav3.balancing.proportional import Proportional
 from s15erav3.balancing.quantile import Quantile
 from s15erav3.balancing.simbal import SimBal
+from s15erav3.balancing.sinkhorn import Sinkhorn
 from s15erav3.balancing.smebu import SMEBU
 from s15erav3.balancing.switch import Switch
 
@@ -24,12 +26,14 @@ __all__ = [
     "Combined",
     "DeepSeekV3",
     "ExpertChoice",
+    "Forced",
     "LossFree",
     "MicroBatch",
     "OriginalRule",
     "Proportional",
     "Quantile",
     "SimBal",
+    "Sinkhorn",
     "Switch",
     "Unbalanced",
 ]

@@ -1,11 +1,12 @@
-"""Add-ons for any strategy: z-loss, capacity with dropping, router jitter, expert dropout."""
+"""Add-ons for any strategy: further losses, z-loss, capacity with dropping, router jitter, expert dropout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.refuse import refuse_expert_choice
@@ -60,27 +61,54 @@ class AddOns(Balancer):
 
 
 class Combined(Balancer):
-    """A strategy and its add-ons as one balancer: losses are summed, the bias update is the strategy's."""
+    """A strategy, further losses and add-ons as one balancer: losses are summed, the bias update is the strategy's.
 
-    def __init__(self, strategy: Balancer, add_ons: AddOns) -> None:
+    Args:
+        strategy: the choice of the group ``balancing``.
+        add_ons: z-loss and training rules.
+        losses: further losses by name; none may select experts (:attr:`Balancer.selects`).
+
+    Raises:
+        UserError: a loss selects experts as well.
+    """
+
+    def __init__(
+        self, strategy: Balancer, add_ons: AddOns, losses: Mapping[str, Balancer] = MappingProxyType({})
+    ) -> None:
         super().__init__()
-        self.strategy, self.add_ons = strategy, add_ons
-        self.causal, self.router_settings = strategy.causal, strategy.router_settings
+        self.strategy, self.add_ons, self.losses = strategy, add_ons, nn.ModuleList(losses.values())
+        self.causal = strategy.causal and all(loss.causal for loss in losses.values())
+        self.router_settings = strategy.router_settings
+        for name, loss in losses.items():
+            if loss.selects:
+                raise UserError(
+                    f"balancing.loss.{name} is {type(loss).__name__}, which selects experts, and only a loss can be "
+                    f"added to {type(strategy).__name__}; make it the strategy (balancing=...) or take it out."
+                )
+
+    def parts(self) -> Iterator[Balancer]:
+        """The strategy, the losses, the add-ons."""
+        yield self.strategy
+        yield from self.losses  # type: ignore[misc]
+        yield self.add_ons
 
     def attach(self, routers: Sequence[Router]) -> None:
-        """Attach both, the add-ons last."""
-        self.strategy.attach(routers)
-        self.add_ons.attach(routers)
+        """Attach all parts, the add-ons last."""
+        for part in self.parts():
+            part.attach(routers)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
         """Sum of the losses that are not ``None``."""
-        terms = [t for part in (self.strategy, self.add_ons) if (t := part.loss(micro_batch)) is not None]
+        terms = [t for part in self.parts() if (t := part.loss(micro_batch)) is not None]
         return torch.stack(terms).sum() if terms else None
 
     def observe(self, micro_batch: MicroBatch) -> None:
-        """Delegate to the strategy."""
-        self.strategy.observe(micro_batch)
+        """Let all parts observe."""
+        for part in self.parts():
+            part.observe(micro_batch)
 
     def bias_update(self, loads: Tensor, progress: float) -> Tensor:
-        """Delegate to the strategy."""
+        """The strategy's update; the losses, which have none, end their step."""
+        for loss in self.losses:
+            loss.bias_update(loads, progress)  # type: ignore[operator]
         return self.strategy.bias_update(loads, progress)

@@ -17,6 +17,7 @@ from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router, Routing
 
 Scope = Literal["micro", "sequence", "global"]
+Counts = Literal["chosen", "unbiased"]
 
 
 class AuxiliaryLoss(Balancer):
@@ -32,17 +33,23 @@ class AuxiliaryLoss(Balancer):
         scope: tokens over which f is counted. ``micro``: one rank's micro-batch. ``sequence``: each sequence
             separately, with averaged losses (DeepSeek-V3's complementary loss). ``global``: all ranks and
             the micro-batches of the step so far (arXiv 2501.11873); P is still that of the micro-batch.
+        counts: experts that f counts for a token. ``chosen``: those that it used. ``unbiased``: the top K of its
+            affinities, without bias and groups (DeepSeek-V3, eq. 18); the same where there are neither.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    def __init__(self, alpha: float, scope: Scope = "micro") -> None:
+    selects = False
+
+    def __init__(self, alpha: float, scope: Scope = "micro", counts: Counts = "chosen") -> None:
         super().__init__()
         check_number("balancing.alpha", alpha, above=0, hint="; use balancing=none for no balancing")
         if scope not in get_args(Scope):
             raise UserError(f"balancing.scope={scope} is unknown; choose one of {', '.join(get_args(Scope))}.")
-        self.alpha, self.scope = alpha, scope
+        if counts not in get_args(Counts):
+            raise UserError(f"balancing.counts={counts} is unknown; choose one of {', '.join(get_args(Counts))}.")
+        self.alpha, self.scope, self.counts = alpha, scope, counts
         self._step_loads: Tensor | None = (
             None  # of the step so far, (L, E); not a buffer, as checkpoints are saved between steps
         )
@@ -54,6 +61,8 @@ class AuxiliaryLoss(Balancer):
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """Compute the loss of the class docstring: a scalar."""
         routings = micro_batch.routings
+        if self.counts == "unbiased":
+            routings = [unbiased(routing) for routing in routings]
         if self.scope == "sequence":
             losses = [sequence_loss(routing, micro_batch.sequences) for routing in routings]
             return self.alpha * torch.stack(losses).sum()
@@ -70,6 +79,16 @@ class AuxiliaryLoss(Balancer):
         """Return a zero update and clear the loads of the step."""
         self._step_loads = None
         return super().bias_update(loads, progress)
+
+
+def unbiased(routing: Routing) -> Routing:
+    """The routing with the top K of the affinities as its experts and load."""
+    scores = routing.scores.detach()
+    experts = scores.topk(routing.experts.shape[-1], dim=-1, sorted=False).indices
+    ones = torch.ones_like(experts).flatten()
+    return routing._replace(
+        experts=experts, load=torch.zeros_like(routing.load).scatter_add(0, experts.flatten(), ones)
+    )
 
 
 def affinity_share(routing: Routing) -> Tensor:

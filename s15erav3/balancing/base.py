@@ -39,12 +39,18 @@ class Balancer(nn.Module):
     router_settings: Mapping[str, Any] = MappingProxyType({})
     """The ``experts.*`` settings that the strategy's config file also sets."""
 
+    selects: bool = False
+    """Whether the strategy decides which experts a token uses, other than through a loss. True for a class that
+    overrides :meth:`bias_update` and does not say otherwise."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
-        """Accept ``bias_change``, the method's name until version 0.2, as ``bias_update``."""
+        """Derive ``selects``; accept ``bias_change``, the method's name until version 0.2, as ``bias_update``."""
         super().__init_subclass__(**settings)
         if "bias_change" in vars(cls) and "bias_update" not in vars(cls):
             warnings.warn(f"{cls.__qualname__}.bias_change is now called bias_update", DeprecationWarning, stacklevel=2)
             cls.bias_update = cls.bias_change  # type: ignore[method-assign,attr-defined]
+        if "bias_update" in vars(cls) and "selects" not in vars(cls):
+            cls.selects = True
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Set up the strategy for the routers of a model, in the order of its routings.

@@ -21,6 +21,7 @@ class ExpertChoice(Balancer):
     """
 
     causal = False
+    selects = True
     router_settings = MappingProxyType(
         {"topk_method": "expert_choice", "scoring_func": "softmax", "norm_topk_prob": False}
     )

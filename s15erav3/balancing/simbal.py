@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class SimBal(Balancer):
         alpha sum over layers of || R R^T - I ||_1,    the sum of the absolute values of all entries.
 
     It does not use loads: similar tokens get similar logits, and no direction of token states can be
-    preferred by all experts at once.
+    preferred by all experts at once. ``conf/balancing/simbal.yaml`` also sets ``experts.router_init`` (section 3.1).
 
     Args:
         alpha: weight of the loss (the paper: 0.1).
@@ -26,6 +27,8 @@ class SimBal(Balancer):
     Raises:
         UserError: the value is out of range.
     """
+
+    router_settings = MappingProxyType({"router_init": "orthogonal"})
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class Switch(AuxiliaryLoss):
         for router in routers:
             found = {
                 "num_experts_per_tok": router.top_k,
-                "scoring_func": "softmax" if router.softmax else "sigmoid",
+                "scoring_func": router.scoring,
                 "norm_topk_prob": router.normalise,
             }
             wrong = [name for name, needed in self.router_settings.items() if found[name] != needed]

@@ -23,6 +23,7 @@ from s15erav3.errors import UserError, one_line
 from s15erav3.files import load_yaml
 
 MORE = {
+    "balancing": {"s15erav3.balancing.DeepSeekV3"},  # of runs of version 0.2
     "callbacks": {
         f"lightning.pytorch.callbacks.{name}"
         for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "RichProgressBar")
@@ -33,7 +34,7 @@ MORE = {
 """Allowed classes besides the packaged choices and torch's optimizers. None of them executes its arguments, or writes
 outside the run's folder."""
 
-PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger)\.\w+|trainer\.strategy")
+PLACES = re.compile(r"(balancing|optimizer|schedule)|(callbacks|logger|balancing\.loss)\.\w+|trainer\.strategy")
 """Places of a run's config that may hold a ``_target_``."""
 
 RESOLVERS = ("hydra", "now", "either")

@@ -10,6 +10,8 @@ from typing import Any
 from s15erav3.model.checks import ConfigError, check_types, checked_keys
 from s15erav3.model.rope import Yarn
 
+SCORING = ("sigmoid", "softmax", "sqrtsoftplus")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -53,6 +55,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
+    router_init: str = "normal"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -158,8 +161,10 @@ class ModelConfig:
             )
         if self.expert_size % 8:
             raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")
-        if self.scoring_func not in ("sigmoid", "softmax"):
-            raise ConfigError(f"scoring_func={self.scoring_func} must be sigmoid or softmax")
+        if self.scoring_func not in SCORING:
+            raise ConfigError(f"scoring_func={self.scoring_func} must be one of {', '.join(SCORING)}")
+        if self.router_init not in ("normal", "orthogonal"):
+            raise ConfigError(f"router_init={self.router_init} must be normal or orthogonal")
         if self.topk_method not in ("noaux_tc", "expert_choice"):
             raise ConfigError(f"topk_method={self.topk_method} must be noaux_tc or expert_choice")
         if self.topk_method == "expert_choice" and (self.n_group > 1 or self.norm_topk_prob):

@@ -40,10 +40,15 @@ class Routing(NamedTuple):
 
 Solver = Callable[[Tensor, Tensor], Tensor]
 """Maps detached scores (N, E) and the bias (E,) to the bias used to select experts for these tokens, (E,)."""
+Preference = Callable[[Tensor, int], Tensor]
+"""Maps detached scores (N, E) and K to values (N, E) whose top K are the chosen experts, in place of ``s + bias``."""
 
 
 class Router(nn.Module):
-    """Top-K of ``s + bias`` with affinities s = sigmoid(W x) or softmax(W x), weighted by s *without* the bias.
+    """Top-K of ``s + bias`` with affinities s, weighted by s *without* the bias.
+
+    s is a function of the logits W x: sigmoid, softmax over the experts, or sqrt(softplus) (DeepSeek-V4, arXiv
+    2606.19348), which is not bounded above.
 
     With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
@@ -53,7 +58,7 @@ class Router(nn.Module):
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
     round away updates of 1e-3.
 
-    ``rules`` and ``solver`` are set by the balancing strategy and apply in training only.
+    ``rules``, ``solver`` and ``preference`` are set by the balancing strategy and apply in training only.
     """
 
     bias: Tensor
@@ -63,11 +68,12 @@ class Router(nn.Module):
         self.top_k = config.num_experts_per_tok
         self.scaling = config.routed_scaling_factor
         self.normalise = config.norm_topk_prob
-        self.softmax = config.scoring_func == "softmax"
+        self.scoring = config.scoring_func
         self.expert_choice = config.topk_method == "expert_choice"
         self.groups, self.top_groups = config.n_group, config.topk_group
         self.rules = TrainingRules()
         self.solver: Solver | None = None
+        self.preference: Preference | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
@@ -92,7 +98,10 @@ class Router(nn.Module):
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
         else:
-            experts = self.select(scores.detach(), bias)
+            if self.training and self.preference is not None:
+                experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
+            else:
+                experts = self.select(scores.detach(), bias)
             weights = self.weigh(scores, experts)
         chosen = experts.flatten()
         load = torch.zeros_like(bias, dtype=torch.int64)
@@ -116,7 +125,7 @@ class Router(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(dtype), self.weight.to(dtype))
-            return logits, logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
+            return logits, affinities(logits, self.scoring)
 
     def select(self, scores: Tensor, bias: Tensor) -> Tensor:
         """Select K experts per token from scores (N, E) and a bias (E,): int64, (N, K)."""
@@ -138,3 +147,10 @@ class Router(nn.Module):
         closed = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, False)
         limited = grouped.masked_fill(closed.unsqueeze(-1), float("-inf"))
         return limited.view_as(preference)
+
+
+def affinities(logits: Tensor, scoring: str) -> Tensor:
+    """Affinities s of logits (N, E) by the gate function ``scoring``: (N, E)."""
+    if scoring == "softmax":
+        return logits.softmax(dim=-1)
+    return logits.sigmoid() if scoring == "sigmoid" else F.softplus(logits).sqrt()

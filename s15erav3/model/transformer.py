@@ -32,9 +32,9 @@ class Output(NamedTuple):
 class Transformer(nn.Module):
     """A DeepSeek-V3 style language model.
 
-    Initialisation: every matrix, embeddings and router included, is normal with standard deviation
-    ``initializer_range``; norms are 1, biases 0. Parameters are made on the current default device, so a
-    model of any size can be built on ``torch.device("meta")``.
+    Initialisation: every matrix, embeddings included, is normal with standard deviation ``initializer_range``, as a
+    router is unless ``router_init`` makes it orthogonal; norms are 1, biases 0. Parameters are made on the current
+    default device, so a model of any size can be built on ``torch.device("meta")``.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,6 +58,9 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Router):
                 if module is not self.lm_head or not self.config.tie_word_embeddings:
+                    if isinstance(module, Router) and self.config.router_init == "orthogonal":
+                        nn.init.orthogonal_(module.weight)
+                        continue
                     nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)

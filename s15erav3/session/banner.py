@@ -68,7 +68,8 @@ def shape(config: ModelConfig) -> str:
 def balancing(cfg: DictConfig, module: LanguageModule) -> str:
     """The strategy, its add-ons, and a warning if the strategy breaks causality."""
     name = str(cfg.balancing._target_).rpartition(".")[2]
-    rest = [f"{key}={value:g}" for key in signature(AddOns).parameters if (value := cfg.balancing.get(key))]
+    losses = [f"and {name}" for name in cfg.balancing.get("loss") or {}]
+    rest = losses + [f"{key}={value:g}" for key in signature(AddOns).parameters if (value := cfg.balancing.get(key))]
     if not module.net.config.causal:
         rest.append("NOT CAUSAL: losses are too low, generation is refused")
     elif not module.balancer.causal:

@@ -71,14 +71,15 @@ def model_config(cfg: DictConfig, vocab_size: int) -> ModelConfig:
 
 
 def build_balancer(settings: Mapping[Any, Any]) -> Combined:
-    """Build the strategy of the group ``balancing`` and its add-ons.
+    """Build the strategy of the group ``balancing``, its further losses and add-ons.
 
     Raises:
         UserError: a value is out of range.
     """
     names = inspect.signature(AddOns).parameters
-    strategy = instantiate({key: value for key, value in settings.items() if key not in names})
-    return Combined(strategy, AddOns(**{name: settings[name] for name in names if name in settings}))
+    strategy = instantiate({key: value for key, value in settings.items() if key not in (*names, "loss")})
+    losses = {str(name): instantiate(loss) for name, loss in (settings.get("loss") or {}).items()}
+    return Combined(strategy, AddOns(**{name: settings[name] for name in names if name in settings}), losses)
 
 
 def restore_balancer(config: Mapping[str, Any], net: Transformer, where: Path) -> Combined | None:

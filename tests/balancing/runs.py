@@ -22,6 +22,8 @@ RUNS = {
     "dsv3": ["balancing=dsv3", "balancing.freeze_at=0.6"],
     "quantile": ["balancing=quantile", "balancing.ema=0.5"],
     "bip": ["balancing=bip"],
+    "sinkhorn": ["balancing=sinkhorn"],
+    "forced": ["balancing=forced", "balancing.load=zipf"],
     "global": ["balancing=aux", "balancing.scope=global"],
     "sequence": ["balancing=aux", "balancing.scope=sequence"],
     "simbal": ["balancing=simbal"],

@@ -91,7 +91,7 @@ def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: 
 def test_groups_go_with_rules_that_know_them_alone(balancing: str, data: CommentaryData) -> None:
     """Of what one group in two may not choose, those that solve for a cutoff know nothing; one sentence says so."""
     settings = [f"balancing={balancing}", "experts.n_group=2", NARROW]
-    if balancing in (*GATED, "quantile", "bip"):
+    if balancing in (*GATED, "quantile", "bip", "sinkhorn"):
         with pytest.raises(UserError, match="n_group=1") as caught:
             built(data, *settings)
         assert str(caught.value).endswith(".") and str(caught.value).count(". ") == 0
@@ -111,10 +111,10 @@ def test_what_combines_with_every_strategy_does(balancing: str, data: Commentary
         assert router.rules == TrainingRules(router_jitter=0.1, capacity_factor=2.0, expert_dropout=0.2)
     _, out = module._nll(torch.randint(512, (2, 33)))
     batch = MicroBatch(out.routings, 2)
-    loss, own = combined.loss(batch), combined.strategy.loss(batch)
+    loss, own = combined.loss(batch), [part.loss(batch) for part in (combined.strategy, *combined.losses)]
     z = 1e-3 * torch.stack([routing.logits.logsumexp(-1).square().mean() for routing in out.routings]).sum()
     assert loss is not None
-    torch.testing.assert_close(loss, z if own is None else z + own)
+    torch.testing.assert_close(loss, z + sum(term for term in own if term is not None))
 
 
 def test_without_add_ons_nothing_is_added(data: CommentaryData) -> None:

@@ -263,3 +263,23 @@ def test_a_router_in_an_extra_module_is_found() -> None:
     assert len(routers(model)) == 3
     assert routers(model)[-1] is model.extra["block"].router
     assert routers(torch.nn.Linear(2, 2)) == []
+
+
+def test_sqrtsoftplus_by_hand() -> None:
+    """sqrt(log(1 + e^x)). Seen to fail with sigmoid, and without the root."""
+    router = router_of(scoring_func="sqrtsoftplus", norm_topk_prob=False)
+    x = tokens()
+    routing = router(x)
+    logits = (x @ router.weight.T).tolist()
+    expected = [[math.sqrt(math.log1p(math.exp(value))) for value in row] for row in logits]
+    torch.testing.assert_close(routing.scores, torch.tensor(expected))
+    torch.testing.assert_close(routing.weights, routing.scores.gather(1, routing.experts))
+
+
+@pytest.mark.parametrize("experts", [4, 64])
+def test_an_orthogonal_router_has_orthonormal_rows_or_columns(experts: int) -> None:
+    """With 32 numbers in a state. Seen to fail with the normal initialisation."""
+    values = {"n_routed_experts": experts, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 1}
+    for router in routers(Transformer(tiny_config(router_init="orthogonal", **values))):
+        rows = router.weight if experts <= 32 else router.weight.T
+        torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from s15erav3.balancing import Balancer, Forced, Sinkhorn
 from s15erav3.errors import UserError
 from s15erav3.model import Transformer, routers
 from s15erav3.session.compiling import compile_blocks, compile_seconds, compiled_code
@@ -43,6 +44,21 @@ def test_blocks_of_a_kind_are_compiled_once() -> None:
     assert counters["stats"]["unique_graphs"] <= 6, dict(counters["stats"])
     assert not counters["graph_break"]
     assert (compile_seconds() or 0) > 0
+
+
+@pytest.mark.parametrize("balancer", [Sinkhorn(), Forced("even"), Forced("zipf")])
+def test_what_selects_experts_is_compiled_once_as_well(balancer: Balancer) -> None:
+    """Seen to fail with a condition on a tensor's value in each of the two (a graph break)."""
+    config = tiny_config(num_layers=8, first_k_dense_replace=2)
+    net = random_model(config, 0)
+    balancer.attach(routers(net))
+    torch._dynamo.reset()
+    counters.clear()
+    compile_blocks(net, "cpu", backend="aot_eager")
+    for seed in range(2):
+        assert all(grad.isfinite().all() for grad in _step(net, token_ids(config, 2, 9, seed=seed)))
+    assert counters["stats"]["unique_graphs"] <= 4, dict(counters["stats"])
+    assert not counters["graph_break"]
 
 
 def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from typing_extensions import Doc, TypedDict
 
 from s15erav3.cli.schema.kinds import (
     Hint,
+    Must,
     NotNegative,
     Positive,
     Share,
@@ -19,7 +21,6 @@ from s15erav3.cli.schema.kinds import (
 )
 
 NO_BALANCING = Hint("; use balancing=none for no balancing")
-NO_LOSS = Hint("; use balancing=loss_free for no loss")
 
 Rate = Annotated[Positive, NO_BALANCING, Doc("how far a bias moves per optimizer step, in units of the affinity score")]
 FreezeAt = Annotated[Share, Doc("share of training after which the rate is 0; only with schedule=freeze")]
@@ -38,6 +39,7 @@ class AddOns(TypedDict, total=False):
         ),
     ]
     router_jitter: Annotated[ShareBelowOne, Doc("half-width of a random factor on the router's inputs in training")]
+    loss: Annotated[Mapping[str, Any] | None, Must("losses by name"), Doc("further losses, from balancing/loss")]
     expert_dropout: Annotated[ShareBelowOne, Doc("probability that a chosen expert is dropped in training")]
 
 
@@ -68,15 +70,6 @@ class Smebu(Rule, total=False):
 
 
 @closed
-class DeepSeekV3(AddOns, total=False):
-    """``dsv3``: the sign rule, frozen at the end, and a small sequence-wise loss."""
-
-    rate: Rate
-    freeze_at: Annotated[Share, Doc("share of training after which the rate is 0 (DeepSeek-V3: 0.966)")]
-    alpha: Annotated[Positive, NO_LOSS, Doc("weight of the loss within sequences")]
-
-
-@closed
 class Original(AddOns, total=False):
     """``original``: the course project's rule."""
 
@@ -91,21 +84,35 @@ class Quantile(AddOns, total=False):
 
 
 @closed
-class Auxiliary(AddOns, total=False):
-    """``aux``: an auxiliary loss on load times affinity."""
+class AuxiliaryLoss(TypedDict, total=False):
+    """``balancing/loss``: an auxiliary loss on load times affinity."""
 
     alpha: Alpha
     scope: Annotated[
         Literal["micro", "sequence", "global"],
         Doc("tokens over which loads are counted: a micro-batch, each sequence, or the step on all ranks so far"),
     ]
+    counts: Annotated[
+        Literal["chosen", "unbiased"],
+        Doc("experts that a token counts for: those that it used, or the top K of its affinities without the bias"),
+    ]
 
 
 @closed
-class Weighted(AddOns, total=False):
-    """``simbal`` and ``switch``: a loss and its weight."""
+class Auxiliary(AddOns, AuxiliaryLoss, total=False):
+    """``aux``: the auxiliary loss as the strategy."""
+
+
+@closed
+class Loss(TypedDict, total=False):
+    """A loss and its weight."""
 
     alpha: Alpha
+
+
+@closed
+class Weighted(AddOns, Loss, total=False):
+    """``simbal`` and ``switch``: a loss and its weight."""
 
 
 @closed
@@ -115,19 +122,43 @@ class Bip(AddOns, total=False):
     rounds: Annotated[Whole, Ge(1), Le(1000), Doc("solver iterations for the assignment, per micro-batch and layer")]
 
 
+@closed
+class Sinkhorn(Bip, total=False):
+    """``sinkhorn``: a transport plan of the current tokens."""
+
+    temperature: Annotated[Positive, Doc("entropy of the plan, in units of the affinity; small values are more even")]
+
+
+@closed
+class Forced(AddOns, total=False):
+    """``forced``: loads that are known beforehand."""
+
+    load: Annotated[Literal["even", "zipf", "single"], Doc("loads of the experts, whatever the affinities")]
+    exponent: Annotated[NotNegative, Doc("exponent of Zipf's law; only with load=zipf")]
+
+
 BALANCING: dict[str, type] = {
     "s15erav3.balancing.Unbalanced": Plain,
     "s15erav3.balancing.ExpertChoice": Plain,
     "s15erav3.balancing.LossFree": Rule,
     "s15erav3.balancing.Proportional": Rule,
     "s15erav3.balancing.SMEBU": Smebu,
-    "s15erav3.balancing.DeepSeekV3": DeepSeekV3,
     "s15erav3.balancing.OriginalRule": Original,
     "s15erav3.balancing.Quantile": Quantile,
     "s15erav3.balancing.AuxiliaryLoss": Auxiliary,
     "s15erav3.balancing.SimBal": Weighted,
     "s15erav3.balancing.Switch": Weighted,
     "s15erav3.balancing.BIP": Bip,
+    "s15erav3.balancing.Sinkhorn": Sinkhorn,
+    "s15erav3.balancing.Forced": Forced,
     "*": AddOns,
 }
 """Settings by ``_target_``; ``*`` for a user-defined strategy."""
+
+LOSSES: dict[str, tuple[str, type]] = {
+    "aux": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
+    "aux_sequence": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
+    "aux_global": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
+    "simbal": ("s15erav3.balancing.SimBal", Loss),
+}
+"""The losses of ``balancing/loss``: name, ``_target_``, settings."""

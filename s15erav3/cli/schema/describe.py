@@ -16,6 +16,7 @@ from s15erav3.cli.schema.wording import description, what
 
 WIDTH = 120
 MORE = {
+    "balancing/loss": VERBS["train"]["balancing.loss"],
     "experiment": Group("a named combination of all of the above"),
     "hydra/launcher": Group("how the jobs of a sweep run", by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue}),
     "hydra/sweeper": Group("what chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),

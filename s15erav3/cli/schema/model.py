@@ -69,6 +69,12 @@ class Experts(TypedDict, total=False):
         Literal["noaux_tc", "expert_choice"],
         Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control)"),
     ]
-    scoring_func: Annotated[Literal["sigmoid", "softmax"], Doc("function from the router's logits to affinities")]
+    scoring_func: Annotated[
+        Literal["sigmoid", "softmax", "sqrtsoftplus"], Doc("function from the router's logits to affinities")
+    ]
+    router_init: Annotated[
+        Literal["normal", "orthogonal"],
+        Doc("initial router weights: normal, or orthonormal rows (columns if there are more experts than hidden_size)"),
+    ]
     routed_scaling_factor: Annotated[Positive, Doc("factor on the summed output of the routed experts")]
     norm_topk_prob: Annotated[bool, Doc("whether a token's gate weights are divided by their sum")]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from typing_extensions import get_type_hints
 
 from s15erav3.cli.schema import train, verbs
-from s15erav3.cli.schema.balancing import BALANCING
+from s15erav3.cli.schema.balancing import BALANCING, LOSSES
 from s15erav3.cli.schema.data import Data, TokenizerChoice
 from s15erav3.cli.schema.model import Experts, Model, RopeScaling
 from s15erav3.cli.schema.optimizer import OPTIMIZER, SCHEDULE, MultiToken
@@ -41,6 +41,7 @@ TRAIN = {
     "model": Group("size: widths, depth, heads, latent ranks", Model),
     "model.rope_scaling": Group("extension of the context by YaRN", RopeScaling),
     "balancing": Group("how the load of the experts is balanced", by_target=BALANCING),
+    "balancing.loss": Group("losses in addition to the strategy's; also a list, [aux,simbal]", members=LOSSES),
     "optimizer": Group("what updates the weights", by_target=OPTIMIZER),
     "schedule": Group("the learning rate over training", by_target=SCHEDULE),
     "data": Group("text, split and batches", Data),

@@ -61,7 +61,10 @@ def packaged() -> Iterator[tuple[str, str, dict[str, Any]]]:
         content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
         verb = file.stem if group == "." else "train"
         everywhere = group == "." or "@package _global_" in file.read_text()
-        yield verb, file.relative_to(conf_dir()).as_posix(), content if everywhere else {group: content}
+        if not everywhere:
+            for name in reversed(group.split("/")):
+                content = {name: content}
+        yield verb, file.relative_to(conf_dir()).as_posix(), content
 
 
 def test_every_packaged_key_is_described_and_no_description_is_dead() -> None:
