@@ -13,13 +13,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, median, variance
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s15erav3.comparison.effects import OFF
 from s15erav3.comparison.groups import BPB, Group, value
+from s15erav3.comparison.settings import natural
 from s15erav3.comparison.student import p_value, quantile
 from s15erav3.runs.reader import Run
 
@@ -62,7 +63,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
-    """Compare each causal group with the reference: the group with most settings off, or else the first.
+    """Compare each causal group with the reference: the group with most settings off, then by the order of settings.
 
     A group is called better or worse only if its interval excludes 0 and its corrected p-value is below 0.05.
     """
@@ -71,7 +72,7 @@ def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
         return Statistics([], [])
     if len(fair) < 2:
         return Statistics([], ["No intervals: they need two groups with at least two runs each."])
-    base, base_name = max(fair, key=lambda pair: sum(text in OFF for text in pair[0].settings.values()))
+    base, base_name = min(fair, key=lambda pair: _place(pair[0]))
     found = [difference(group, base, name) for group, name in fair if group is not base]
     rows = []
     for one, p in zip(found, holm([one.p for one in found]), strict=True):
@@ -139,6 +140,12 @@ def holm(p: Sequence[float]) -> list[float]:
 def detectable(one: Difference, comparisons: int) -> float:
     """Relative difference that is found with a probability of about 80 % if it is the smallest p-value of all."""
     return (quantile(LEVEL / comparisons, one.df) + quantile(0.4, one.df)) * one.error / one.reference
+
+
+def _place(group: Group) -> tuple[int, list[Any]]:
+    """Order of reference groups, which must not depend on their results."""
+    texts = list(group.settings.values())
+    return -sum(text in OFF for text in texts), [natural(text) for text in texts]
 
 
 def _runs(group: Group) -> dict[str, list[Run]]:

@@ -103,4 +103,6 @@ def test_the_reference_is_the_strategy_that_is_off() -> None:
     made = [group([1.4, 1.41]), group([1.5, 1.52], "none")]
     found = statistics(made, ["aux", "none"])
     assert [row[0] for row in found.rows] == ["aux"] and "difference to none; 1 comparison," in found.notes[0]
+    other = [group([1.5, 1.6], "bip"), group([1.4, 1.3], "aux"), group([1.2, 1.1], "bip2")]
+    assert {row[0] for row in statistics(other, ["bip", "aux", "bip2"]).rows} == {"bip", "bip2"}, "not by results"
     assert statistics([made[0], group([1.5], "none")], ["aux", "none"]).notes[0].startswith("No intervals")
