@@ -86,7 +86,7 @@ def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
     many = f"{len(found)} comparison{'s' if len(found) > 1 else ''}"
     notes = [
         f"val/bpb, difference to {base_name}; {many}, Holm's correction.",
-        f"Differences below {least:.2%} cannot be seen with these runs (power 80 %).",
+        f"Differences below {100 * least:.2g} % cannot be seen with these runs (power 80 %).",
     ]
     if not all(one.documents for one in found):
         notes.append(
