@@ -194,5 +194,5 @@ def show(record: dict[str, Any], routed: Routed | None, output: Path) -> None:
         results.print(grid)
         for specialist in specialists(routed):
             results.print(str(specialist), soft_wrap=True)
-    wrote = [output, *([output.with_suffix(".parquet")] if routed is not None else [])]
+    wrote = [output, *(output.with_suffix(s) for s in (".jsonl", ".parquet")[: 1 if routed is None else 2])]
     say(f"wrote {' and '.join(map(str, wrote))}")

@@ -132,6 +132,8 @@ def test_references_that_cannot_be_compared_are_refused(
     assert main(["evaluate", str(run_dir), f"output={tmp_path / 'x.parquet'}"]) == 2
     assert "output=" in capsys.readouterr().err
     assert not (tmp_path / "x.parquet").exists()
+    assert main(["evaluate", str(run_dir), f"output={tmp_path / 'x.jsonl'}"]) == 2
+    assert not (tmp_path / "x.jsonl").exists()
 
 
 def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
     assert {r["domain"] for r in table} == {"all", "token", "expert"}
     record = json.loads(output.read_text())
     assert {n for n in record if n.startswith("specialisation/")} == {
-        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share")
+        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share", "share_of_expert")
     }
 
 

@@ -205,7 +205,7 @@ def test_summary_names_means_and_layers() -> None:
                  "bias_spread", "confidence", "margin", "coactivation"):  # fmt: skip
         layers = [result[f"layer_{layer:02d}/{name}"] for layer in (1, 2)]
         assert result[f"balance/{name}"] == pytest.approx(np.mean(layers)), name
-    for name in ("bits", "bits_plug_in", "share"):
+    for name in ("bits", "bits_plug_in", "share", "share_of_expert"):
         layers = [result[f"layer_{layer:02d}/specialisation/shade/{name}"] for layer in (1, 2)]
         assert result[f"specialisation/shade/{name}"] == pytest.approx(np.mean(layers))
     assert result["load"] == routed.loads.tolist()
