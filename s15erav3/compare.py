@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 from omegaconf import DictConfig, ListConfig
 
 from s15erav3.cli import hydra_setup
 from s15erav3.cli.flags import split
 from s15erav3.cli.overrides import is_place, key_of, quote_list
-from s15erav3.comparison.groups import BPB, Group, cautions, groups, metrics, ordered, states
+from s15erav3.comparison.groups import BPB, cautions, groups, metrics, ordered
+from s15erav3.comparison.markdown import Compared, counts, to_markdown
 from s15erav3.comparison.page import write_comparison
-from s15erav3.comparison.tables import Grid, grid, left_out, markdown, to_csv
+from s15erav3.comparison.statistics import statistics
+from s15erav3.comparison.tables import grid, left_out, to_csv
 from s15erav3.comparison.terminal_table import fitted
 from s15erav3.errors import UserError, nearest
 from s15erav3.files import at_home, replace_text
@@ -23,17 +24,6 @@ from s15erav3.terminal import Output
 
 SAMPLE = 10
 """Largest number of excluded runs that the terminal lists."""
-
-
-class Compared(NamedTuple):
-    """The data to show about the runs."""
-
-    title: str
-    runs: list[Run]
-    groups: list[Group]
-    grid: Grid
-    cautions: list[str]
-    left_out: list[list[str]]
 
 
 def main(arguments: list[str]) -> int:
@@ -102,7 +92,9 @@ def arrange(
     """Group the runs of the folders, and add notes about the groups."""
     found = ordered(groups(runs, unfinished=unfinished), sort, descending=descending)
     title = "Comparison of " + ", ".join(folders)
-    return Compared(title, runs, found, grid(found, wanted), cautions(found), left_out(runs, found))
+    shown = grid(found, wanted)
+    said = statistics(found, shown.labels)
+    return Compared(title, runs, found, shown, cautions(found), left_out(runs, found), said)
 
 
 def read(folders: Sequence[str]) -> list[Run]:
@@ -147,31 +139,12 @@ def write(compared: Compared, output: Path, sort: str, descending: bool) -> None
             compared.grid,
             compared.cautions,
             compared.left_out,
+            compared.statistics,
             sort,
             descending=descending,
         )
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}; give output=FOLDER.") from error
-
-
-def to_markdown(compared: Compared) -> str:
-    """The notes, the table of groups, and the excluded runs."""
-    text = f"# {compared.title}\n\n{counts(compared)}\n\n"
-    text += "".join(f"- {caution}\n" for caution in compared.cautions) + ("\n" if compared.cautions else "")
-    shown = compared.grid
-    text += markdown(shown.header, shown.rows, shown.n_settings)
-    if shown.same:
-        text += "\nThe same in all: " + ", ".join(f"{name} {value}" for name, value in shown.same.items()) + ".\n"
-    if compared.left_out:
-        text += "\n## Failed and unfinished\n\n" + markdown(["run", "state", "why, or how far"], compared.left_out, 3)
-    return text
-
-
-def counts(compared: Compared) -> str:
-    """Number of runs in each state."""
-    each = ", ".join(f"{n:,} {state}" for state, n in states(compared.runs).items())
-    n = len(compared.runs)
-    return f"{n:,} run{'s' if n > 1 else ''}: {each}. Median (lowest to highest) over the runs of a group that count."
 
 
 def show(compared: Compared, rows: int, output: Path, sort: str = BPB) -> None:
@@ -193,6 +166,11 @@ def show(compared: Compared, rows: int, output: Path, sort: str = BPB) -> None:
         console.print(f"  {state}: {folder}{': ' if account else ''}{account}", soft_wrap=True)
     if len(compared.left_out) > SAMPLE:
         console.print(f"  and {len(compared.left_out) - SAMPLE:,} more, in compare.md")
+    for row in compared.statistics.rows[:rows]:
+        name, mean, interval, relative, p, verdict, *_ = row
+        console.print(f"  {name}: {mean} ({interval}), {relative}, p {p}: {verdict}", soft_wrap=True, markup=False)
+    for note in compared.statistics.notes:
+        console.print(note, soft_wrap=True, markup=False)
     for caution in compared.cautions:
         console.print(f"note: {caution}", soft_wrap=True)
     console.print(f"wrote {output}: compare.csv, compare.md, compare.html", soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.documents import by_document
 from s15erav3.analysis.measure import Measured, measure
 from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
@@ -50,8 +51,8 @@ def evaluate(cfg: DictConfig) -> float:
     if passed_over := data.corpus().passed_over():
         say(f"skipped: {listed(passed_over)}")
     output = at_home(cfg.output) if cfg.output else default_output(cfg, trained)
-    if output.suffix == ".parquet":
-        raise UserError(f"output={output} must not end with .parquet, where the table is written; end it with .json.")
+    if output.suffix in (".parquet", ".jsonl"):
+        raise UserError(f"output={output} must not end with {output.suffix}, the name of another result; use .json.")
     record: dict[str, Any] = {"checkpoint": str(trained.saved.file), "step": trained.saved.step}
     saved = None
     if cfg.reference:
@@ -63,6 +64,8 @@ def evaluate(cfg: DictConfig) -> float:
     record |= summary(measured)
     try:
         replace_text(output, json.dumps(record, indent=2) + "\n")
+        lines = by_document(measured.nll, data.token_files.part(cfg.split), data.tokenizer)
+        replace_text(output.with_suffix(".jsonl"), lines)
         if measured.routed is not None:
             table = long_table(measured.routed, int(measured.cost["tokens"]))
             write_table(table, output.with_suffix(".parquet"))
@@ -191,5 +194,5 @@ def show(record: dict[str, Any], routed: Routed | None, output: Path) -> None:
         results.print(grid)
         for specialist in specialists(routed):
             results.print(str(specialist), soft_wrap=True)
-    wrote = [output, *([output.with_suffix(".parquet")] if routed is not None else [])]
+    wrote = [output, *(output.with_suffix(s) for s in (".jsonl", ".parquet")[: 1 if routed is None else 2])]
     say(f"wrote {' and '.join(map(str, wrote))}")

@@ -354,3 +354,16 @@ def test_the_page_on_a_phone_and_on_light_paper(sweep_page: Path) -> None:
         page.wait("document.querySelector('.chart').querySelector('.main-svg').clientWidth > 1000")
         assert not page.overflows() and page.errors() == []
         page.screenshot("compare-desktop")
+
+
+def test_differences_stand_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A clear effect of three paired seeds, one that is none, and what could not have been seen."""
+    for seed in (1, 2, 3):
+        for name, bpb in (("none", 1.5), ("aux", 1.4 + seed / 1000), ("bip", 1.5 + (-1) ** seed / 100)):
+            folder = tmp_path / f"{name}{seed}"
+            write_run(folder, f"balancing={name}", f"seed={seed}", val_bpb=bpb + seed / 10, maxvio=0.1)
+    assert main(["compare", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for text in (printed, (tmp_path / "compare.md").read_text(), (tmp_path / "compare.html").read_text()):
+        assert "difference to none; 2 comparisons" in text and "cannot be seen" in text
+        assert "-0.1005 to -0.0955" in text and "better" in text and "no difference shown" in text

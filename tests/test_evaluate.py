@@ -14,6 +14,7 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.data.datamodule import CommentaryData
+from s15erav3.data.tokens import documents_of
 from s15erav3.loading import load
 from tests.tiny import train
 
@@ -131,6 +132,8 @@ def test_references_that_cannot_be_compared_are_refused(
     assert main(["evaluate", str(run_dir), f"output={tmp_path / 'x.parquet'}"]) == 2
     assert "output=" in capsys.readouterr().err
     assert not (tmp_path / "x.parquet").exists()
+    assert main(["evaluate", str(run_dir), f"output={tmp_path / 'x.jsonl'}"]) == 2
+    assert not (tmp_path / "x.jsonl").exists()
 
 
 def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
     assert {r["domain"] for r in table} == {"all", "token", "expert"}
     record = json.loads(output.read_text())
     assert {n for n in record if n.startswith("specialisation/")} == {
-        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share")
+        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share", "share_of_expert")
     }
 
 
@@ -179,3 +182,17 @@ def test_a_strategy_that_is_not_here_costs_the_churn_alone(
     assert main(["evaluate", str(tmp_path / "run"), "trust=elsewhere"]) == 0
     assert "balance/next_churn is left out" in capsys.readouterr().err
     assert "balance/next_churn" not in json.loads((tmp_path / "run" / "evaluate-best-val.json").read_text())
+
+
+def test_documents_add_up_to_the_text(run_dir: Path, first: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """A line per document with its own bytes. Fails if a document begins one token too early or too late."""
+    lines = [json.loads(line) for line in (run_dir / "evaluate-last-val.jsonl").read_text().splitlines()]
+    saved = load(str(run_dir))
+    data = CommentaryData(
+        tokenizer=saved.tokenizer, **{k: v for k, v in saved.config["data"].items() if k != "max_epochs"}
+    )
+    texts = [d.text.encode() for d in documents_of(data.prepare().corpus(), data.plan, "val")]
+    assert [line["bytes"] for line in lines] == [len(text) for text in texts]
+    bits = sum(line["nll"] for line in lines) / math.log(2)
+    assert bits / sum(map(len, texts)) == pytest.approx(first[0]["text/bpb"], rel=1e-9)
+    assert sum(line["tokens"] for line in lines) == first[0]["text/tokens"]

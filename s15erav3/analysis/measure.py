@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from s15erav3.analysis.collect import Collector, Routed
@@ -17,7 +18,6 @@ from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads
 from s15erav3.balancing.routing_diagnostics import churn
 from s15erav3.data.labels import Domain
 from s15erav3.model import Transformer, routers
-from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.metrics import BitsPerByte
 
 
@@ -28,6 +28,8 @@ class Measured(NamedTuple):
     """``loss`` (nats per token), ``bpb`` (bits per byte), ``tokens`` and ``bytes``."""
     routed: Routed | None
     """``None`` for a model without experts."""
+    nll: Tensor
+    """Nats of each token of the part after its first, on the CPU: (N,)."""
 
 
 @torch.no_grad()
@@ -57,20 +59,28 @@ def measure(
     cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
     collector = Collector(net, labels, with_reference=reference is not None) if net.config.num_moe_layers else None
     turned: Tensor | None = None
+    each: list[Tensor] = []
     for batch in batches:
         windows = batch.to(device)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         with autocast():
             out = net(inputs)
-            nll = chunked_cross_entropy(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten(), 512)
+            nll = token_nll(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten())
             final = None if reference is None else reference(inputs).routings
             if balancer is not None:
                 turned, balancer = next_churn(net, balancer, inputs), None
-        cost.update(nll, lengths[targets])
+        cost.update(nll.double().sum(), lengths[targets])
+        each.append(nll)
         if collector is not None:
             collector.add(out.routings, final)
     found: dict[str, float | int] = {key: value.item() for key, value in cost.compute().items()}
-    return Measured(found, None if collector is None else collector.finish(turned))
+    return Measured(found, None if collector is None else collector.finish(turned), torch.cat(each).cpu())
+
+
+def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Nats of each target: hidden (N, D), head (V, D), targets (N,) -> fp32, (N,). Stores logits of 512 tokens."""
+    parts = zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True)
+    return torch.cat([F.cross_entropy(F.linear(h, head).float(), t, reduction="none") for h, t in parts])
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:

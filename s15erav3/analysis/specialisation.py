@@ -25,6 +25,8 @@ class Information(NamedTuple):
     """Miller-Madow estimate, in bits; can be negative."""
     share: Tensor
     """``corrected`` divided by the entropy of the value: 1 if the expert determines it; 0 if there is one value."""
+    share_of_expert: Tensor
+    """``corrected`` divided by the entropy of the expert, which bounds it and falls when routing collapses."""
 
 
 def mutual_information(counts: Tensor) -> Information:
@@ -43,9 +45,12 @@ def mutual_information(counts: Tensor) -> Information:
         terms.append(((table > 0).sum(dim=-1) - 1) / (2 * n))
     plug_in = (entropies[0] + entropies[1] - entropies[2]) / math.log(2)
     corrected = plug_in + (terms[0] + terms[1] - terms[2]) / math.log(2)
-    value_bits = entropies[1] / math.log(2)
-    share = torch.where(value_bits > 0, corrected / value_bits.clamp(min=1e-12), 0.0)
-    return Information(plug_in, corrected, share)
+    # Over dimension -2 the values are summed: the first entropy is the expert's, the second the value's.
+    of_expert, of_value = (
+        torch.where(bits > 0, corrected / bits.clamp(min=1e-12), 0.0)
+        for bits in (entropies[0] / math.log(2), entropies[1] / math.log(2))
+    )
+    return Information(plug_in, corrected, of_value, of_expert)
 
 
 class Specialist(NamedTuple):

@@ -56,13 +56,15 @@ def summary(measured: Measured) -> dict[str, Any]:
 
 
 def specialisation(routed: Routed) -> dict[str, Tensor]:
-    """Return (L,) each per domain: ``bits`` (corrected), ``bits_plug_in``, and ``share`` of the value's entropy."""
+    """Return (L,) each per domain: ``bits`` (corrected), ``bits_plug_in``, ``share`` of the value's entropy
+    and ``share_of_expert``, of the expert's."""
     found = {}
     for domain, counts in routed.domains.items():
         information = mutual_information(counts.slots)
         found[f"specialisation/{domain}/bits"] = information.corrected
         found[f"specialisation/{domain}/bits_plug_in"] = information.plug_in
         found[f"specialisation/{domain}/share"] = information.share
+        found[f"specialisation/{domain}/share_of_expert"] = information.share_of_expert
     return found
 
 

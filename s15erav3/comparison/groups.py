@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s15erav3.comparison.settings import ABSENT, identity, natural, settings
+from s15erav3.runs.baselines import baselines
 from s15erav3.runs.reader import Run
 
 BPB, MAXVIO = "val/bpb", "balance/maxvio_global"
@@ -164,7 +165,8 @@ def cautions(found: Sequence[Group]) -> list[str]:
         notes.append(
             f"Runs of one group come from different commits of the code: {_first(commits, [g.name for g in commits])}."
         )
-    return notes
+    beside = {line for group in found for run in group.counted if (line := baselines(run.folder))}
+    return notes + [f"Baselines in bits per byte: {line}." for line in sorted(beside)]
 
 
 def json_text(data: Any) -> tuple[Any, ...]:

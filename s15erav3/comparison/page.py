@@ -18,6 +18,7 @@ from s15erav3.comparison.charts import (
 from s15erav3.comparison.colours import Colouring, colourings, colourings_json
 from s15erav3.comparison.groups import BPB, MAXVIO, Group, pareto, states
 from s15erav3.comparison.settings import ABSENT, natural
+from s15erav3.comparison.statistics import HEADER, Statistics
 from s15erav3.comparison.tables import Grid
 from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, script_json, table, write_page
@@ -34,6 +35,7 @@ def write_comparison(
     shown: Grid,
     cautions: Sequence[str],
     left_out: Sequence[Sequence[str]],
+    statistics: Statistics,
     sorted_by: str,
     *,
     descending: bool = False,
@@ -44,6 +46,7 @@ def write_comparison(
         groups: in the order of the table.
         shown: table of these groups.
         left_out: folder, state and reason of the runs that do not count.
+        statistics: differences to a reference group.
         sorted_by, descending: sort metric and direction.
 
     Raises:
@@ -56,6 +59,9 @@ def write_comparison(
     )
     colours = colourings(groups, shown.header[: shown.n_settings], shown.labels)
     sections = [groups_section(groups, shown, cautions, front, {sorted_by: descending}, colours)]
+    if statistics.notes:
+        blocks = [table(HEADER, statistics.rows, _many(len(statistics.rows), "comparison"))] if statistics.rows else []
+        sections.append(Section("Differences", " ".join(statistics.notes), blocks))
     if any(group.counted for group in groups):
         sections += [
             trade_off_section(groups, front, shown, colours[0]),

@@ -119,6 +119,8 @@ BALANCE = (
            "The same without the correction: many rare values look informative by chance."),
     Metric("specialisation/{domain}/share", "1", "neither", ("evaluate",),
            "The corrected bits over the entropy of the value."),
+    Metric("specialisation/{domain}/share_of_expert", "1", "neither", ("evaluate",),
+           "The corrected bits over the entropy of the expert, which bounds them: comparable when loads are uneven."),
 )  # fmt: skip
 
 LAYER_OF_STEP = ("maxvio",)
@@ -126,7 +128,7 @@ LAYER_OF_TEXT = (
     *("maxvio_global", "minvio_global", "entropy_global", "cv_global", "gini_global", "bias_norm", "bias_spread"),
     *("confidence", "margin", "next_churn", "saturation", "coactivation"),
 )
-DOMAIN = ("bits", "bits_plug_in", "share")
+DOMAIN = ("bits", "bits_plug_in", "share", "share_of_expert")
 
 EXPERTS = (
     Metric("load_L{layer}/E{expert}", "fair shares", "neither", ("train",),

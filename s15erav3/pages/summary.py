@@ -12,6 +12,7 @@ import yaml
 
 from s15erav3.metrics import hover
 from s15erav3.pages.page import Html, Section, details, table
+from s15erav3.runs.baselines import baselines
 from s15erav3.runs.reader import Run
 
 WARNINGS = {
@@ -93,6 +94,8 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
     ):
         if key in number:
             yield NAMES.get(key, key), form.format(number[key]), small
+    if beside := baselines(run.folder):
+        yield "baselines", beside, "bits per byte"
     if "params/total" in number:
         active = number.get("params/active")
         yield "parameters", short(number["params/total"]), f"{short(active)} active per token" if active else ""

@@ -200,12 +200,12 @@ def test_summary_names_means_and_layers() -> None:
     """Catches means over the wrong axis, a layer's position for its number, numbers that JSON cannot hold, and the
     floor of twice the tokens, or of half of them."""
     routed = routed_by(made())
-    result = summary(Measured({"loss": 1.0, "bpb": 1.0, "tokens": 50, "bytes": 50}, routed))
+    result = summary(Measured({"loss": 1.0, "bpb": 1.0, "tokens": 50, "bytes": 50}, routed, torch.zeros(50)))
     for name in ("maxvio_global", "minvio_global", "gini_global", "entropy_global", "cv_global", "bias_norm",
                  "bias_spread", "confidence", "margin", "coactivation"):  # fmt: skip
         layers = [result[f"layer_{layer:02d}/{name}"] for layer in (1, 2)]
         assert result[f"balance/{name}"] == pytest.approx(np.mean(layers)), name
-    for name in ("bits", "bits_plug_in", "share"):
+    for name in ("bits", "bits_plug_in", "share", "share_of_expert"):
         layers = [result[f"layer_{layer:02d}/specialisation/shade/{name}"] for layer in (1, 2)]
         assert result[f"specialisation/shade/{name}"] == pytest.approx(np.mean(layers))
     assert result["load"] == routed.loads.tolist()

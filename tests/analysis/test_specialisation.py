@@ -88,3 +88,12 @@ def test_specialists_come_strongest_first() -> None:
     found = list(specialists(routed(weak=weak, strong=strong)))
     assert [s.domain for s in found] == ["strong", "weak"]
     assert found[0].times > found[1].times
+
+
+def test_share_of_expert_is_comparable_under_collapse() -> None:
+    """Expert 1 takes a sixteenth of the slots, all of one value of four: I = H(expert) - 3/4 * 0 - 1/4 * H(1/4)."""
+    counts = torch.tensor([[[40_000, 0], [40_000, 0], [40_000, 0], [30_000, 10_000]]])
+    expert, within = (-(p * math.log2(p) + (1 - p) * math.log2(1 - p)) for p in (1 / 16, 1 / 4))
+    found = mutual_information(counts)
+    assert found.share_of_expert.item() == pytest.approx(1 - within / 4 / expert, abs=1e-3)
+    assert found.share.item() == pytest.approx((expert - within / 4) / 2, abs=1e-3)

@@ -251,3 +251,14 @@ def test_prompts_do_not_part_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "1", "seed=2", config={"data.prompts": ["Dear"]})
     (group,) = groups(read(tmp_path))
     assert group.settings == {} and len(group.runs) == 2
+
+
+def test_baselines_beside_a_run_are_noted(tmp_path: Path) -> None:
+    """Once for all runs that share them; an unusable file is passed over."""
+    for seed, text in enumerate(['{"split": "val", "train_tokens": 9000, "bpb": {"3-gram": 1.25}}'] * 2 + ["[1]"]):
+        folder = write_run(tmp_path / str(seed), f"seed={seed}", val_bpb=1.5)
+        (folder / "baselines.json").write_text(text)
+    notes = cautions(groups([read_run(folder) for folder in find_runs(tmp_path)]))
+    assert [n for n in notes if "Baselines" in n] == [
+        "Baselines in bits per byte: 3-gram 1.2500 (val, fitted on 9,000 tokens)."
+    ]

@@ -46,7 +46,7 @@ class Evaluate(TypedDict, total=False):
     context_extension: Extension
     output: Annotated[
         Path | None,
-        Doc("JSON file, a .parquet beside it; null: evaluate-CHECKPOINT-SPLIT.json in the run's folder"),
+        Doc("JSON file, .jsonl and .parquet beside it; null: evaluate-CHECKPOINT-SPLIT.json in the run's folder"),
     ]
 
 
