@@ -204,7 +204,9 @@ def table(totals: dict[str, Total], tokens: int) -> str:
         whole.add(total)
     cards = " | ".join(f"{card}, ms" for card in CARDS)
     lines = [f"| part | kernels | casts | GB moved | TFLOP | {cards} |", "| --- |" + " --- |" * (4 + len(CARDS))]
-    order = sorted(((part, total) for part, total in totals.items() if total.kernels), key=lambda item: -item[1].kernels)
+    order = sorted(
+        ((part, total) for part, total in totals.items() if total.kernels), key=lambda item: -item[1].kernels
+    )
     for part, total in [*order, ("**whole step**", whole)]:
         times = " | ".join(f"{seconds * 1e3:.2f}" for seconds in total.seconds.values())
         amounts = f"{total.bytes / 1e9:.2f} | {total.flops / 1e12:.3f}"
