@@ -99,7 +99,7 @@ class Tokenizer:
             ids = [i for text in texts for i in (*self.encode(text), self.end_of_text)]
             return np.array(ids, dtype=np.uint32)
         joined = "".join(text + ENDOFTEXT for text in texts)
-        with no_panic(f"tokenizer={self.name} cannot encode this text", "look for very long words in it"):
+        with no_panic(f"tokenizer={self.name} cannot encode this text", "check it for very long words"):
             return self.encoding.encode_to_numpy(joined, allowed_special={ENDOFTEXT}, disallowed_special=())
 
     def bytes_of(self, token: int) -> bytes:
