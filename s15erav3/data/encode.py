@@ -6,6 +6,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -42,10 +43,15 @@ def encode_documents(
         UserError: the tokenizer fails on a text.
     """
     threads = threads or usable_cores()
+    chunks = _chunks(documents)
+    # The thread that first uses a regular expression owns its scratch memory, and from then on each of its matches
+    # slows down those of the other threads: two were as slow as one. So that thread is none of the pool.
+    for part, texts in islice(chunks, 1):
+        yield _encode(part, texts, tokenizer)
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Encoded]] = deque()
         try:
-            for part, texts in _chunks(documents):
+            for part, texts in chunks:
                 pending.append(pool.submit(_encode, part, texts, tokenizer))
                 if len(pending) > 2 * threads:
                     yield pending.popleft().result()

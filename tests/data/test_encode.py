@@ -113,7 +113,12 @@ def test_reading_waits_for_encoding_and_writing(
 def test_threads_work_at_once(vocabulary: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevents threads that wait for each other: each of these two goes on only when the other has come as well."""
     monkeypatch.setattr(encode, "CHUNK", 1)
-    meeting = threading.Barrier(2, timeout=20)
-    monkeypatch.setattr(Tokenizer, "encode_documents", lambda self, texts: np.full(1, meeting.wait(), np.uint32))
-    chunks = list(encode_documents([("train", "a"), ("train", "b")], vocabulary, 2))
-    assert sorted(int(chunk.ids[0]) for chunk in chunks) == [0, 1]
+    meeting, here = threading.Barrier(2, timeout=20), threading.get_ident()
+
+    def meet(self: Tokenizer, texts: list[str]) -> np.ndarray:
+        return np.full(1, 9 if threading.get_ident() == here else meeting.wait(), np.uint32)
+
+    monkeypatch.setattr(Tokenizer, "encode_documents", meet)
+    chunks = list(encode_documents([("train", "a"), ("train", "b"), ("train", "c")], vocabulary, 2))
+    assert chunks[0].ids[0] == 9, "the first by none of them, see encode.py"
+    assert sorted(int(chunk.ids[0]) for chunk in chunks[1:]) == [0, 1]
