@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.data.tokens import documents_of
+from s15erav3.data.tokens import texts_of
 from s15erav3.errors import UserError
 from s15erav3.files import replace_text
 from s15erav3.loading import load
@@ -117,7 +117,7 @@ def baselines(data: CommentaryData, split: str, orders: list[int], train_tokens:
         found[f"{order}-gram"] = -float(np.log2(p).sum()) / size
     if train_tokens is None:
         before, after = (
-            "".join(d.text for d in documents_of(data.corpus(), data.plan, part)).encode()
+            "".join(texts_of(data.corpus(), data.plan, part)).encode()
             for part in ("train", "val" if split == "val" else "test")
         )
         for name, measure in compressors().items():

@@ -14,7 +14,7 @@ import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.data.datamodule import CommentaryData
-from s15erav3.data.tokens import documents_of
+from s15erav3.data.tokens import texts_of
 from s15erav3.loading import load
 from tests.tiny import train
 
@@ -191,7 +191,7 @@ def test_documents_add_up_to_the_text(run_dir: Path, first: tuple[dict[str, Any]
     data = CommentaryData(
         tokenizer=saved.tokenizer, **{k: v for k, v in saved.config["data"].items() if k != "max_epochs"}
     )
-    texts = [d.text.encode() for d in documents_of(data.prepare().corpus(), data.plan, "val")]
+    texts = [text.encode() for text in texts_of(data.prepare().corpus(), data.plan, "val")]
     assert [line["bytes"] for line in lines] == [len(text) for text in texts]
     bits = sum(line["nll"] for line in lines) / math.log(2)
     assert bits / sum(map(len, texts)) == pytest.approx(first[0]["text/bpb"], rel=1e-9)

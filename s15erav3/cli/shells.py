@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 
 from s15erav3.errors import UserError, nearest
 
@@ -90,8 +92,6 @@ def words(verbs: Mapping[str, str]) -> int:
     Args:
         verbs: description of each verb.
 
-    Raises:
-        SystemExit: Hydra has printed the settings.
     """
     from s15erav3.cli import completion, help
     from s15erav3.cli.flags import flags, split
@@ -108,5 +108,10 @@ def words(verbs: Mapping[str, str]) -> int:
     elif last.startswith("-"):
         print("\n".join(flag for flag in flags() if flag.startswith(last)))
     elif arguments := completion.asked(["-sc", "query=fish"], verbs):
-        help.answer(arguments[0], split(arguments[1:]))
+        with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
+            help.answer(arguments[0], split(arguments[1:]))
+        for word in printed.getvalue().splitlines():
+            # Hydra gives a group that has both choices and groups of its own, such as balancing, without an ending.
+            bare = word and "=" not in word and word[-1] not in "./"
+            print("\n".join(word + ending for ending in ("=", "/")) if bare else word)
     return 0

@@ -84,7 +84,8 @@ def test_every_word_that_may_follow_is_told(
 
     assert asked("s15erav3 ") == asked("s15erav3") == list(VERBS)
     assert asked("s15erav3 --comp") == ["--completion"] and asked("s15erav3 --completion z") == ["zsh"]
-    assert asked("s15erav3 train bal") == ["balancing.", "balancing="]
+    assert asked("s15erav3 train bal") == ["balancing=", "balancing/", "balancing."]
+    assert asked("s15erav3 train balancing/") == ["balancing/loss="]
     assert asked("s15erav3 train -m seed=1 experts=e8_split") == [f"experts=e8_split{n}" for n in (2, 4, 8)]
     assert asked("s15erav3 train hydra/launcher=gp") == ["hydra/launcher=gpu_queue"]
     assert asked("s15erav3 sample RUN_DIR top_") == ["top_k=", "top_p="]

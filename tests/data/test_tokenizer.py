@@ -205,7 +205,7 @@ def largest_size(train: Callable[[int], Tokenizer]) -> int:
     """The size that a refusal names."""
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size=5000 is more than this corpus supports") as caught:
         train(5000)
-    named = re.search(r"take tokenizer\.vocab_size=(\d+) or less", str(caught.value))
+    named = re.search(r"use tokenizer\.vocab_size=(\d+) or less", str(caught.value))
     assert named
     return int(named[1])
 
@@ -244,7 +244,7 @@ def test_size_named_for_a_text_without_merges_works() -> None:
     """Prevents a remedy that is itself refused."""
     with pytest.raises(UserError) as caught:
         train_bpe(["a", "b"], 300)
-    named = re.search(r"take tokenizer\.vocab_size=(\d+) or less", str(caught.value))
+    named = re.search(r"use tokenizer\.vocab_size=(\d+) or less", str(caught.value))
     if named:
         train_bpe(["a", "b"], int(named[1]))
 
