@@ -46,7 +46,7 @@ def encode_documents(
     chunks = _chunks(documents)
     # The thread that first uses a regular expression owns its scratch memory, and from then on each of its matches
     # slows down those of the other threads: two were as slow as one. So that thread is none of the pool.
-    for part, texts in islice(chunks, 1):
+    for part, texts in islice(chunks, 1 if threads > 1 else None):
         yield _encode(part, texts, tokenizer)
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Encoded]] = deque()
