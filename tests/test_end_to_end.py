@@ -224,6 +224,7 @@ def test_compiled_training_is_eager_training(run_dir: Path, tmp_path: Path) -> N
     settings = ["trainer.max_steps=10", "callbacks.telemetry.every_n_steps=1", "compile=true"]
     assert train(*settings, run_dir=run) == 0
     assert result(run)["val/loss"] == pytest.approx(result(run_dir)["val/loss"], rel=2e-3)
+    assert result(run)["perf/compile_seconds"] > 0
     files = [d / "checkpoints" / "last.ckpt" for d in (run, run_dir)]
     names = [torch.load(f, weights_only=True)["state_dict"].keys() for f in files]
     assert names[0] == names[1]

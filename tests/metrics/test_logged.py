@@ -83,7 +83,8 @@ def test_nothing_is_in_the_table_that_is_not_told(told: dict[str, Told]) -> None
         for name in values
         if (metric := find(name)) is not None
     }
-    assert {(metric.name, place) for metric in METRICS for place in metric.where} <= seen
+    compiled_only = {("perf/compile_seconds", "result")}  # none of these runs waits for a compiler
+    assert {(metric.name, place) for metric in METRICS for place in metric.where} - compiled_only <= seen
 
 
 def test_evaluate_shows_what_the_table_has(told: dict[str, Told]) -> None:
