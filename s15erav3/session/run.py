@@ -171,9 +171,11 @@ def stops_early(run_dir: Path) -> Iterator[None]:
     Training handles signals itself. During setup, Lightning would turn a KeyboardInterrupt into exit status 1.
     """
     before: dict[int, Any] = {}
+    stopped: list[Interrupted] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number, run_dir)
+        stopped.append(Interrupted(number, run_dir))
+        raise stopped[-1]
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, *STOPS):
@@ -181,6 +183,10 @@ def stops_early(run_dir: Path) -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        if stopped:  # a library, such as pydantic, has wrapped it in an error of its own
+            raise stopped[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
