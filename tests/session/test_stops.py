@@ -14,11 +14,15 @@ from s15erav3.session.run import stops_early
 
 def test_a_signal_that_a_library_wraps_is_still_a_signal(tmp_path: Path) -> None:
     """pydantic reports whatever happens while it builds a schema as its own error."""
-    with pytest.raises(Interrupted) as stopped, stops_early(tmp_path):
+
+    def build() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except BaseException as error:
             raise ValueError(str(error)) from error
+
+    with pytest.raises(Interrupted) as stopped, stops_early(tmp_path):
+        build()
     assert stopped.value.exit_status == 128 + signal.SIGTERM
     with pytest.raises(ValueError, match="ordinary"), stops_early(tmp_path):
         raise ValueError("ordinary")
