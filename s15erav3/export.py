@@ -12,7 +12,7 @@ from s15erav3 import __version__
 from s15erav3.cli import hydra_setup
 from s15erav3.cli.flags import by_place
 from s15erav3.comparison.tables import in_markdown
-from s15erav3.data.tokenizer import LONGEST_WORD
+from s15erav3.data.long_words import LONGEST_WORD
 from s15erav3.files import at_home
 from s15erav3.interop.hf_folder import write_folder
 from s15erav3.loading import Saved, load

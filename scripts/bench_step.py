@@ -117,7 +117,9 @@ def main() -> None:
     ceiling = 10 * 2 * 1024**3 / medians.pop(GEMM)
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
     print(f"{args.batch} x {args.sequence} tokens, torch {torch.__version__}, {device}, one CPU thread")
-    print(f"GEMM ceiling of this machine: {ceiling / 1e9:,.0f} GFLOP/s; compiling took {compile_seconds():.0f} s")
+    print(
+        f"GEMM ceiling of this machine: {ceiling / 1e9:,.0f} GFLOP/s; compiling took {compile_seconds(compiled):.1f} s"
+    )
     best = min(median for name, median in medians.items() if "transformers" in name)
     for name, median in medians.items():
         speed = f"{tokens / median:9,.0f} tokens/s  {flops / median / ceiling:4.0%} of the ceiling"

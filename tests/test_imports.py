@@ -21,6 +21,7 @@ FLOORS: dict[str, set[str]] = {
     # the ground: Python alone
     "__init__": set(),
     "errors": set(),
+    "cores": set(),
     "files": set(),
     "metrics": set(),
     "cli": {"errors", "files"},
@@ -29,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
     # what is studied
     "model": set(),
     "balancing": {"model", "errors"},
-    "data": {"errors", "files"},
+    "data": {"cores", "errors", "files"},
     "interop": {"model", "data", "errors", "files"},
     "training": {"balancing", "model"},
     "device": {"training", "errors"},
@@ -50,8 +51,8 @@ FLOORS: dict[str, set[str]] = {
         *("loading", "pages", "analysis", "callbacks", "loggers", "runs", "device", "training", "balancing", "model"),
         *("metrics", "data", "terminal", "ranks", "cli", "errors", "files"),
     },
-    "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "errors", "files"},
-    "machine": {"__init__", "session", "training", "model", "cli"},
+    "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "cores", "errors", "files"},
+    "machine": {"__init__", "session", "training", "model", "cli", "cores"},
     # the verbs, and their table
     "train": {"sweeps", "session", "callbacks", "cli"},
     "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from s15erav3.cores import usable_cores
 from s15erav3.data.splits import Part
 from s15erav3.data.tokenizer import Tokenizer
 
@@ -59,11 +59,6 @@ def encode_documents(
                 yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chunks(documents: Iterable[tuple[Part, str]]) -> Iterator[tuple[Part, list[str]]]:

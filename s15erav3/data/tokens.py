@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from s15erav3.data.bpe import train_bpe
 from s15erav3.data.cache import cache_dir, discard, only_writer, write_atomically
 from s15erav3.data.corpus import Corpus
 from s15erav3.data.encode import encode_documents
 from s15erav3.data.splits import SPLITS, Part, assign_splits
-from s15erav3.data.tokenizer import Tokenizer, train_bpe
+from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

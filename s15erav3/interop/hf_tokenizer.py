@@ -12,8 +12,9 @@ from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import models, processors
 
+from s15erav3.data.bpe import byte_characters, cut_into_bytes
 from s15erav3.data.panics import build_encoding, no_panic
-from s15erav3.data.tokenizer import PUBLIC, Tokenizer, byte_characters, cut_into_bytes
+from s15erav3.data.tokenizer import PUBLIC, Tokenizer
 from s15erav3.errors import UserError
 from s15erav3.interop.patterns import can_be_empty, to_oniguruma, to_tiktoken
 
@@ -25,7 +26,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> N
 
     The loaded tokenizer returns one end-of-text token, with which our models start every prompt, and then the ids of
     :meth:`Tokenizer.encode`; ``add_special_tokens=False`` omits the end-of-text token. Words of more than
-    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, such as a million blanks, are an exception: ours are cut
+    :data:`~s15erav3.data.long_words.LONGEST_WORD` characters, such as a million blanks, are an exception: ours are cut
     into pieces of that length, theirs are not, so tokens next to a cut can differ, with the same decoded text. Names
     of special tokens in a text are encoded as text. The vocabulary size is ``tokenizer.n_vocab``: ids that the
     encoding does not use (cl100k_base and o200k_base have some between their special tokens) become special tokens
@@ -99,7 +100,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """Load the byte-level BPE of a folder with ``tokenizer.json``.
 
     Ordinary text gets the same ids as in transformers, except for words of more than
-    :data:`~s15erav3.data.tokenizer.LONGEST_WORD` characters, which are cut.
+    :data:`~s15erav3.data.long_words.LONGEST_WORD` characters, which are cut.
 
     A tokenizer written by :func:`write_tokenizer` keeps its fingerprint and its name, except that names of public
     encodings get the prefix ``hf_``: :meth:`Tokenizer.state` trusts these names, and a file might not match its name.

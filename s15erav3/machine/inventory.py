@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from s15erav3 import __version__
+from s15erav3.cores import usable_cores
 from s15erav3.session.banner import device_name
 from s15erav3.training.hardware import has_fast_bf16
 
@@ -29,7 +30,7 @@ def inventory() -> dict[str, Any]:
         "cuda_build": torch.version.cuda,
         "packages": {name: _installed(name) for name in PACKAGES},
         "cpu": device_name(torch.device("cpu")),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "environment": threads,
         "cpu_bf16": has_fast_bf16("cpu"),

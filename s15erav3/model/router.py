@@ -153,4 +153,6 @@ def affinities(logits: Tensor, scoring: str) -> Tensor:
     """Affinities s of logits (N, E) by the gate function ``scoring``: (N, E)."""
     if scoring == "softmax":
         return logits.softmax(dim=-1)
-    return logits.sigmoid() if scoring == "sigmoid" else F.softplus(logits).sqrt()
+    if scoring == "sigmoid":
+        return logits.sigmoid()
+    return F.softplus(logits.clamp(min=-80)).sqrt()  # below -103 softplus is 0 in fp32, and the root's gradient NaN

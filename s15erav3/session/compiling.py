@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from s15erav3.data.cache import cache_dir
 from s15erav3.errors import UserError
@@ -16,7 +19,8 @@ def compile_blocks(net: Transformer, device: str, backend: str = "inductor") -> 
     """Compile each block at its first use, in place: names and checkpoints stay the same.
 
     A block is the largest part that repeats, and blocks of a kind share their code, so the time to compile does not
-    grow with the number of layers. Runs and the jobs of a sweep share the code on disk.
+    grow with the number of layers. Runs and the jobs of a sweep share the code on disk. What this process compiled for
+    an earlier job is dropped: with many sizes, torch would reach its limit of versions and run eager code instead.
 
     Raises:
         UserError: there is no C++ compiler, which ``device="cpu"`` needs.
@@ -25,9 +29,11 @@ def compile_blocks(net: Transformer, device: str, backend: str = "inductor") -> 
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_code())
         if device == "cpu":
             _check_compiler()
-    for module in net.modules():
-        if isinstance(module, Block):
-            module.compile(backend=backend)
+    torch.compiler.reset()
+    if dynamo := sys.modules.get("torch._dynamo.utils"):
+        dynamo.cumulative_time_spent_ns.clear()
+    for block in _blocks(net):
+        block.compile(backend=backend)
 
 
 def compiled_code() -> Path:
@@ -35,11 +41,16 @@ def compiled_code() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled")
 
 
-def compile_seconds() -> float | None:
-    """Seconds that this process has spent in ``torch.compile``; ``None`` if it has not compiled anything."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    spent: float = dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0
-    return spent or None
+def compile_seconds(net: Transformer) -> float | None:
+    """Seconds in ``torch.compile`` since :func:`compile_blocks`; ``None`` if the net's blocks are not compiled."""
+    if all(block._compiled_call_impl is None for block in _blocks(net)):
+        return None
+    spent: float = sys.modules["torch._dynamo.utils"].calculate_time_spent()["total_wall_time"]
+    return spent
+
+
+def _blocks(net: Transformer) -> Iterator[Block]:
+    return (module for module in net.modules() if isinstance(module, Block))
 
 
 def _check_compiler() -> None:

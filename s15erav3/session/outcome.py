@@ -76,7 +76,7 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
         "precision": trainer.precision,
         "causal": module.net.config.causal,
     }
-    if (seconds := compile_seconds()) is not None:
+    if (seconds := compile_seconds(module.net)) is not None:
         figures["perf/compile_seconds"] = seconds
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Telemetry):

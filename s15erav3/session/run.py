@@ -65,11 +65,13 @@ def train(cfg: DictConfig, resumed: Resumed | None = None, callbacks: Sequence[C
     if resumed is None and is_first_rank():
         refuse_if_at_work(run_dir)
         claim(run_dir)  # repeated below: nothing has been written yet, not even a lock
-    with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir):
-        return _train(cfg, run_dir, resumed, callbacks)
+    with only_trainer(run_dir) if is_first_rank() else nullcontext(), stops_early(run_dir) as stopped:
+        return _train(cfg, run_dir, resumed, callbacks, stopped)
 
 
-def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[Callback]) -> dict[str, Any]:
+def _train(
+    cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[Callback], stopped: Sequence[Interrupted]
+) -> dict[str, Any]:
     began_at = time.time()
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     session: Session | None = None
@@ -126,6 +128,8 @@ def _train(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequen
             session.trainer.fit(session.module, datamodule=session.data, ckpt_path=file, weights_only=True)
     except BaseException as caught:
         error = because(caught, run_dir) if isinstance(caught, RankEnded) else caught
+        if stopped and isinstance(error, Exception):  # a library has wrapped it
+            error = stopped[0]
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             error = error.__context__  # Lightning turned the KeyboardInterrupt into SystemExit
         ended = error
@@ -165,31 +169,38 @@ def add_report(run_dir: Path, accelerator: str) -> None:
 
 
 @contextmanager
-def stops_early(run_dir: Path) -> Iterator[None]:
+def stops_early(run_dir: Path) -> Iterator[list[Interrupted]]:
     """Handle Ctrl-C, SIGTERM and similar signals with a clean exit before and after training.
 
     Training handles signals itself. During setup, Lightning would turn a KeyboardInterrupt into exit status 1.
+
+    Yields:
+        What was raised, for the case that a library wraps it in an error of its own, as pydantic does.
     """
     before: dict[int, Any] = {}
-    stopped: list[Interrupted] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.append(Interrupted(number, run_dir))
-        raise stopped[-1]
-
+    stop = _Stop(run_dir)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, *STOPS):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _Stop):  # of the sweep
                 before[number] = signal.signal(number, stop)
     try:
-        yield
-    except Exception as error:
-        if stopped:  # a library, such as pydantic, has wrapped it in an error of its own
-            raise stopped[0] from error
-        raise
+        yield stop.raised
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Stop:
+    """A signal handler that raises, and keeps what it has raised."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.raised: list[Interrupted] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.raised.append(Interrupted(number, self.run_dir))
+        raise self.raised[-1]
 
 
 def be_quiet() -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from s15erav3.cli.schema.check import check_part
 from s15erav3.cli.schema.train import GpuQueue
+from s15erav3.cores import usable_cores
 from s15erav3.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -37,7 +38,7 @@ def make_slots(gpus: Any, jobs_per_gpu: Any, cpu_slots: Any, threads_per_job: An
     """
     given = {"jobs_per_gpu": jobs_per_gpu, "cpu_slots": cpu_slots, "threads_per_job": threads_per_job}
     check_part(KEY, given, GpuQueue)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     devices = choose_gpus(gpus, visible_gpus)
     if devices:
         places = [device for _ in range(jobs_per_gpu) for device in devices]

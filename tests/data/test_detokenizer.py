@@ -7,8 +7,9 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s15erav3.data.bpe import PATTERN
 from s15erav3.data.detokenizer import TextStream
-from s15erav3.data.tokenizer import PATTERN, Tokenizer
+from s15erav3.data.tokenizer import Tokenizer
 
 SPECIMEN = "naïve \u2013 日本語 €5, FOUR! 😀é\n\n ab abc cab<|endoftext|>"
 EOT, UNUSED = 2000, (1990, 1999)

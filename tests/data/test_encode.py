@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from s15erav3.data import encode
 from s15erav3.data.encode import encode_documents
+from s15erav3.data.long_words import LONGEST_WORD
 from s15erav3.data.splits import SPLITS, Part
-from s15erav3.data.tokenizer import LONGEST_WORD, Tokenizer, load_public
+from s15erav3.data.tokenizer import Tokenizer, load_public
 
 END = "<|endoftext|>"
 WORDS = [

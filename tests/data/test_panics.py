@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import tiktoken
 
+from s15erav3.data.bpe import PATTERN, train_bpe
 from s15erav3.data.encode import encode_documents
 from s15erav3.data.panics import build_encoding, no_panic
-from s15erav3.data.tokenizer import PATTERN, Tokenizer, load_public, train_bpe
+from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.errors import UserError
 from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from s15erav3.data import cache, tokens
+from s15erav3.data.bpe import train_bpe
 from s15erav3.data.corpus import Corpus
 from s15erav3.data.splits import Split, assign_splits
-from s15erav3.data.tokenizer import Tokenizer, load_public, train_bpe
+from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import SplitPlan, TokenFiles, corpus_tokenizer, tokenize
 from s15erav3.errors import UserError
 

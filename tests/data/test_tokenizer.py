@@ -17,9 +17,11 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from s15erav3.data.bpe import train_bpe
 from s15erav3.data.corpus import Corpus
+from s15erav3.data.long_words import LONGEST_WORD, cut_long_words
 from s15erav3.data.splits import assign_splits
-from s15erav3.data.tokenizer import LONGEST_WORD, Tokenizer, cut_long_words, load_public, train_bpe
+from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.data.tokens import SplitPlan, corpus_tokenizer
 from s15erav3.errors import UserError
 
@@ -193,7 +195,7 @@ def test_training_is_deterministic(python: Callable[..., str], sample: Corpus, t
     script = f"""
 from pathlib import Path
 from s15erav3.data.corpus import Corpus
-from s15erav3.data.tokenizer import train_bpe
+from s15erav3.data.bpe import train_bpe
 texts = [d.text for d in Corpus(Path({str(sample.path)!r})).documents()]
 print(train_bpe(texts[:30], 1500).fingerprint)
 """

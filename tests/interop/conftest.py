@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from s15erav3.data.tokenizer import Tokenizer, load_public, train_bpe
+from s15erav3.data.bpe import train_bpe
+from s15erav3.data.tokenizer import Tokenizer, load_public
 from s15erav3.interop.hf_tokenizer import write_tokenizer
 from tests.interop.parts import Hub, documents
 

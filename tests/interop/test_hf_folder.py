@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from s15erav3.data.tokenizer import Tokenizer, train_bpe
+from s15erav3.data.bpe import train_bpe
+from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
 from s15erav3.interop.hf_folder import is_hub_folder, read_folder, write_folder
 from s15erav3.model import Transformer

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s15erav3.data.corpus import Corpus
-from s15erav3.data.tokenizer import LONGEST_WORD, PUBLIC, Tokenizer, cut_long_words
+from s15erav3.data.long_words import LONGEST_WORD, cut_long_words
+from s15erav3.data.tokenizer import PUBLIC, Tokenizer
 from s15erav3.interop.hf_tokenizer import read_tokenizer
 from tests.interop.parts import END, TYPICAL, Hub, documents
 

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from s15erav3.data.tokenizer import PATTERN
+from s15erav3.data.bpe import PATTERN
 from s15erav3.errors import UserError
 from s15erav3.interop.hf_tokenizer import read_tokenizer
 from tests.interop.parts import END, check_sentence, foreign, split_by

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from s15erav3.data.tokenizer import PATTERN, Tokenizer
+from s15erav3.data.bpe import PATTERN
+from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError
 from s15erav3.interop.hf_tokenizer import read_tokenizer, write_tokenizer
 from tests.interop.parts import (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from s15erav3.model import Router, Transformer, routers
 from s15erav3.model.experts import SwiGLU
 from s15erav3.model.moe import MoE
+from s15erav3.model.router import affinities
 from tests.model.reference import random_model, tiny_config, token_ids
 
 
@@ -283,3 +284,11 @@ def test_an_orthogonal_router_has_orthonormal_rows_or_columns(experts: int) -> N
     for router in routers(Transformer(tiny_config(router_init="orthogonal", **values))):
         rows = router.weight if experts <= 32 else router.weight.T
         torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)
+
+
+def test_sqrtsoftplus_has_a_gradient_at_any_logit() -> None:
+    """softplus of -104 and less is 0 in fp32, where the root's gradient is infinite."""
+    logits = torch.tensor([[-200.0, -104.0, -90.0, -79.0, 0.0, 200.0]], requires_grad=True)
+    affinities(logits, "sqrtsoftplus").sum().backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+    assert logits.grad[0, -3] > 0

@@ -43,7 +43,8 @@ def test_blocks_of_a_kind_are_compiled_once() -> None:
             assert [r.load.tolist() for r in net(ids).routings] == [r.load.tolist() for r in eager(ids).routings]
     assert counters["stats"]["unique_graphs"] <= 6, dict(counters["stats"])
     assert not counters["graph_break"]
-    assert (compile_seconds() or 0) > 0
+    assert (compile_seconds(net) or 0) > 0
+    assert compile_seconds(eager) is None
 
 
 @pytest.mark.parametrize("balancer", [Sinkhorn(), Forced("even"), Forced("zipf")])
@@ -59,6 +60,17 @@ def test_what_selects_experts_is_compiled_once_as_well(balancer: Balancer) -> No
         assert all(grad.isfinite().all() for grad in _step(net, token_ids(config, 2, 9, seed=seed)))
     assert counters["stats"]["unique_graphs"] <= 4, dict(counters["stats"])
     assert not counters["graph_break"]
+
+
+def test_many_sizes_in_one_process_are_all_compiled() -> None:
+    """As the jobs of a sweep: torch compiles at most some versions of a function, and then runs it without a word."""
+    for size in range(1, 11):
+        net = random_model(tiny_config(hidden_size=16 * size, num_layers=1, first_k_dense_replace=0), 0)
+        counters.clear()
+        compile_blocks(net, "cpu", backend="aot_eager")
+        _step(net, token_ids(net.config, 2, 9))
+        assert counters["stats"]["unique_graphs"] == 1, size
+        assert (compile_seconds(net) or 0) > 0
 
 
 def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
