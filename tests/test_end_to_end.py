@@ -218,13 +218,15 @@ def test_a_sweep_is_a_folder_of_runs_and_a_bad_job_does_not_stop_it(
 
 
 @pytest.mark.slow
-def test_compiled_training_is_eager_training(run_dir: Path, tmp_path: Path) -> None:
+def test_compiled_training_is_eager_training(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile of the net changes neither the losses (to rounding) nor the names in the checkpoint."""
     run = tmp_path / "run"
     settings = ["trainer.max_steps=10", "callbacks.telemetry.every_n_steps=1", "compile=true"]
+    monkeypatch.setenv("S15ERAV3_CACHE", str(tmp_path / "cache"))
     assert train(*settings, run_dir=run) == 0
     assert result(run)["val/loss"] == pytest.approx(result(run_dir)["val/loss"], rel=2e-3)
     assert result(run)["perf/compile_seconds"] > 0
+    assert list((tmp_path / "cache" / "compiled").rglob("*.so"))
     files = [d / "checkpoints" / "last.ckpt" for d in (run, run_dir)]
     names = [torch.load(f, weights_only=True)["state_dict"].keys() for f in files]
     assert names[0] == names[1]

@@ -38,7 +38,11 @@ def compile_blocks(net: Transformer, device: str, backend: str = "inductor") -> 
 
 def compiled_code() -> Path:
     """Folder of compiled code: torch's own variable ``TORCHINDUCTOR_CACHE_DIR``, or a part of the cache folder."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled")
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # torch sets the variable itself when torch._dynamo is imported, to a folder that a restart of the machine empties.
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    return Path(given) if given and given != default_cache_dir() else cache_dir() / "compiled"
 
 
 def compile_seconds(net: Transformer) -> float | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
+from torch._inductor import cpp_builder
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from s15erav3.balancing import Balancer, Forced, Sinkhorn
 from s15erav3.errors import UserError
@@ -74,8 +78,11 @@ def test_many_sizes_in_one_process_are_all_compiled() -> None:
 
 
 def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also where torch has already named its own folder, which it does when torch._dynamo is imported."""
     monkeypatch.setenv("S15ERAV3_CACHE", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert compiled_code() == tmp_path / "compiled"
+    assert cache_dir() == os.environ["TORCHINDUCTOR_CACHE_DIR"] != str(tmp_path / "compiled")
     assert compiled_code() == tmp_path / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     assert compiled_code() == tmp_path / "mine"
@@ -83,12 +90,10 @@ def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPat
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
-
     cpp_builder.cpp_compiler_search.cache_clear()
+    missing = r"compile=true needs a C\+\+ compiler .* install g\+\+"
     try:
-        with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler .* install g\+\+"):
+        with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(UserError, match=missing):
             compile_blocks(random_model(tiny_config(), 0), "cpu")
     finally:
         cpp_builder.cpp_compiler_search.cache_clear()
