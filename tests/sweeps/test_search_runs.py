@@ -49,7 +49,10 @@ def test_a_search_that_was_killed_goes_on_and_prunes_what_is_hopeless(
     command = [*COMMAND, "hydra/launcher=gpu_queue", "hydra.launcher.gpus=0", "hydra.launcher.cpu_slots=2"]
     command += ["hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.seed=0"]
     command += ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2"]
-    command += ["optimizer.lr=0.004,0.005,1e-7", *accidents(tmp_path, {"*": ["slow", 0]}, "hydra:job.num")]
+    command += [
+        "optimizer.lr=0.004,0.005,1e-7",
+        *accidents(tmp_path, {"2": ["hold", 5], "3": ["hold", 5]}, "hydra:job.num"),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = subprocess.Popen(
         [sys.executable, "-m", "s15erav3", *command], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
