@@ -16,8 +16,9 @@ class Accident(L.Callback):
     """Look into ``plan``, a JSON file of ``{key: [what, step]}``, at the end of each step.
 
     Args:
-        plan: ``what`` is ``raise``, ``kill`` (this process, by SIGKILL), ``slow`` (half a second for each step), ``hold`` (at
-            the step, while the plan exists), or the name of a signal: it is sent in the midst of the step, or, with ``val `` before it, of its validation.
+        plan: ``what`` is ``raise``, ``kill`` (this process, by SIGKILL), ``slow`` (half a second a step), ``hold``
+            (at the step, while the plan exists), or the name of a signal: it is sent in the midst of the step, or,
+            with ``val `` before it, of its validation.
         key: of this job; ``"*"`` in the plan means every job.
     """
 
@@ -59,8 +60,10 @@ class Accident(L.Callback):
         if what == "slow":
             time.sleep(0.5)
         elif what == "hold":
-            while trainer.global_step == step and self.plan.exists():
-                time.sleep(0.1)
+            if trainer.global_step == step:
+                self._record("hold", trainer)
+                while self.plan.exists():
+                    time.sleep(0.1)
         elif trainer.global_step == step:
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

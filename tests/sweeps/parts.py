@@ -25,7 +25,8 @@ def accidents(tmp_path: Path, plan: dict[str, Any], key: str) -> list[str]:
 
 def record(tmp_path: Path) -> list[Any]:
     """``[begin or end, key, step, time, process, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS]`` of all jobs that trained."""
-    return rows(tmp_path / "plan.record")
+    file = tmp_path / "plan.record"
+    return rows(file) if file.exists() else []
 
 
 def sweep(folder: Path, *settings: str) -> int:
