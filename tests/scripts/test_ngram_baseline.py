@@ -46,6 +46,7 @@ def test_discounts_by_hand() -> None:
     assert discounts(counts) == pytest.approx([0, 1 - 0.5, 2 - 0.75, 3 - 2])
 
 
+@pytest.mark.slow
 def test_a_run_gets_its_file(tmp_path: Path) -> None:
     """The script writes finite bits per byte next to the run; another place is refused in a sentence."""
     run = tmp_path / "run"
