@@ -3,8 +3,8 @@
     python scripts/study_records.py multirun/study [--split test] [--out docs/data/study]
 
 Writes OUT/NAME.jsonl for a sweep's folder NAME: settings, code, versions, device, every figure of ``result.json``, the
-validations, the last loads, and the cost of each document of the split at the last step (``s15erav3 evaluate``, which is
-run where its file is missing). ``--split none`` leaves the documents out, as for tuning. Runs that are not complete are
+validations, the last loads, and the cost of each document of the split at the last step (by ``s15erav3 evaluate``,
+where its file is missing). ``--split none`` leaves the documents out, as for tuning. Runs that are not complete are
 named and left out, so the command can be repeated while a sweep runs.
 """
 
