@@ -1,0 +1,125 @@
+"""scripts/study_report.py on invented records with known effects, and scripts/study_check.py against it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+EFFECTS = {"none": 0.0, "loss_free": 0.01, "quantile": 0.0, "aux_global": 0.0, "dsv3": 0.01, "dense": 0.03}
+
+
+def invented(folder: Path, seeds: int = 5) -> None:
+    """Records whose arms differ from ``none`` by the relative ``EFFECTS``, with scatter of seeds and documents."""
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(2_000, 20_000, 60)
+    documents = draw.normal(0.8, 0.05, 60)
+    lines = []
+    for arm, effect in EFFECTS.items():
+        for seed, rounding in [*((s, 0) for s in range(1, seeds + 1)), (1, 1), (1, 2)]:
+            shift = 1 + effect + 0.001 * np.sin(7 * seed) + draw.normal(0, 0.0003)
+            nll = sizes * (documents * shift + draw.normal(0, 0.001, 60))
+            maxvio = {} if arm == "dense" else {"balance/maxvio_global": 3.0 if arm == "none" else 0.1 + 0.01 * seed}
+            settings = {"experiment": f"study/{arm}", "seed": str(seed)} | (
+                {"rounding": str(rounding)} if rounding else {}
+            )
+            lines.append(
+                _record(arm, seed, settings, 1.15 * shift, maxvio, {"nll": nll.tolist(), "bytes": sizes.tolist()})
+            )
+    (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tuned = [
+        _record("quantile", 100, {"balancing.ema": str(ema)}, 1.3 + (ema - 0.5) ** 2, {"balance/maxvio_global": 0.2})
+        for ema in (0.0, 0.5, 0.9)
+    ]
+    (folder / "tune_quantile.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tuned))
+
+
+def _record(
+    arm: str,
+    seed: int,
+    settings: dict[str, str],
+    bpb: float,
+    maxvio: dict[str, float],
+    test: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    dead = {"balance/dead_experts_global": 0.0} if maxvio else {}
+    curves = {"step": [300.0, 600.0], "val/bpb": [2 * bpb, bpb], **{key: [1.0, value] for key, value in maxvio.items()}}
+    record = {"arm": arm, "seed": seed, "settings": settings, "val/bpb": bpb, **maxvio, **dead, "validations": curves}
+    record |= {"versions": {"torch": "2.13.0"}, "git_commit": "abc", "device": "a CPU (1 thread)"}
+    return record | ({"test": test} if test else {})
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    invented(folder)
+    made = run("study_report.py", "--data", str(folder), "--out", str(folder))
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def test_planted_effects_are_found_and_no_others(study: Path) -> None:
+    page = (study / "study_tables.md").read_text()
+    rows = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| `")}
+    for name in ("`loss_free` to `none`", "`dsv3` to `none`"):
+        assert "| costs |" in rows[f"| {name}"]
+    assert "| gains |" in rows["| `loss_free` to `dense`"]
+    for name in ("`quantile` to `none`", "`aux_global` to `none`", "`dsv3` to `loss_free`"):
+        assert "no difference larger than" in rows[f"| {name}"]
+    assert "**0.5**" in page and page.count("**0") == 1
+    assert "30 runs and 12 noise runs" in page
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "trajectories", "tuning"])
+def test_figures_are_the_same_each_time(study: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "figures").mkdir()
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        report, pictures = (importlib.import_module(f"study_{part}") for part in ("report", "pictures"))
+        again = {file.name: file.read_bytes() for file in pictures.draw(report.read(study), tmp_path / "figures")}
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    assert again[f"study_{name}.svg"] == (study / "figures" / f"study_{name}.svg").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_check_agrees_and_finds_a_changed_figure(study: Path, tmp_path: Path) -> None:
+    """Any of the figures: each cell that holds a number is changed in its last digits, one page for each table."""
+    right = study / "study_tables.md"
+    said = run("study_check.py", "--data", str(study), "--tables", str(right))
+    assert (said.returncode, ", 0 differ" in said.stdout) == (0, True), said.stdout
+    for row, old, new in (
+        ("`quantile` to `none`", " to ", "1 to "),
+        ("`quantile` | 5", " ± ", "9 ± 9"),
+        ("`dsv3` | 3", "| 0.", "| 0.9"),
+        ("`quantile` | `balancing.ema` | 0.9", "1.46", "1.45"),
+    ):
+        lines = [s.replace(old, new) if row in s else s for s in right.read_text().splitlines()]
+        if row.startswith("`quantile` to"):
+            lines = [
+                s.replace("| +", "| +9").replace("| -", "| -9") if row in s else s
+                for s in right.read_text().splitlines()
+            ]
+        wrong = tmp_path / "wrong.md"
+        wrong.write_text("\n".join(lines) + "\n")
+        assert wrong.read_text() != right.read_text(), row
+        told = run("study_check.py", "--data", str(study), "--tables", str(wrong))
+        assert told.returncode == 1 and "differs: " in told.stdout, row
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    told = run("study_report.py", "--data", str(tmp_path))
+    assert told.returncode == 1 and "study_records.py writes it" in told.stderr
