@@ -18,6 +18,7 @@ WIDTH = 120
 MORE = {
     "balancing/loss": VERBS["train"]["balancing.loss"],
     "experiment": Group("a named combination of all of the above"),
+    "experiment/study": Group("what the study compares: experiment=study/none and so on"),
     "hydra/launcher": Group("how the jobs of a sweep run", by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue}),
     "hydra/sweeper": Group("what chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),
     "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: its sampler", by_target=SAMPLER),
