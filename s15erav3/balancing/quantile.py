@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer, MicroBatch, from_all_ranks
-from s15erav3.balancing.refuse import refuse_expert_choice, refuse_groups
+from s15erav3.balancing.refuse import refuse_groups, require_choice_by_score
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router
 
@@ -47,7 +47,7 @@ class Quantile(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Reject routers whose cutoff is not the (K+1)-th largest score."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
         self._top_k = routers[0].top_k
         if self._top_k == len(routers[0].bias):

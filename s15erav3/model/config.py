@@ -10,6 +10,7 @@ from typing import Any
 from s15erav3.model.checks import ConfigError, check_types, checked_keys
 from s15erav3.model.rope import Yarn
 
+TOPK_METHODS = ("noaux_tc", "expert_choice", "hash")
 SCORING = ("sigmoid", "softmax", "sqrtsoftplus")
 
 
@@ -125,8 +126,10 @@ class ModelConfig:
                 f"{self.n_shared_experts}, num_experts_per_tok={self.num_experts_per_tok} and "
                 f"first_k_dense_replace={self.first_k_dense_replace} must be 0 as well"
             )
-        elif self.topk_method == "expert_choice":
-            raise ConfigError("n_routed_experts=0 leaves no experts to choose, so topk_method must be noaux_tc")
+        elif self.topk_method != "noaux_tc":
+            raise ConfigError(
+                f"n_routed_experts=0 leaves no experts to choose, so topk_method={self.topk_method} must be noaux_tc"
+            )
 
     def _check_attention(self) -> None:
         # Grouped GEMM on GPUs requires rows of 16 bytes (in bf16) for every operand.
@@ -165,8 +168,10 @@ class ModelConfig:
             raise ConfigError(f"scoring_func={self.scoring_func} must be one of {', '.join(SCORING)}")
         if self.router_init not in ("normal", "orthogonal"):
             raise ConfigError(f"router_init={self.router_init} must be normal or orthogonal")
-        if self.topk_method not in ("noaux_tc", "expert_choice"):
-            raise ConfigError(f"topk_method={self.topk_method} must be noaux_tc or expert_choice")
+        if self.topk_method not in TOPK_METHODS:
+            raise ConfigError(f"topk_method={self.topk_method} must be one of {', '.join(TOPK_METHODS)}")
+        if self.topk_method == "hash" and self.n_group > 1:
+            raise ConfigError(f"topk_method=hash needs n_group=1, found {self.n_group}: its choice is not by score")
         if self.topk_method == "expert_choice" and (self.n_group > 1 or self.norm_topk_prob):
             raise ConfigError(
                 f"topk_method=expert_choice needs n_group=1 and norm_topk_prob=false, found n_group={self.n_group} and "
@@ -178,6 +183,11 @@ class ModelConfig:
     def causal(self) -> bool:
         """Whether predictions depend on earlier tokens only."""
         return not self.n_routed_experts or self.topk_method != "expert_choice"
+
+    @property
+    def chooses_by_score(self) -> bool:
+        """Whether a token's experts are the top K of ``s + bias``."""
+        return self.topk_method == "noaux_tc"
 
     def _check_groups(self) -> None:
         experts, groups, chosen = self.n_routed_experts, self.n_group, self.topk_group

@@ -52,7 +52,8 @@ class Router(nn.Module):
 
     With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
-    ``topk_method="expert_choice"`` experts choose tokens instead, by s alone.
+    ``topk_method="expert_choice"`` experts choose tokens instead, by s alone. With ``topk_method="hash"`` the
+    experts of a token are row ``id`` of ``table``, a persistent buffer, int64, (V, K); weights still come from s.
 
     ``bias`` is a persistent fp32 buffer, not a Parameter: it is changed by the bias update, not by gradients, and
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
@@ -62,6 +63,7 @@ class Router(nn.Module):
     """
 
     bias: Tensor
+    table: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,6 +78,8 @@ class Router(nn.Module):
         self.preference: Preference | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
+        hashed = config.topk_method == "hash"
+        self.register_buffer("table", torch.zeros(config.vocab_size, self.top_k, dtype=torch.int64) if hashed else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
@@ -84,8 +88,8 @@ class Router(nn.Module):
         self.bias = self.bias.float() if bias.is_meta else bias.to(self.bias.device)
         return self
 
-    def forward(self, x: Tensor) -> Routing:
-        """Route N tokens (N, D)."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Routing:
+        """Route N tokens (N, D); ``ids``, N token ids in any shape, are needed for hash routing only."""
         rules = self.rules if self.training else TrainingRules()
         if rules.router_jitter:
             x = x * torch.empty_like(x).uniform_(1 - rules.router_jitter, 1 + rules.router_jitter)
@@ -98,7 +102,9 @@ class Router(nn.Module):
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
         else:
-            if self.training and self.preference is not None:
+            if self.table is not None:
+                experts = self.look_up(ids)
+            elif self.training and self.preference is not None:
                 experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
             else:
                 experts = self.select(scores.detach(), bias)
@@ -114,11 +120,21 @@ class Router(nn.Module):
         weights = F.dropout(weights, rules.expert_dropout, training=rules.expert_dropout > 0)
         return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
 
-    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules."""
         scores = self.score(x)[1]
-        experts = self.select(scores.detach(), self.bias)
+        experts = self.select(scores.detach(), self.bias) if self.table is None else self.look_up(ids)
         return experts, self.weigh(scores, experts)
+
+    def look_up(self, ids: Tensor | None) -> Tensor:
+        """Experts of N token ids by the table of hash routing: int64, (N, K).
+
+        Raises:
+            ValueError: there are no ids, or no table.
+        """
+        if ids is None or self.table is None:
+            raise ValueError("hash routing needs the ids of the tokens, and a router with topk_method=hash")
+        return self.table[ids.flatten()]
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and affinities (N, E) of tokens (N, D), in fp32 even under autocast (fp64 for fp64 models)."""

@@ -24,6 +24,7 @@ RUNS = {
     "bip": ["balancing=bip"],
     "sinkhorn": ["balancing=sinkhorn"],
     "forced": ["balancing=forced", "balancing.load=zipf"],
+    "hash": ["balancing=hash", "model.num_nextn_predict_layers=1"],
     "global": ["balancing=aux", "balancing.scope=global"],
     "sequence": ["balancing=aux", "balancing.scope=sequence"],
     "simbal": ["balancing=simbal"],

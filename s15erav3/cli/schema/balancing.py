@@ -137,6 +137,16 @@ class Forced(AddOns, total=False):
     exponent: Annotated[NotNegative, Doc("exponent of Zipf's law; only with load=zipf")]
 
 
+@closed
+class Hash(AddOns, total=False):
+    """``hash``: a fixed map from token ids to experts."""
+
+    map: Annotated[
+        Literal["balanced", "random"],
+        Doc("balanced: even loads by the tokens' frequencies in the training part; random: whatever these are"),
+    ]
+
+
 BALANCING: dict[str, type] = {
     "s15erav3.balancing.Unbalanced": Plain,
     "s15erav3.balancing.ExpertChoice": Plain,
@@ -151,6 +161,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.BIP": Bip,
     "s15erav3.balancing.Sinkhorn": Sinkhorn,
     "s15erav3.balancing.Forced": Forced,
+    "s15erav3.balancing.Hash": Hash,
     "*": AddOns,
 }
 """Settings by ``_target_``; ``*`` for a user-defined strategy."""

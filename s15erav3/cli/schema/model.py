@@ -66,8 +66,8 @@ class Experts(TypedDict, total=False):
     n_group: Annotated[AtLeastOne, Doc("equal groups of experts, of which a token may use topk_group")]
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
-        Literal["noaux_tc", "expert_choice"],
-        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control)"),
+        Literal["noaux_tc", "expert_choice", "hash"],
+        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control); hash: by token id"),
     ]
     scoring_func: Annotated[
         Literal["sigmoid", "softmax", "sqrtsoftplus"], Doc("function from the router's logits to affinities")
