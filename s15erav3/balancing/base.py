@@ -125,6 +125,13 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return sum_over_ranks(values) / (dist.get_world_size() if _several() else 1)
 
 
+def max_over_ranks(values: Tensor) -> Tensor:
+    """Take the largest values of all ranks, as in :func:`sum_over_ranks`."""
+    if _several():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def from_all_ranks(values: Tensor) -> Tensor:
     """Gather rows (N, ...) of all ranks into (ranks N, ...); N must be the same on each rank."""
     if not _several():

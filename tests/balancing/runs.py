@@ -21,6 +21,8 @@ RUNS = {
     "smebu": ["balancing=smebu"],
     "dsv3": ["balancing=dsv3", "balancing.freeze_at=0.6"],
     "quantile": ["balancing=quantile", "balancing.ema=0.5"],
+    "quantile_bins": ["balancing=quantile", "balancing.bins=1000"],
+    "quantile_sequence": ["balancing=quantile", "balancing.scope=sequence"],
     "bip": ["balancing=bip"],
     "sinkhorn": ["balancing=sinkhorn"],
     "forced": ["balancing=forced", "balancing.load=zipf"],

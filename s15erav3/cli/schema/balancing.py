@@ -81,6 +81,14 @@ class Quantile(AddOns, total=False):
     """``quantile``: the bias that would have balanced the last step."""
 
     ema: Annotated[ShareBelowOne, Doc("share of the old bias that is kept; 0: none")]
+    scope: Annotated[
+        Literal["step", "micro", "sequence"],
+        Doc("tokens of a quantile: the step on all ranks; a micro-batch or a sequence, with the mean of their biases"),
+    ]
+    bins: Annotated[
+        Annotated[Whole, Ge(2), Le(1_000_000)] | None,
+        Doc("bins of the histograms that ranks exchange in place of all values; null: exact; only with scope=step"),
+    ]
 
 
 @closed
