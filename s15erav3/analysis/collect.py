@@ -71,7 +71,7 @@ class Collector:
         self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
         named = [
             "confidence",
-            *(["margin"] if config.chooses_by_score else []),
+            *(["margin"] if config.adds_bias else []),
             *(["saturation"] if with_reference else []),
         ]
         self.means = {name: TokenMean(n).to(device) for name in named}

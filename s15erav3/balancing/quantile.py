@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s15erav3.balancing.base import Balancer, MicroBatch, from_all_ranks, mean_over_ranks
 from s15erav3.balancing.histogram import halfway, halfway_of_ranks
-from s15erav3.balancing.refuse import refuse_groups, require_choice_by_score
+from s15erav3.balancing.refuse import refuse_groups, require_added_bias, require_choice_by_score
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router
 
@@ -66,6 +66,7 @@ class Quantile(Balancer):
         """Reject routers whose cutoff is not the (K+1)-th largest score."""
         require_choice_by_score(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
+        require_added_bias(routers, type(self).__name__)
         self._top_k = routers[0].top_k
         if self._top_k == len(routers[0].bias):
             raise UserError(

@@ -35,6 +35,20 @@ def require_choice_by_score(routers: Sequence[Router], strategy: str) -> None:
         )
 
 
+def require_added_bias(routers: Sequence[Router], strategy: str) -> None:
+    """Reject models in which the bias is not added to the affinity.
+
+    Raises:
+        UserError: a router combines them otherwise.
+    """
+    for router in routers:
+        if router.bias_form != "sum":
+            raise UserError(
+                f"balancing by {strategy} solves for a bias that is added to the affinity, found experts.bias_form="
+                f"{router.bias_form}; use experts.bias_form=sum or a rule such as balancing=loss_free."
+            )
+
+
 def refuse_groups(routers: Sequence[Router], strategy: str) -> None:
     """Reject models with node-limited routing, where a token can use only some groups of experts.
 

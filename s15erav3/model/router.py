@@ -50,6 +50,9 @@ class Router(nn.Module):
     s is a function of the logits W x: sigmoid, softmax over the experts, or sqrt(softplus) (DeepSeek-V4, arXiv
     2606.19348), which is not bounded above.
 
+    ``bias_form`` combines s and the bias for the choice: ``sum``; ``product``, s (1 + bias), as bias factors start at 1
+    (arXiv 2408.15664, section 4.3); ``logits``, the logit of s plus the bias.
+
     With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
     ``topk_method="expert_choice"`` experts choose tokens instead, by s alone. With ``topk_method="hash"`` the
@@ -73,6 +76,7 @@ class Router(nn.Module):
         self.scoring = config.scoring_func
         self.expert_choice = config.topk_method == "expert_choice"
         self.groups, self.top_groups = config.n_group, config.topk_group
+        self.bias_form = config.bias_form
         self.rules = TrainingRules()
         self.solver: Solver | None = None
         self.preference: Preference | None = None
@@ -145,7 +149,13 @@ class Router(nn.Module):
 
     def select(self, scores: Tensor, bias: Tensor) -> Tensor:
         """Select K experts per token from scores (N, E) and a bias (E,): int64, (N, K)."""
-        return self._limited(scores + bias).topk(self.top_k, dim=-1, sorted=False).indices
+        if self.bias_form == "product":
+            preference = scores * (1 + bias)
+        elif self.bias_form == "logits":
+            preference = logits_of(scores, self.scoring) + bias
+        else:
+            preference = scores + bias
+        return self._limited(preference).topk(self.top_k, dim=-1, sorted=False).indices
 
     def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
         """Compute gate weights (N, K) of experts (N, K) from the scores (N, E), without the bias."""
@@ -172,3 +182,13 @@ def affinities(logits: Tensor, scoring: str) -> Tensor:
     if scoring == "sigmoid":
         return logits.sigmoid()
     return F.softplus(logits.clamp(min=-80)).sqrt()  # below -103 softplus is 0 in fp32, and the root's gradient NaN
+
+
+def logits_of(affinity: Tensor, scoring: str) -> Tensor:
+    """Logits of affinities (N, E), of softmax up to a constant for each token; logits above about 14 become equal."""
+    if scoring == "softmax":
+        return affinity.clamp(min=1e-30).log()
+    if scoring == "sigmoid":
+        return affinity.logit(eps=1e-6)
+    softplus = affinity.square().clamp(min=1e-30)
+    return softplus + (-torch.expm1(-softplus)).log()

@@ -34,6 +34,7 @@ class Validation(nn.Module):
         """Loads of the last complete validation, summed over batches and ranks: int64, (L, E)."""
         self.top_k = config.num_experts_per_tok
         self.tokens_choose, self.by_score = config.topk_method != "expert_choice", config.chooses_by_score
+        self.adds_bias = config.adds_bias
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
 
     def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
@@ -43,7 +44,7 @@ class Validation(nn.Module):
             return
         self.loads.update(stack_loads(routings))
         self.confidence.update([confidence(routing) for routing in routings], byte_lengths.numel())
-        if self.by_score:
+        if self.adds_bias:
             self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
 
     def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_update: Tensor) -> None:
@@ -71,7 +72,7 @@ class Validation(nn.Module):
             if self.tokens_choose:
                 tokens = int(loads[0].sum()) // self.top_k
                 found["balance/maxvio_floor_global"] = torch.tensor(random_floor(tokens, loads.shape[-1], self.top_k))
-            if self.by_score:
+            if self.adds_bias:
                 found["balance/margin"] = self.margin.compute().mean()
             if self.by_score and probed:
                 found["balance/churn"] = self.churn.compute().mean()

@@ -76,5 +76,9 @@ class Experts(TypedDict, total=False):
         Literal["normal", "orthogonal"],
         Doc("initial router weights: normal, or orthonormal rows (columns if there are more experts than hidden_size)"),
     ]
+    bias_form: Annotated[
+        Literal["sum", "product", "logits"],
+        Doc("how affinity s and bias b choose experts: s + b; s (1 + b); the logit of s, plus b"),
+    ]
     routed_scaling_factor: Annotated[Positive, Doc("factor on the summed output of the routed experts")]
     norm_topk_prob: Annotated[bool, Doc("whether a token's gate weights are divided by their sum")]
