@@ -80,8 +80,8 @@ def to_hub(config: ModelConfig) -> Json:
         )
     if config.chooses_by_score and not config.adds_bias:
         raise UserError(
-            f"a model with experts.bias_form={config.bias_form} cannot be exported: DeepseekV3 in transformers adds the "
-            "bias to the affinity, and would compute something else."
+            f"a model with experts.bias_form={config.bias_form} cannot be exported: DeepseekV3 in transformers adds "
+            "the bias to the affinity, and would compute something else."
         )
     if config.n_routed_experts and config.scoring_func != "sigmoid":
         raise UserError(
