@@ -69,7 +69,11 @@ class Collector:
         self.labels, self.codes = labels, {name: torch.from_numpy(domain.codes) for name, domain in labels.items()}
         self.tables = {name: CountTable(n, len(domain.names), experts).to(device) for name, domain in labels.items()}
         self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
-        named = ["confidence", *(["margin"] if self.top_k else []), *(["saturation"] if with_reference else [])]
+        named = [
+            "confidence",
+            *(["margin"] if config.adds_bias else []),
+            *(["saturation"] if with_reference else []),
+        ]
         self.means = {name: TokenMean(n).to(device) for name in named}
         self.seen = 0
 

@@ -86,14 +86,12 @@ def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:
     """Fraction of tokens whose experts would change after one bias update with ids (B, T) as batch: fp64, (L,).
 
-    The strategy starts without state from earlier steps, at its initial rate. ``None`` with expert choice, or when
-    there are too few tokens for the multi-token-prediction blocks, which are balanced too.
+    The strategy starts without state from earlier steps, at its initial rate. ``None`` if scores do not choose or there
+    are too few tokens for the multi-token-prediction blocks, which are balanced too.
     """
-    if ids.shape[1] <= net.config.num_nextn_predict_layers:
+    if not net.config.chooses_by_score or ids.shape[1] <= net.config.num_nextn_predict_layers:
         return None
     routings = net(ids, look_ahead=True).routings
-    if any(routing.tokens is not None for routing in routings):
-        return None
     balancer.observe(MicroBatch(routings, len(ids)))
     update = balancer.bias_update(stack_loads(routings), 0.0)
     shares = [

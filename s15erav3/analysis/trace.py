@@ -184,7 +184,7 @@ def _dense(router: Router, routing: Routing) -> tuple[Tensor, Tensor, Tensor, Te
     scores, by_bias = routing.scores.float(), chosen(routing)
     weights = torch.zeros_like(scores).index_put(slots(routing), routing.weights.float().flatten())
     by_score = by_bias
-    if routing.tokens is None:
+    if routing.tokens is None and router.table is None:
         alone = router.select(routing.scores, torch.zeros_like(routing.bias))
         by_score = torch.zeros_like(by_bias).scatter(1, alone, True)
     return scores.cpu(), weights.cpu(), by_bias.cpu(), by_score.cpu()

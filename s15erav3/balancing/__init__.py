@@ -7,6 +7,7 @@ from s15erav3.balancing.bip import BIP
 from s15erav3.balancing.deepseek_v3 import DeepSeekV3
 from s15erav3.balancing.expert_choice import ExpertChoice
 from s15erav3.balancing.forced import Forced
+from s15erav3.balancing.hash import Hash
 from s15erav3.balancing.loss_free import LossFree
 from s15erav3.balancing.none import Unbalanced
 from s15erav3.balancing.original import OriginalRule
@@ -27,6 +28,7 @@ __all__ = [
     "DeepSeekV3",
     "ExpertChoice",
     "Forced",
+    "Hash",
     "LossFree",
     "MicroBatch",
     "OriginalRule",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import Balancer, MicroBatch
@@ -91,6 +93,11 @@ class Combined(Balancer):
         yield self.strategy
         yield from self.losses  # type: ignore[misc]
         yield self.add_ons
+
+    def prepare(self, token_counts: Callable[[], NDArray[np.int64]]) -> None:
+        """Prepare all parts."""
+        for part in self.parts():
+            part.prepare(token_counts)
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Attach all parts, the add-ons last."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads, sum_over_ranks
-from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.balancing.refuse import require_choice_by_score
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router, Routing
 
@@ -56,7 +56,7 @@ class AuxiliaryLoss(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Reject expert choice, whose loads are even by construction."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """Compute the loss of the class docstring: a scalar."""

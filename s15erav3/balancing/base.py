@@ -6,14 +6,16 @@ Shapes: L MoE layers, E routed experts, N tokens of a micro-batch in one layer.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s15erav3.model import Router, Routing
@@ -51,6 +53,13 @@ class Balancer(nn.Module):
             cls.bias_update = cls.bias_change  # type: ignore[method-assign,attr-defined]
         if "bias_update" in vars(cls) and "selects" not in vars(cls):
             cls.selects = True
+
+    def prepare(self, token_counts: Callable[[], NDArray[np.int64]]) -> None:
+        """Read what the strategy needs of the text: called before :meth:`attach`, for a run that trains.
+
+        Args:
+            token_counts: counts how often each token occurs in the training part, (V,); this reads the whole part.
+        """
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Set up the strategy for the routers of a model, in the order of its routings.
@@ -114,6 +123,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Return :func:`sum_over_ranks` divided by the world size."""
     return sum_over_ranks(values) / (dist.get_world_size() if _several() else 1)
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """Take the largest values of all ranks, as in :func:`sum_over_ranks`."""
+    if _several():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
 
 
 def from_all_ranks(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer, MicroBatch, mean_over_ranks
-from s15erav3.balancing.refuse import refuse_expert_choice, refuse_groups
+from s15erav3.balancing.refuse import refuse_groups, require_added_bias, require_choice_by_score
 from s15erav3.errors import check_number
 from s15erav3.model import Router
 
@@ -51,8 +51,9 @@ class BIP(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Install the solver on every router."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
+        require_added_bias(routers, type(self).__name__)
         self._top_k = routers[0].top_k
         self._routers = list(routers)
         for router in routers:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
-from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.balancing.refuse import require_choice_by_score
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router
 
@@ -48,7 +48,7 @@ class Forced(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Replace every router's order of preference."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
         for router in routers:
             router.preference = self.prefer
 

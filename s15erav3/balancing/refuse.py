@@ -21,6 +21,34 @@ def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
         )
 
 
+def require_choice_by_score(routers: Sequence[Router], strategy: str) -> None:
+    """Reject models in which a token's experts are not the top K of ``s + bias``.
+
+    Raises:
+        UserError: a router uses expert choice or hash routing.
+    """
+    refuse_expert_choice(routers, strategy)
+    if any(router.table is not None for router in routers):
+        raise UserError(
+            f"balancing by {strategy} needs tokens that choose experts by score, but with experts.topk_method=hash "
+            "their ids do; use balancing=hash, or experts.topk_method=noaux_tc."
+        )
+
+
+def require_added_bias(routers: Sequence[Router], strategy: str) -> None:
+    """Reject models in which the bias is not added to the affinity.
+
+    Raises:
+        UserError: a router combines them otherwise.
+    """
+    for router in routers:
+        if router.bias_form != "sum":
+            raise UserError(
+                f"balancing by {strategy} solves for a bias that is added to the affinity, found experts.bias_form="
+                f"{router.bias_form}; use experts.bias_form=sum or a rule such as balancing=loss_free."
+            )
+
+
 def refuse_groups(routers: Sequence[Router], strategy: str) -> None:
     """Reject models with node-limited routing, where a token can use only some groups of experts.
 

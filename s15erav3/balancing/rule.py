@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
-from s15erav3.balancing.refuse import refuse_expert_choice
+from s15erav3.balancing.refuse import require_choice_by_score
 from s15erav3.errors import UserError, check_flag, check_number
 from s15erav3.model import Router
 
@@ -48,7 +48,7 @@ class LoadRule(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Reject expert choice, which does not use the bias."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
 
     def error(self, loads: Tensor) -> Tensor:
         """Return how far each expert is below its fair share, fp32, (L, E), from loads (L, E)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import Balancer
-from s15erav3.balancing.refuse import refuse_expert_choice, refuse_groups
+from s15erav3.balancing.refuse import refuse_groups, require_added_bias, require_choice_by_score
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import Router
 
@@ -52,8 +52,9 @@ class Sinkhorn(Balancer):
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Install the solver on every router."""
-        refuse_expert_choice(routers, type(self).__name__)
+        require_choice_by_score(routers, type(self).__name__)
         refuse_groups(routers, type(self).__name__)
+        require_added_bias(routers, type(self).__name__)
         for router in routers:
             router.solver = self.solve
 

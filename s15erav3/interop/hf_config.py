@@ -73,6 +73,16 @@ def to_hub(config: ModelConfig) -> Json:
             "a model with experts.topk_method=expert_choice cannot be exported: DeepseekV3 has no such routing, and it "
             "cannot generate, as experts choose among future tokens."
         )
+    if config.topk_method == "hash":
+        raise UserError(
+            "a model with experts.topk_method=hash cannot be exported: DeepseekV3 in transformers chooses experts by "
+            "score, and would compute something else."
+        )
+    if config.chooses_by_score and not config.adds_bias:
+        raise UserError(
+            f"a model with experts.bias_form={config.bias_form} cannot be exported: DeepseekV3 in transformers adds "
+            "the bias to the affinity, and would compute something else."
+        )
     if config.n_routed_experts and config.scoring_func != "sigmoid":
         raise UserError(
             f"a model with experts.scoring_func={config.scoring_func} cannot be exported: DeepseekV3 in transformers "

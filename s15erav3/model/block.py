@@ -23,12 +23,12 @@ class Block(nn.Module):
         self.mlp = MoE(config) if moe else SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None, ids: Tensor | None = None
     ) -> tuple[Tensor, Routing | None]:
-        """Map (B, T, D) -> (B, T, D); also return the routing of an MoE layer."""
+        """Map (B, T, D) -> (B, T, D); also return the routing of an MoE layer. ``ids`` as in :class:`Router`."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
-            out, routing = self.mlp(normed)
+            out, routing = self.mlp(normed, ids)
             return x + out, routing
         return x + self.mlp(normed), None

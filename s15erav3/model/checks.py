@@ -45,3 +45,23 @@ def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
         if not math.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
             bound = "0 or more" if zero_allowed else "greater than 0"
             raise ConfigError(f"{name}={value} must be {bound}{'' if 'int' in kind else ' and finite'}")
+
+
+WORDS = {
+    "scoring_func": ("sigmoid", "softmax", "sqrtsoftplus"),
+    "router_init": ("normal", "orthogonal"),
+    "topk_method": ("noaux_tc", "expert_choice", "hash"),
+    "bias_form": ("sum", "product", "logits"),
+}
+"""Settings that take one of some words."""
+
+
+def check_words(config: object) -> None:
+    """Check the settings of ``WORDS``.
+
+    Raises:
+        ConfigError: a word is unknown.
+    """
+    for name, words in WORDS.items():
+        if getattr(config, name) not in words:
+            raise ConfigError(f"{name}={getattr(config, name)} must be one of {', '.join(words)}")

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s15erav3.model.checks import ConfigError, check_types, checked_keys
+from s15erav3.model.checks import ConfigError, check_types, check_words, checked_keys
 from s15erav3.model.rope import Yarn
-
-SCORING = ("sigmoid", "softmax", "sqrtsoftplus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +54,7 @@ class ModelConfig:
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     router_init: str = "normal"
+    bias_form: str = "sum"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -125,7 +124,7 @@ class ModelConfig:
                 f"{self.n_shared_experts}, num_experts_per_tok={self.num_experts_per_tok} and "
                 f"first_k_dense_replace={self.first_k_dense_replace} must be 0 as well"
             )
-        elif self.topk_method == "expert_choice":
+        elif self.topk_method != "noaux_tc":
             raise ConfigError("n_routed_experts=0 leaves no experts to choose, so topk_method must be noaux_tc")
 
     def _check_attention(self) -> None:
@@ -161,12 +160,9 @@ class ModelConfig:
             )
         if self.expert_size % 8:
             raise ConfigError(f"moe_intermediate_size={self.expert_size} must be a multiple of 8")
-        if self.scoring_func not in SCORING:
-            raise ConfigError(f"scoring_func={self.scoring_func} must be one of {', '.join(SCORING)}")
-        if self.router_init not in ("normal", "orthogonal"):
-            raise ConfigError(f"router_init={self.router_init} must be normal or orthogonal")
-        if self.topk_method not in ("noaux_tc", "expert_choice"):
-            raise ConfigError(f"topk_method={self.topk_method} must be noaux_tc or expert_choice")
+        check_words(self)
+        if self.topk_method == "hash" and self.n_group > 1:
+            raise ConfigError(f"topk_method=hash needs n_group=1, found {self.n_group}: its choice is not by score")
         if self.topk_method == "expert_choice" and (self.n_group > 1 or self.norm_topk_prob):
             raise ConfigError(
                 f"topk_method=expert_choice needs n_group=1 and norm_topk_prob=false, found n_group={self.n_group} and "
@@ -178,6 +174,16 @@ class ModelConfig:
     def causal(self) -> bool:
         """Whether predictions depend on earlier tokens only."""
         return not self.n_routed_experts or self.topk_method != "expert_choice"
+
+    @property
+    def chooses_by_score(self) -> bool:
+        """Whether a token's experts are its top K by affinity and bias."""
+        return self.topk_method == "noaux_tc"
+
+    @property
+    def adds_bias(self) -> bool:
+        """Whether they are the top K of ``s + bias``."""
+        return self.chooses_by_score and self.bias_form == "sum"
 
     def _check_groups(self) -> None:
         experts, groups, chosen = self.n_routed_experts, self.n_group, self.topk_group

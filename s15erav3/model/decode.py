@@ -52,7 +52,7 @@ class Decoder:
             x = self.model.embed_tokens(ids).to(self.dtype)
             angles = self._angles(step)
             for i, layer in enumerate(self.layers):
-                x = layer(x, angles, step.of_layer(i))
+                x = layer(x, angles, step.of_layer(i), ids)
             states: Tensor = self.model.norm(x)
             return states
 
@@ -63,7 +63,7 @@ class Decoder:
             embedded = self.model.embed_tokens(ids).to(self.dtype)
             joined = torch.cat((block.enorm(embedded), block.hnorm(hidden.to(self.dtype))), dim=-1)
             x = F.linear(joined, block.eh_proj.weight.to(self.dtype))
-            states: Tensor = block.norm(self.ahead[k - 1](x, self._angles(step), step.of_layer(0)))
+            states: Tensor = block.norm(self.ahead[k - 1](x, self._angles(step), step.of_layer(0), ids))
             return states
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ class FoldedBlock:
         dense = mlp.shared_experts if isinstance(mlp, MoE) else mlp
         self.dense = None if dense is None else FoldedSwiGLU(dense, dtype)
 
-    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: LayerCache) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: LayerCache, ids: Tensor) -> Tensor:
+        """Map states (B, T, D) of tokens (B, T) -> (B, T, D)."""
         x = x + self.attention(self.input_norm(x), angles, cache)
         normed = self.post_norm(x).flatten(0, 1)
         if self.dense is not None:
@@ -104,8 +104,8 @@ class FoldedBlock:
         if (
             x.is_cuda or torch.compiler.is_compiling()
         ):  # this path has the fewest operators without host synchronisation
-            return x + apply_experts(normed, self.router(normed), *self.experts).view_as(x)
-        experts, weights = self.router.choose(normed)
+            return x + apply_experts(normed, self.router(normed, ids), *self.experts).view_as(x)
+        experts, weights = self.router.choose(normed, ids)
         return x + apply_to_few(normed, experts, weights, *self.experts).view_as(x)
 
 

@@ -19,10 +19,10 @@ class MoE(nn.Module):
         shared = config.n_shared_experts
         self.shared_experts = SwiGLU(config.hidden_size, shared * config.expert_size) if shared else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens, whose ids are (B, T)."""
         tokens = x.reshape(-1, x.shape[-1])
-        routing = self.router(tokens)
+        routing = self.router(tokens, ids)
         out = self.experts(tokens, routing)
         if self.shared_experts is not None:
             out = out + self.shared_experts(tokens)

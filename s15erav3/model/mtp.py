@@ -35,7 +35,13 @@ class PredictionBlock(nn.Module):
         self.norm = RMSNorm(hidden, eps=eps)
 
     def forward(
-        self, embedded: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
+        self,
+        embedded: Tensor,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LayerCache | None = None,
+        ids: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """Run one module of the chain.
 
@@ -43,10 +49,11 @@ class PredictionBlock(nn.Module):
             embedded: embeddings of the tokens k positions ahead, (B, T, D).
             hidden: normalised states of module k - 1, (B, T, D).
             cos, sin, cache: as in :class:`~s15erav3.model.attention.LatentAttention`.
+            ids: tokens k positions ahead, for hash routing, (B, T).
 
         Returns:
             normalised states of module k, (B, T, D), and the routing of an MoE layer.
         """
         joined = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
-        out, routing = self.block(joined, cos, sin, cache)
+        out, routing = self.block(joined, cos, sin, cache, ids)
         return self.norm(out), routing

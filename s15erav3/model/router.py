@@ -50,9 +50,13 @@ class Router(nn.Module):
     s is a function of the logits W x: sigmoid, softmax over the experts, or sqrt(softplus) (DeepSeek-V4, arXiv
     2606.19348), which is not bounded above.
 
+    ``bias_form`` combines s and the bias for the choice: ``sum``; ``product``, s (1 + bias), as bias factors start at 1
+    (arXiv 2408.15664, section 4.3); ``logits``, the logit of s plus the bias.
+
     With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
-    ``topk_method="expert_choice"`` experts choose tokens instead, by s alone.
+    ``topk_method="expert_choice"`` experts choose tokens instead, by s alone. With ``topk_method="hash"`` the
+    experts of a token are row ``id`` of ``table``, a persistent buffer, int64, (V, K); weights still come from s.
 
     ``bias`` is a persistent fp32 buffer, not a Parameter: it is changed by the bias update, not by gradients, and
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
@@ -62,6 +66,7 @@ class Router(nn.Module):
     """
 
     bias: Tensor
+    table: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,11 +76,14 @@ class Router(nn.Module):
         self.scoring = config.scoring_func
         self.expert_choice = config.topk_method == "expert_choice"
         self.groups, self.top_groups = config.n_group, config.topk_group
+        self.bias_form = config.bias_form
         self.rules = TrainingRules()
         self.solver: Solver | None = None
         self.preference: Preference | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
+        hashed = config.topk_method == "hash"
+        self.register_buffer("table", torch.zeros(config.vocab_size, self.top_k, dtype=torch.int64) if hashed else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
@@ -84,8 +92,8 @@ class Router(nn.Module):
         self.bias = self.bias.float() if bias.is_meta else bias.to(self.bias.device)
         return self
 
-    def forward(self, x: Tensor) -> Routing:
-        """Route N tokens (N, D)."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Routing:
+        """Route N tokens (N, D); ``ids``, N token ids in any shape, are needed for hash routing only."""
         rules = self.rules if self.training else TrainingRules()
         if rules.router_jitter:
             x = x * torch.empty_like(x).uniform_(1 - rules.router_jitter, 1 + rules.router_jitter)
@@ -98,7 +106,9 @@ class Router(nn.Module):
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
         else:
-            if self.training and self.preference is not None:
+            if self.table is not None:
+                experts = self.look_up(ids)
+            elif self.training and self.preference is not None:
                 experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
             else:
                 experts = self.select(scores.detach(), bias)
@@ -114,11 +124,21 @@ class Router(nn.Module):
         weights = F.dropout(weights, rules.expert_dropout, training=rules.expert_dropout > 0)
         return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
 
-    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules."""
         scores = self.score(x)[1]
-        experts = self.select(scores.detach(), self.bias)
+        experts = self.select(scores.detach(), self.bias) if self.table is None else self.look_up(ids)
         return experts, self.weigh(scores, experts)
+
+    def look_up(self, ids: Tensor | None) -> Tensor:
+        """Experts of N token ids by the table of hash routing: int64, (N, K).
+
+        Raises:
+            ValueError: there are no ids, or no table.
+        """
+        if ids is None or self.table is None:
+            raise ValueError("hash routing needs the ids of the tokens, and a router with topk_method=hash")
+        return self.table[ids.flatten()]
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and affinities (N, E) of tokens (N, D), in fp32 even under autocast (fp64 for fp64 models)."""
@@ -129,7 +149,13 @@ class Router(nn.Module):
 
     def select(self, scores: Tensor, bias: Tensor) -> Tensor:
         """Select K experts per token from scores (N, E) and a bias (E,): int64, (N, K)."""
-        return self._limited(scores + bias).topk(self.top_k, dim=-1, sorted=False).indices
+        if self.bias_form == "product":
+            preference = scores * (1 + bias)
+        elif self.bias_form == "logits":
+            preference = logits_of(scores, self.scoring) + bias
+        else:
+            preference = scores + bias
+        return self._limited(preference).topk(self.top_k, dim=-1, sorted=False).indices
 
     def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
         """Compute gate weights (N, K) of experts (N, K) from the scores (N, E), without the bias."""
@@ -156,3 +182,13 @@ def affinities(logits: Tensor, scoring: str) -> Tensor:
     if scoring == "sigmoid":
         return logits.sigmoid()
     return F.softplus(logits.clamp(min=-80)).sqrt()  # below -103 softplus is 0 in fp32, and the root's gradient NaN
+
+
+def logits_of(affinity: Tensor, scoring: str) -> Tensor:
+    """Logits of affinities (N, E), of softmax up to a constant for each token; logits above about 14 become equal."""
+    if scoring == "softmax":
+        return affinity.clamp(min=1e-30).log()
+    if scoring == "sigmoid":
+        return affinity.logit(eps=1e-6)
+    softplus = affinity.square().clamp(min=1e-30)
+    return softplus + (-torch.expm1(-softplus)).log()

@@ -67,6 +67,10 @@ class Transformer(nn.Module):
             elif isinstance(module, RoutedExperts):
                 nn.init.normal_(module.gate_up_proj, std=std)
                 nn.init.normal_(module.down_proj, std=std)
+        for router in routers(self):  # last, so that weights do not depend on the way of routing
+            if router.table is not None:
+                order = torch.rand(len(router.table), len(router.bias), device=router.table.device)
+                router.table.copy_(order.argsort(dim=-1)[:, : router.top_k])
 
     def forward(self, ids: Tensor, step: Step | None = None, *, look_ahead: bool = False) -> Output:
         """Run the model on token ids.
@@ -78,10 +82,10 @@ class Transformer(nn.Module):
             look_ahead: also run the multi-token-prediction blocks, for training.
         """
         cos, sin = self._angles(ids, step)
-        x = self.embed_tokens(ids)
+        x, named = self.embed_tokens(ids), self.named(ids)
         routings = []
         for i, layer in enumerate(self.layers):
-            x, routing = layer(x, cos, sin, step and step.of_layer(i))
+            x, routing = layer(x, cos, sin, step and step.of_layer(i), named)
             if routing is not None:
                 routings.append(routing)
         hidden, ahead = self.norm(x), []
@@ -109,13 +113,17 @@ class Transformer(nn.Module):
         """
         cos, sin = self._angles(ids, step)
         out: tuple[Tensor, Routing | None] = self.mtp[k - 1](
-            self.embed_tokens(ids), hidden, cos, sin, step and step.of_layer(0)
+            self.embed_tokens(ids), hidden, cos, sin, step and step.of_layer(0), self.named(ids)
         )
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: (..., D) -> (..., V)."""
         return F.linear(hidden, self.lm_head.weight)
+
+    def named(self, ids: Tensor) -> Tensor | None:
+        """Return ``ids`` if the routers choose by them: a block compiled for others then has no such input."""
+        return ids if self.config.topk_method == "hash" else None
 
     def _angles(self, ids: Tensor, step: Step | None) -> tuple[Tensor, Tensor]:
         positions = torch.arange(ids.shape[1], device=ids.device) if step is None else step.positions

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Timer
@@ -113,9 +114,11 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
     optimizer = OmegaConf.merge(cfg.optimizer)
     if "bf16" in optimizer and optimizer.bf16 is None:
         optimizer.bf16 = has_fast_bf16(device)
+    balancer = build_balancer(cfg.balancing)
+    balancer.prepare(lambda: np.bincount(data.token_files.part("train"), minlength=config.vocab_size))
     module = LanguageModule(
         net,
-        build_balancer(cfg.balancing),
+        balancer,
         optimizer=instantiate(optimizer),
         schedule=instantiate(cfg.schedule),
         multi_token_loss=MultiTokenLoss(**plain(cfg.mtp), end_of_text=data.tokenizer.end_of_text),

@@ -33,7 +33,8 @@ class Validation(nn.Module):
         self.last_loads: Tensor | None = None
         """Loads of the last complete validation, summed over batches and ranks: int64, (L, E)."""
         self.top_k = config.num_experts_per_tok
-        self.tokens_choose = config.topk_method != "expert_choice"
+        self.tokens_choose, self.by_score = config.topk_method != "expert_choice", config.chooses_by_score
+        self.adds_bias = config.adds_bias
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
 
     def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
@@ -43,12 +44,12 @@ class Validation(nn.Module):
             return
         self.loads.update(stack_loads(routings))
         self.confidence.update([confidence(routing) for routing in routings], byte_lengths.numel())
-        if self.tokens_choose:
+        if self.adds_bias:
             self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
 
     def probe(self, routers: Sequence[Router], routings: Sequence[Routing], last_update: Tensor) -> None:
         """Count the choices that the last bias update changed: ``last_update``, (L or more, E)."""
-        if self.tokens_choose:
+        if self.by_score:
             turned = [
                 churn(router.select(routing.scores, routing.bias - update), routing.experts)
                 for router, routing, update in zip(routers, routings, last_update, strict=False)
@@ -71,8 +72,9 @@ class Validation(nn.Module):
             if self.tokens_choose:
                 tokens = int(loads[0].sum()) // self.top_k
                 found["balance/maxvio_floor_global"] = torch.tensor(random_floor(tokens, loads.shape[-1], self.top_k))
+            if self.adds_bias:
                 found["balance/margin"] = self.margin.compute().mean()
-            if self.tokens_choose and probed:
+            if self.by_score and probed:
                 found["balance/churn"] = self.churn.compute().mean()
         return {name: value.float() for name, value in found.items()}
 

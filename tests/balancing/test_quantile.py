@@ -15,6 +15,7 @@ from torch import Tensor
 from s15erav3.balancing import Quantile
 from s15erav3.balancing.base import update_biases
 from s15erav3.balancing.diagnostics import max_violation
+from s15erav3.balancing.histogram import halfway, halfway_of_ranks
 from s15erav3.errors import UserError
 from s15erav3.model import Router, Routing
 from tests.balancing.parts import config, micro_batch, random_scores, routing_of, skewed, softmax_config
@@ -173,3 +174,55 @@ def test_experts_that_choose_and_bad_values_are_refused() -> None:
     for ema in (-0.1, 1.0):
         with pytest.raises(UserError, match=rf"balancing\.ema={ema}"):
             Quantile(ema)
+
+
+@pytest.mark.parametrize(("experts", "k", "tokens"), [(4, 1, 300), (16, 3, 31), (5, 4, 24), (8, 2, 3), (4, 2, 1)])
+@pytest.mark.parametrize("bins", [2, 37, 1000])
+def test_histograms_are_within_a_bin_of_the_exact_quantile(experts: int, k: int, tokens: int, bins: int) -> None:
+    """Seen to fail with the range of another expert, the quantile of the other end, and a bin too many or too few."""
+    values = [4 * random_scores(n, experts, n).detach().float() - 2 for n in (tokens, tokens + 1)]
+    found = halfway_of_ranks(values, k, bins)
+    for layer, own in enumerate(values):
+        width = (own.amax(dim=0) - own.amin(dim=0)) / bins
+        assert ((found[layer] - halfway(own, k)).abs() <= 1.001 * width + 1e-6).all()
+
+
+def test_histograms_of_evenly_spaced_values_are_exact() -> None:
+    """0 to 99: halfway between the 25th and the 26th is 24.5. Of ten bins 9.9 wide, the third holds the 21st to the
+    30th: 19.8 + 9.9 (0.45 + 0.55) / 2 = 24.75. Seen to fail with places counted from 0, and without the half."""
+    values = torch.arange(100.0)[:, None].expand(-1, 4)
+    assert halfway(values, 1).tolist() == [24.5] * 4
+    torch.testing.assert_close(halfway_of_ranks([values], 1, 10)[0].tolist(), [24.75] * 4)
+
+
+def test_equal_values_have_a_quantile_too() -> None:
+    assert halfway_of_ranks([torch.full((6, 3), 0.25)], 1, 10).tolist() == [[0.25] * 3]
+
+
+def test_scopes_average_quantiles() -> None:
+    """Of two sequences of three tokens, by hand: b* of each, and their mean; ``micro`` takes both as one batch.
+
+    The first three needed biases of expert 0 are -0.4, -0.2, -0.3, of which one is due: -0.35; the last three -0.5,
+    -0.1, 0.4: -0.3. Seen to fail with the sum in place of the mean, and with sequences that are interleaved.
+    """
+    solved = []
+    for rows in (SCORES[:3], SCORES[3:]):
+        solved.append(torch.tensor(naive([routing_of(rows, 1)], 1)))
+    for scope, want in (("sequence", sum(solved) / 2), ("micro", centred(SOLVED))):
+        balancer = Quantile(scope=scope)  # type: ignore[arg-type]
+        balancer.attach([Router(config(3, 1))])
+        balancer.observe(micro_batch(routing_of(SCORES, 1), sequences=2))
+        torch.testing.assert_close(balancer.bias_update(torch.ones(1, 3, dtype=torch.int64), 0.0)[0], want)
+    halves = Quantile(scope="micro")
+    halves.attach([Router(config(3, 1))])
+    found = change(halves, routing_of(SCORES[:3], 1), routing_of(SCORES[3:], 1))
+    torch.testing.assert_close(found, sum(solved) / 2)
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(UserError, match=r"balancing\.bins=10 is for balancing\.scope=step, found micro"):
+        Quantile(scope="micro", bins=10)
+    with pytest.raises(UserError, match=r"balancing\.bins=1 "):
+        Quantile(bins=1)
+    with pytest.raises(UserError, match=r"balancing\.scope=all is unknown"):
+        Quantile(scope="all")  # type: ignore[arg-type]

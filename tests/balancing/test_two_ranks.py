@@ -22,10 +22,13 @@ def figures(parts: list[slice]) -> dict[str, Tensor]:
     router, x = skewed(6, 2, seed=0)
     with torch.no_grad():
         quantile, auxiliary = Quantile(), AuxiliaryLoss(1.0, "global")
+        binned = Quantile(bins=1000)
         quantile.attach([router])
+        binned.attach([router])
         for part in parts:
             batch = micro_batch(router(x[part]))
             quantile.observe(batch)
+            binned.observe(batch)
             loss = auxiliary.loss(batch)
         bip = BIP(rounds=2)
         bip.attach([router])
@@ -33,6 +36,7 @@ def figures(parts: list[slice]) -> dict[str, Tensor]:
             bip.observe(micro_batch(router(x[part])))
         return {
             "quantile": quantile.bias_update(LOADS, 0.0),
+            "binned": binned.bias_update(LOADS, 0.0),
             "bip": bip.bias_update(LOADS, 0.0),
             "global": loss,
             "f": auxiliary._step_loads,
@@ -50,7 +54,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_ranks_see_the_tokens_of_both(tmp_path: Path) -> None:
     """A bias that differs between ranks is two models. Seen to fail without ``from_all_ranks`` in Quantile, without
-    either sum over ranks in BIP, and without the one in AuxiliaryLoss."""
+    the counts or the extremes of the other rank, either sum over ranks in BIP, and without the one in AuxiliaryLoss."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -58,9 +62,11 @@ def test_two_ranks_see_the_tokens_of_both(tmp_path: Path) -> None:
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     quarters = [slice(0, 128), slice(128, 256), slice(256, 384), slice(384, 512)]
     whole, parts = figures([slice(0, 512)]), figures(quarters)
-    for name in ("quantile", "bip", "f"):
+    for name in ("quantile", "binned", "bip", "f"):
         assert torch.equal(one[name], other[name]), name
     torch.testing.assert_close(one["quantile"], whole["quantile"])
+    assert torch.equal(one["binned"], whole["binned"])
+    torch.testing.assert_close(one["binned"], whole["quantile"], rtol=0, atol=4e-3)  # bins of 1e-3 times the range
     torch.testing.assert_close(one["bip"], parts["bip"])  # the mean over micro-batches
     assert torch.equal(one["f"], whole["f"])
     assert one["global"] != other["global"]  # P is each rank's own

@@ -81,6 +81,14 @@ class Quantile(AddOns, total=False):
     """``quantile``: the bias that would have balanced the last step."""
 
     ema: Annotated[ShareBelowOne, Doc("share of the old bias that is kept; 0: none")]
+    scope: Annotated[
+        Literal["step", "micro", "sequence"],
+        Doc("tokens of a quantile: the step on all ranks; a micro-batch or a sequence, with the mean of their biases"),
+    ]
+    bins: Annotated[
+        Annotated[Whole, Ge(2), Le(1_000_000)] | None,
+        Doc("bins of the histograms that ranks exchange in place of all values; null: exact; only with scope=step"),
+    ]
 
 
 @closed
@@ -137,6 +145,16 @@ class Forced(AddOns, total=False):
     exponent: Annotated[NotNegative, Doc("exponent of Zipf's law; only with load=zipf")]
 
 
+@closed
+class Hash(AddOns, total=False):
+    """``hash``: a fixed map from token ids to experts."""
+
+    map: Annotated[
+        Literal["balanced", "random"],
+        Doc("balanced: even loads by the tokens' frequencies in the training part; random: whatever these are"),
+    ]
+
+
 BALANCING: dict[str, type] = {
     "s15erav3.balancing.Unbalanced": Plain,
     "s15erav3.balancing.ExpertChoice": Plain,
@@ -151,6 +169,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.BIP": Bip,
     "s15erav3.balancing.Sinkhorn": Sinkhorn,
     "s15erav3.balancing.Forced": Forced,
+    "s15erav3.balancing.Hash": Hash,
     "*": AddOns,
 }
 """Settings by ``_target_``; ``*`` for a user-defined strategy."""

@@ -66,8 +66,8 @@ class Experts(TypedDict, total=False):
     n_group: Annotated[AtLeastOne, Doc("equal groups of experts, of which a token may use topk_group")]
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
-        Literal["noaux_tc", "expert_choice"],
-        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control)"),
+        Literal["noaux_tc", "expert_choice", "hash"],
+        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control); hash: by token id"),
     ]
     scoring_func: Annotated[
         Literal["sigmoid", "softmax", "sqrtsoftplus"], Doc("function from the router's logits to affinities")
@@ -75,6 +75,10 @@ class Experts(TypedDict, total=False):
     router_init: Annotated[
         Literal["normal", "orthogonal"],
         Doc("initial router weights: normal, or orthonormal rows (columns if there are more experts than hidden_size)"),
+    ]
+    bias_form: Annotated[
+        Literal["sum", "product", "logits"],
+        Doc("how affinity s and bias b choose experts: s + b; s (1 + b); the logit of s, plus b"),
     ]
     routed_scaling_factor: Annotated[Positive, Doc("factor on the summed output of the routed experts")]
     norm_topk_prob: Annotated[bool, Doc("whether a token's gate weights are divided by their sum")]
