@@ -1,6 +1,6 @@
 """Time generation: latent cache, no cache, and transformers' generate with its own cache, on the same weights.
 
-Greedy, fp32, one CPU thread (or a GPU), in turns within one run; prints tokens/s (medians), the ratios, bytes of
+Greedy, fp32, one CPU thread and its own time (or a GPU and wall time), in turns within one run; prints tokens/s (medians), the ratios, bytes of
 cache per token, and whether all wrote the same tokens. With --checkpoint, also speculation on a trained model.
 
     python scripts/bench_generate.py [--model small] [--experts e8] [--new-tokens 512] [--batch 1 8] [--rounds 3]
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
     net = Transformer(config).to(device)
     twin = hf_twin(net).to(device).eval()
     counts = count_parameters(config)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
     print(f"{args.prompt} + {args.new_tokens} tokens, torch {torch.__version__}, {device}, one CPU thread")
     for batch in args.batch:
@@ -81,7 +83,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
             run("latent cache, compiled")
         for _ in range(args.rounds):
             for name in calls:
-                times[name].append(seconds(lambda name=name: run(name)))
+                times[name].append(seconds(lambda name=name: run(name), clock))
         medians = {name: statistics.median(spent) for name, spent in times.items()}
         _, took = cached(net, *warm)
         ordinary = config.num_layers * config.num_heads * (config.qk_head_dim + config.v_head_dim) * 4

@@ -24,7 +24,7 @@ class Norm:
     """An RMSNorm. Its weight is a part of the matrices that follow where ``into`` has multiplied it into them."""
 
     def __init__(self, norm: RMSNorm, dtype: torch.dtype, *, folds: bool) -> None:
-        self.eps, self.width = norm.eps, norm.weight.shape
+        self.eps, self.width = norm.eps or 0.0, norm.weight.shape
         # A GPU normalises and multiplies in one kernel, and a product with the weight would be a copy of the experts.
         self.folds = folds and not norm.weight.is_cuda
         self.weight = norm.weight.detach().to(dtype)
@@ -40,7 +40,7 @@ class Norm:
         if len(x) > 1 or not self.on_host or torch.compiler.is_compiling():
             return F.rms_norm(x, self.width, self.applied, self.eps)
         row = x[0]  # two operators instead of seven
-        out = x * (torch.dot(row, row).item() / len(row) + self.eps) ** -0.5
+        out: Tensor = x * (torch.dot(row, row).item() / len(row) + self.eps) ** -0.5
         return out if self.applied is None else out.mul_(self.applied)
 
 
@@ -68,18 +68,16 @@ class FoldedBlock:
         if self.router is None:
             return x
         seen = normed * self.norm.weight if self.norm.folds else normed
-        if (
-            x.is_cuda or torch.compiler.is_compiling()
-        ):  # this path has the fewest operators without host synchronisation
+        if x.is_cuda or torch.compiler.is_compiling():  # the fewest operators without host synchronisation
             return x + apply_experts(normed, self.router(seen), *self._stacked())
         experts, weights = self.router.choose(seen)
         if len(x) > 1:
             return x + apply_to_few(normed, experts, weights, *self._stacked())
         inner = normed.new_empty(experts.shape[1], self.gate_up.shape[-1])
-        chosen = [(self.each[i], row) for i, row in zip(experts[0].tolist(), inner.split(1), strict=True)]
+        chosen = [(self.each[i], row) for i, row in zip(experts[0].tolist(), inner.unsqueeze(1).unbind(), strict=True)]
         for (gate_up, _), row in chosen:
             torch.mm(normed, gate_up, out=row)
-        rows = _swiglu(inner).split(1)
+        rows = _swiglu(inner).unsqueeze(1).unbind()
         for ((_, down), _), row, weight in zip(chosen, rows, weights[0].tolist(), strict=True):
             x.addmm_(row, down, alpha=weight)
         return x
