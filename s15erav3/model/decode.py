@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s15erav3.model.folded import Angles, FoldedBlock, laid
+from s15erav3.model.folded import Angles, FoldedBlock
 from s15erav3.model.kv_cache import Step
+from s15erav3.model.matrix import matrix
 from s15erav3.model.rope import rope_frequencies
 from s15erav3.model.transformer import Transformer
 
@@ -30,9 +31,16 @@ class Decoder:
     Args:
         model: already on its device.
         dtype: compute dtype; router scores are computed in at least fp32, as in the model.
+        int8: keep all matrices but the embedding and the routers with 8 bits per weight, see
+            :class:`~s15erav3.model.matrix.Int8`.
+
+    Raises:
+        ValueError: ``int8`` on a GPU.
     """
 
-    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
+    def __init__(self, model: Transformer, dtype: torch.dtype, *, int8: bool = False) -> None:
+        if int8 and model.embed_tokens.weight.is_cuda:
+            raise ValueError("weights of 8 bits are multiplied on a CPU only")
         config = model.config
         self.model, self.dtype = model, dtype
         yarn = config.rope_scaling
@@ -42,9 +50,9 @@ class Decoder:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             layers: Any = model.layers
             mtp: Any = model.mtp
-            self.layers = [FoldedBlock(layer, dtype) for layer in layers]
-            self.ahead = [FoldedBlock(block.block, dtype) for block in mtp]
-            self.head = laid(model.lm_head.weight, dtype)
+            self.layers = [FoldedBlock(layer, dtype, int8) for layer in layers]
+            self.ahead = [FoldedBlock(block.block, dtype, int8) for block in mtp]
+            self.head = matrix(model.lm_head.weight, dtype, int8)
 
     def __call__(self, ids: Tensor, step: Step) -> Tensor:
         """Return the normalised final states (B, T, D) of further tokens (B, T)."""
@@ -69,7 +77,8 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.to(self.dtype) @ self.head
+            rows = hidden.to(self.dtype).reshape(-1, hidden.shape[-1])
+            return self.head(rows).view(*hidden.shape[:-1], -1)
 
     def _angles(self, step: Step) -> Angles:
         """As :func:`~s15erav3.model.rope.rope_angles`, for (B or 1, T, 1, R)."""

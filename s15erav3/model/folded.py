@@ -1,7 +1,7 @@
 """The layers of a :class:`~s15erav3.model.decode.Decoder`: products of weights made in advance, few operators.
 
 Shapes: B sequences, T new tokens, N = B * T rows, S cached tokens, D hidden, H heads, C latent rank, R rotary width,
-F width of an expert. Matrices are stored (in, out).
+F width of an expert.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from s15erav3.model.attention import LatentAttention, LayerCache
 from s15erav3.model.block import Block
 from s15erav3.model.experts import SwiGLU, apply_experts, apply_to_few
+from s15erav3.model.matrix import Int8, Matrix, Plain, laid, matrix
 from s15erav3.model.moe import MoE
 from s15erav3.model.norm import RMSNorm
 
@@ -47,17 +48,23 @@ class Norm:
 class FoldedBlock:
     """One layer."""
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        self.attention = FoldedAttention(block.self_attn, block.input_layernorm, dtype)
+    def __init__(self, block: Block, dtype: torch.dtype, int8: bool) -> None:
+        self.attention = FoldedAttention(block.self_attn, block.input_layernorm, dtype, int8)
         self.norm = Norm(block.post_attention_layernorm, dtype, folds=True)
         mlp = block.mlp
         self.router = mlp.router if isinstance(mlp, MoE) else None
         if isinstance(mlp, MoE):
-            self.gate_up = laid(self.norm.into(mlp.experts.gate_up_proj), dtype)  # (E, D, 2 F)
-            self.down = laid(mlp.experts.down_proj, dtype)  # (E, F, D)
-            self.each = list(zip(self.gate_up.unbind(), self.down.unbind(), strict=True))
+            gate_up, down = self.norm.into(mlp.experts.gate_up_proj), mlp.experts.down_proj.detach()
+            self.stacked: tuple[Tensor, Tensor] | None = None
+            self.each: list[tuple[Matrix, Matrix]]
+            if int8:
+                self.each = [(Int8(one), Int8(other)) for one, other in zip(gate_up, down, strict=True)]
+            else:
+                gate_up, down = laid(gate_up, dtype), laid(down, dtype)
+                self.each = [(Plain(one), Plain(other)) for one, other in zip(gate_up, down, strict=True)]
+                self.stacked = gate_up.transpose(-2, -1), down.transpose(-2, -1)
         dense = mlp.shared_experts if isinstance(mlp, MoE) else mlp
-        self.dense = None if dense is None else FoldedSwiGLU(dense, self.norm, dtype)
+        self.dense = None if dense is None else FoldedSwiGLU(dense, self.norm, dtype, int8)
 
     def __call__(self, x: Tensor, angles: Angles, cache: LayerCache) -> Tensor:
         """Map the residual stream (N, D) -> (N, D), written over x."""
@@ -68,34 +75,34 @@ class FoldedBlock:
         if self.router is None:
             return x
         seen = normed * self.norm.weight if self.norm.folds else normed
-        if x.is_cuda or torch.compiler.is_compiling():  # the fewest operators without host synchronisation
-            return x + apply_experts(normed, self.router(seen), *self._stacked())
+        if self.stacked and (x.is_cuda or torch.compiler.is_compiling()):
+            return x + apply_experts(normed, self.router(seen), *self.stacked)  # the host waits for nothing
         experts, weights = self.router.choose(seen)
-        if len(x) > 1:
-            return x + apply_to_few(normed, experts, weights, *self._stacked())
-        inner = normed.new_empty(experts.shape[1], self.gate_up.shape[-1])
-        chosen = [(self.each[i], row) for i, row in zip(experts[0].tolist(), inner.unsqueeze(1).unbind(), strict=True)]
-        for (gate_up, _), row in chosen:
-            torch.mm(normed, gate_up, out=row)
-        rows = _swiglu(inner).unsqueeze(1).unbind()
-        for ((_, down), _), row, weight in zip(chosen, rows, weights[0].tolist(), strict=True):
-            x.addmm_(row, down, alpha=weight)
+        if len(x) == 1:
+            for expert, weight in zip(experts[0].tolist(), weights[0].tolist(), strict=True):
+                gate_up, down = self.each[expert]
+                down.add_to(x, _swiglu(gate_up(normed)), weight)
+            return x
+        if self.stacked:
+            return x + apply_to_few(normed, experts, weights, *self.stacked)
+        for expert in sorted(set(experts.flatten().tolist())):
+            gate_up, down = self.each[expert]
+            row, place = (experts == expert).nonzero(as_tuple=True)
+            part = down(_swiglu(gate_up(normed[row]))) * weights[row, place].unsqueeze(1)
+            x.index_add_(0, row, part.to(x.dtype))
         return x
-
-    def _stacked(self) -> tuple[Tensor, Tensor]:
-        return self.gate_up.transpose(-2, -1), self.down.transpose(-2, -1)
 
 
 class FoldedSwiGLU:
     """Gate and up-projection in one product."""
 
-    def __init__(self, mlp: SwiGLU, norm: Norm, dtype: torch.dtype) -> None:
-        self.gate_up = laid(norm.into(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))), dtype)
-        self.down = laid(mlp.down_proj.weight, dtype)
+    def __init__(self, mlp: SwiGLU, norm: Norm, dtype: torch.dtype, int8: bool) -> None:
+        self.gate_up = matrix(norm.into(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))), dtype, int8)
+        self.down = matrix(mlp.down_proj.weight, dtype, int8)
 
     def add_to(self, x: Tensor, normed: Tensor) -> None:
         """Add its output for ``normed`` (N, D) to x (N, D)."""
-        x.addmm_(_swiglu(torch.mm(normed, self.gate_up)), self.down)
+        self.down.add_to(x, _swiglu(self.gate_up(normed)))
 
 
 class FoldedAttention:
@@ -110,7 +117,7 @@ class FoldedAttention:
     as its quarter turn x', so that rot(x) = x cos + x' sin.
     """
 
-    def __init__(self, attention: LatentAttention, norm: RMSNorm, dtype: torch.dtype) -> None:
+    def __init__(self, attention: LatentAttention, norm: RMSNorm, dtype: torch.dtype, int8: bool) -> None:
         a = attention
         heads, nope, rank = a.num_heads, a.nope_dim, a.kv_rank
         self.heads, self.rank, self.whole = heads, rank, rank + a.rope_dim
@@ -126,30 +133,32 @@ class FoldedAttention:
         down = torch.cat((a.kv_a_proj_with_mqa.weight[:rank], *_turned(a.kv_a_proj_with_mqa.weight[rank:])))
         bias: Tensor | None = a.kv_a_proj_with_mqa.bias
         bias = None if bias is None else torch.cat((bias[:rank], *(t[:, 0] for t in _turned(bias[rank:, None]))))
-        self.query: Tensor | None = None
+        self.query: Matrix | None = None
         if a.q_low_rank:
             self.query_norm = Norm(a.q_a_layernorm, dtype, folds=True)
-            self.query = laid(self.query_norm.into(folded), dtype)
+            self.query = matrix(self.query_norm.into(folded), dtype, int8)
             self.split = (len(a.q_a_proj.weight), len(down))
             folded = a.q_a_proj.weight
-        self.inputs = laid(self.norm.into(torch.cat((folded, down))), dtype)
+        self.inputs = matrix(self.norm.into(torch.cat((folded, down))), dtype, int8)
         if bias is not None:
             first = a.q_a_proj.bias if a.q_low_rank else bias.new_zeros(len(folded))
             bias = torch.cat((first, bias)).to(dtype)
         self.bias = bias
 
         value = a.o_proj.weight.view(-1, heads, a.v_dim)
-        self.output = laid(torch.einsum("dhv,hvc->dhc", value, up[:, nope:]).flatten(1), dtype)  # (H C, D)
+        self.output = matrix(torch.einsum("dhv,hvc->dhc", value, up[:, nope:]).flatten(1), dtype, int8)  # H C -> D
         self.output_bias = None if a.o_proj.bias is None else a.o_proj.bias.to(dtype)
 
     def add_to(self, x: Tensor, angles: Angles, cache: LayerCache) -> None:
         """Add its output to the residual stream x (N, D), and append the new tokens to the cache."""
         length = len(cache.slots)
-        batch, normed = len(x) // length, self.norm(x)
-        made = torch.mm(normed, self.inputs) if self.bias is None else torch.addmm(self.bias, normed, self.inputs)
+        batch = len(x) // length
+        made = self.inputs(self.norm(x)).to(x.dtype)
+        if self.bias is not None:
+            made.add_(self.bias)
         if self.query is not None:
             low, made = made.split(self.split, dim=1)  # type: ignore[no-untyped-call]
-            made = torch.cat((torch.mm(self.query_norm(low), self.query), made), dim=1)
+            made = torch.cat((self.query(self.query_norm(low)).to(x.dtype), made), dim=1)
         made = self._rotated(made.view(batch, length, self.heads + 1, -1), angles)  # (B, T, H + 1, C + R)
         q, entry = made[:, :, :-1], made[:, :, -1]
         latent = entry[..., : self.rank].flatten(0, 1)
@@ -163,7 +172,7 @@ class FoldedAttention:
             scores = by_token.masked_fill(~cache.mask.transpose(1, 2), float("-inf")).view_as(scores)
         wide = torch.promote_types(scores.dtype, torch.float32)
         context = torch.bmm(scores.softmax(dim=-1, dtype=wide).to(x.dtype), entries[..., : self.rank])
-        x.addmm_(context.view(len(x), -1), self.output)
+        self.output.add_to(x, context.view(len(x), -1))
         if self.output_bias is not None:
             x.add_(self.output_bias)
 
@@ -179,15 +188,6 @@ def _swiglu(inner: Tensor) -> Tensor:
     """(N, 2 F), gates before up-projections, which it overwrites -> (N, F)."""
     gate, up = inner.chunk(2, dim=-1)
     return F.silu(gate, inplace=True).mul_(up)
-
-
-def laid(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Transpose a matrix (..., out, in) to (..., in, out), on a CPU also in memory.
-
-    Products with one or a few vectors then read it up to twice as fast (scripts/bench_generate.py).
-    """
-    turned = weight.detach().to(dtype).transpose(-2, -1)
-    return turned if weight.is_cuda else turned.contiguous()
 
 
 def _turned(rows: Tensor) -> tuple[Tensor, Tensor]:
