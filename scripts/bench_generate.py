@@ -1,8 +1,8 @@
 """Time generation: latent cache, no cache, and transformers' generate with its own cache, on the same weights.
 
 Greedy, fp32, in turns within one run, by one CPU thread and its own time, or on a GPU and by the clock. Prints tokens/s
-(medians), the ratios, bytes of cache per token, and whether all wrote the same tokens. With --checkpoint, speculation on a
-trained model instead; with --checkpoint and --int8, the bits per byte of its validation text, decoded with fp32 weights
+(medians), the ratios, bytes of cache per token, and whether all wrote the same tokens. With --checkpoint, speculation on
+a trained model instead; with --checkpoint and --int8, the bits per byte of its validation text, decoded with fp32 weights
 and with 8 bits per weight.
 
     python scripts/bench_generate.py [--model small] [--experts e8] [--new-tokens 512] [--batch 1 8] [--rounds 3]
@@ -155,9 +155,7 @@ def bits_per_byte(args: argparse.Namespace) -> None:
             logits = decoder.logits(torch.cat((first, *rest), dim=1)).float()
             nats += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
         size = int(saved.tokenizer.byte_lengths[windows[:, 1:].numpy()].sum())
-        print(
-            f"{name}: {nats / size / math.log(2):.5f} bits per byte of {size:,} bytes ({windows[:, 1:].numel():,} tokens)"
-        )
+        print(f"{name}: {nats / size / math.log(2):.5f} bits per byte of {size:,} bytes")
 
 
 def main() -> None:
