@@ -1,9 +1,9 @@
 """Time generation: latent cache, no cache, and transformers' generate with its own cache, on the same weights.
 
-Greedy, fp32, in turns within one run, by one CPU thread and its own time, or on a GPU and by the clock. Prints tokens/s
-(medians), the ratios, bytes of cache per token, and whether all wrote the same tokens. With --checkpoint, speculation on
-a trained model instead; with --checkpoint and --int8, the bits per byte of its validation text, decoded with fp32 weights
-and with 8 bits per weight.
+Greedy, fp32, in turns within one run, by one CPU thread and its own time, or on a GPU and by the clock. Prints
+tokens/s (medians), the ratios, bytes of cache per token, and whether all wrote the same tokens. With --checkpoint,
+speculation on a trained model instead; with --checkpoint and --int8, the bits per byte of its validation text, decoded
+with fp32 weights and with 8 bits per weight.
 
     python scripts/bench_generate.py [--model small] [--experts e8] [--new-tokens 512] [--batch 1 8] [--rounds 3]
     python scripts/bench_generate.py --checkpoint RUN_DIR [--new-tokens 200] [--int8]
