@@ -23,6 +23,7 @@ class Request(NamedTuple):
     seed: int
     speculative: bool
     compiled: bool
+    int8: bool
 
 
 def asked(cfg: DictConfig) -> Request:
@@ -33,7 +34,9 @@ def asked(cfg: DictConfig) -> Request:
     """
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
     prompts, stop = texts(cfg.prompt, from_input=True), texts(cfg.stop)
-    return Request(prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile)
+    return Request(
+        prompts, sampling, cfg.max_new_tokens, cfg.samples, stop, cfg.seed, cfg.speculative, cfg.compile, cfg.int8
+    )
 
 
 def texts(value: object, *, from_input: bool = False) -> list[str]:

@@ -83,6 +83,8 @@ def ready(cfg: DictConfig, request: Request) -> Trained:
             f"{trained.saved.file} cannot generate: its experts choose among future tokens "
             "(balancing=expert_choice is a control); use a model with another balancing."
         )
+    if request.int8 and trained.device.type != "cpu":
+        raise UserError("int8=true decodes on a CPU only; add trainer.accelerator=cpu, or leave int8 out.")
     if request.speculative and not trained.net.config.num_nextn_predict_layers:
         raise UserError(
             f"speculative=true needs multi-token-prediction blocks, and {trained.saved.file} has none; train with "
@@ -122,6 +124,7 @@ def write(trained: Trained, request: Request, shown: Callable[[str], None] | Non
             stop=tokenizer.end_of_text,
             samples=request.samples,
             compiled=request.compiled,
+            int8=request.int8,
         )
     return [finish(stream, shown) for stream in streams], took
 

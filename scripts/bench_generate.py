@@ -1,31 +1,39 @@
 """Time generation: latent cache, no cache, and transformers' generate with its own cache, on the same weights.
 
-Greedy, fp32, one CPU thread (or a GPU), in turns within one run; prints tokens/s (medians), the ratios, bytes of
-cache per token, and whether all wrote the same tokens. With --checkpoint, also speculation on a trained model.
+Greedy, fp32, in turns within one run, by one CPU thread and its own time, or on a GPU and by the clock. Prints
+tokens/s (medians), the ratios, bytes of cache per token, and whether all wrote the same tokens. With --checkpoint,
+speculation on a trained model instead; with --checkpoint and --int8, the bits per byte of its validation text, decoded
+with fp32 weights and with 8 bits per weight.
 
     python scripts/bench_generate.py [--model small] [--experts e8] [--new-tokens 512] [--batch 1 8] [--rounds 3]
-    python scripts/bench_generate.py --checkpoint RUN_DIR [--new-tokens 200]
+    python scripts/bench_generate.py --checkpoint RUN_DIR [--new-tokens 200] [--int8]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
 from hf_twin import hf_twin, load_config, seconds
+from torch.nn.functional import cross_entropy
 
+from s15erav3.data.datamodule import CommentaryData
 from s15erav3.loading import load
 from s15erav3.model import Transformer, count_parameters
+from s15erav3.model.decode import Decoder
 from s15erav3.model.generate import Generated, at_rest, generate
+from s15erav3.model.kv_cache import LatentCache
 from s15erav3.model.sampling import Sampling
 from s15erav3.model.speculate import generate_speculatively
 
 Texts = list[list[int]]
 
 
-def cached(net: Transformer, prompts: Texts, new: int, compiled: bool = False) -> tuple[Texts, Generated]:
+def cached(net: Transformer, prompts: Texts, new: int, **how: bool) -> tuple[Texts, Generated]:
     """Our generation, with all that belongs to it."""
     texts: Texts = [[] for _ in prompts]
 
@@ -34,7 +42,7 @@ def cached(net: Transformer, prompts: Texts, new: int, compiled: bool = False) -
         return True
 
     settings = {"sampling": Sampling(temperature=0), "seed": 0, "context": len(prompts[0]) + new}
-    return texts, generate(net, prompts, emit, max_new_tokens=new, compiled=compiled, **settings)
+    return texts, generate(net, prompts, emit, max_new_tokens=new, **how, **settings)
 
 
 def uncached(net: Transformer, prompts: Texts, new: int) -> Texts:
@@ -52,6 +60,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
     net = Transformer(config).to(device)
     twin = hf_twin(net).to(device).eval()
     counts = count_parameters(config)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     print(f"model={args.model} experts={args.experts}: {counts.total:,} parameters, {counts.active:,} active")
     print(f"{args.prompt} + {args.new_tokens} tokens, torch {torch.__version__}, {device}, one CPU thread")
     for batch in args.batch:
@@ -65,6 +74,8 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
         calls: dict[str, Callable[[Texts], object]] = {"latent cache": lambda p: cached(net, p, args.new_tokens)[0]}
         if args.compile:
             calls["latent cache, compiled"] = lambda p: cached(net, p, args.new_tokens, compiled=True)[0]
+        if args.int8:
+            calls["latent cache, int8"] = lambda p: cached(net, p, args.new_tokens, int8=True)[0]
         calls["transformers' cache"] = theirs
         if batch == 1:
             calls["no cache"] = lambda p: uncached(net, p, args.new_tokens)
@@ -81,7 +92,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> None:
             run("latent cache, compiled")
         for _ in range(args.rounds):
             for name in calls:
-                times[name].append(seconds(lambda name=name: run(name)))
+                times[name].append(seconds(lambda name=name: run(name), clock))
         medians = {name: statistics.median(spent) for name, spent in times.items()}
         _, took = cached(net, *warm)
         ordinary = config.num_layers * config.num_heads * (config.qk_head_dim + config.v_head_dim) * 4
@@ -124,6 +135,29 @@ def speculation(args: argparse.Namespace, device: torch.device) -> None:
     print("  the same tokens" if same else "  OTHER TOKENS")
 
 
+@torch.inference_mode()
+def bits_per_byte(args: argparse.Namespace) -> None:
+    """The validation text of a run, decoded 32 tokens at a time after the first of each window."""
+    saved = load(args.checkpoint)
+    own = {key: value for key, value in saved.config["data"].items() if key != "max_epochs"}
+    data = CommentaryData(tokenizer=saved.tokenizer, **own).prepare()
+    tokens = torch.from_numpy(data.token_files.part("val").astype("int64"))
+    windows = tokens[: len(tokens) // (data.length + 1) * (data.length + 1)].view(-1, data.length + 1)
+    for name, int8 in (("fp32", False), ("int8", True)):
+        decoder, nats = Decoder(saved.net.eval(), torch.float32, int8=int8), 0.0
+        for batch in windows.split(8):
+            ids, targets = batch[:, :-1], batch[:, 1:]
+            cache = LatentCache(
+                saved.net.config, len(ids), data.length, device=ids.device, dtype=torch.float32, static=True
+            )
+            first = saved.net(ids[:, :1], cache.advance(1)).hidden
+            rest = [decoder(part, cache.advance(part.shape[1])) for part in ids[:, 1:].split(32, dim=1)]
+            logits = decoder.logits(torch.cat((first, *rest), dim=1)).float()
+            nats += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+        size = int(saved.tokenizer.byte_lengths[windows[:, 1:].numpy()].sum())
+        print(f"{name}: {nats / size / math.log(2):.5f} bits per byte of {size:,} bytes")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--checkpoint")
     parser.add_argument(
         "--prompts",
@@ -145,6 +180,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if args.checkpoint and args.int8:
+        bits_per_byte(args)
+        return
     (speculation if args.checkpoint else compare)(args, torch.device(args.device))
 
 

@@ -53,6 +53,7 @@ def fork(
         sys.argv = ["__main__.py", *command]  # as by python -m s15erav3: other ranks are started so
         try:
             torch.set_num_threads(1)
+            os.environ["OMP_NUM_THREADS"] = "1"  # so that the command keeps this number
             if prepare is not None:
                 prepare()
             status = s15erav3(command)

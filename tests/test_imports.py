@@ -49,7 +49,7 @@ FLOORS: dict[str, set[str]] = {
     # one run, many runs
     "session": {
         *("loading", "pages", "analysis", "callbacks", "loggers", "runs", "device", "training", "balancing", "model"),
-        *("metrics", "data", "terminal", "ranks", "cli", "errors", "files"),
+        *("metrics", "data", "terminal", "ranks", "cli", "cores", "errors", "files"),
     },
     "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "cores", "errors", "files"},
     "machine": {"__init__", "session", "training", "model", "cli", "cores"},

@@ -206,6 +206,7 @@ def test_an_extended_context_reads_a_longer_prompt(say: Say, calls: list[Any]) -
         (["speculative=true", GREEDY, "repetition_penalty=1.5"], ["speculative=true", "repetition_penalty=1.5"]),
         (["speculative=true", GREEDY, "samples=2"], ["speculative=true", "samples"]),
         (["speculative=true", GREEDY, "compile=true"], ["speculative=true", "compile=true"]),
+        (["int8=true", "compile=true"], ["int8=true", "compile=true"]),
         (["samples=0"], ["samples=0", "at least 1"]),
         (["samples=1.5"], ["samples=1.5", "whole number"]),
         (["max_new_tokens=0"], ["max_new_tokens=0", "at least 1"]),

@@ -24,6 +24,7 @@ PROGRESS = (
     Metric("epochs", "passes", "neither", ("result",), "Passes over the training part, in windows."),
     Metric("wall_seconds", "s", "lower", ("result",),
            "Time from the start of the process, or of the resume, to its end."),
+    Metric("threads", "threads", "neither", ("result",), "Threads of each process (`trainer.threads`)."),
     Metric("params/total", "parameters", "neither", ("result",), "Parameters of the model, those of multi-token "
            "prediction included."),
     Metric("params/active", "parameters", "neither", ("result",), "Parameters that one token uses."),

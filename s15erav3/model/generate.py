@@ -73,6 +73,7 @@ def generate(
     stop: int | None = None,
     samples: int = 1,
     compiled: bool = False,
+    int8: bool = False,
 ) -> Generated:
     """Continue every prompt ``samples`` times: sequence p * samples + s is sample s of prompt p.
 
@@ -84,12 +85,16 @@ def generate(
         context: tokens that one token attends to; longer prompts are truncated to their last tokens.
         stop: token that ends a sequence.
         compiled: compile the decoding step; shapes and memory then stay the same from step to step.
+        int8: decode with 8 bits per weight after the prompt, see :class:`~s15erav3.model.decode.Decoder`.
 
     Raises:
-        ValueError: a prompt is empty, there are no prompts, or the model uses expert choice.
+        ValueError: a prompt is empty, there are no prompts, the model uses expert choice, or ``int8`` is combined with
+            a GPU or ``compiled``.
     """
     if not model.config.causal:
         raise ValueError("experts that choose among tokens to come cannot generate")
+    if int8 and compiled:
+        raise ValueError("experts with 8 bits per weight are not compiled")
     if not prompts or not all(prompts):
         raise ValueError("a sequence needs at least one token to continue")
     prompts = [prompt[-context:] for prompt in prompts]
@@ -108,7 +113,7 @@ def generate(
         generators = [torch.Generator().manual_seed(seed + s) for _ in prompts for s in range(samples)]
         seen = _seen(prompts, samples, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
         going, drawn, steps = [max_new_tokens > 0] * len(generators), 0, 0
-        decoder = Decoder(model, dtype)
+        decoder = Decoder(model, dtype, int8=int8)
         one_step = torch.compile(decoder.__call__, fullgraph=True, dynamic=False) if compiled else decoder
         read = time.perf_counter()
         while True:

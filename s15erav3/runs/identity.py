@@ -14,6 +14,7 @@ Role = Literal["place", "watching", "seed", "length", "machine", "file", "archit
 ROLES: dict[str, Role] = {
     # where a run is, and how it was started
     **dict.fromkeys(("run_dir", "resume", "force", "sweep", "hydra"), "place"),
+    **dict.fromkeys(("threads", "trainer.threads"), "place"),  # the results are the same up to rounding
     # how it is monitored
     **dict.fromkeys(("report", "logger", "callbacks.telemetry", "callbacks.samples"), "watching"),
     **dict.fromkeys(("callbacks.progress", "callbacks.checkpoint", "callbacks.media"), "watching"),

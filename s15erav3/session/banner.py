@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,9 @@ from s15erav3.model import ModelConfig, count_parameters
 from s15erav3.runs.identity import Change
 from s15erav3.session.compiling import compiled_code
 from s15erav3.session.router_settings import decided
+from s15erav3.session.threads import Threads
 from s15erav3.terminal import console, program, say, short
+from s15erav3.training.hardware import cpu_name
 from s15erav3.training.module import LanguageModule
 
 
@@ -33,16 +34,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{cpu_name()} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _grid(title: str, rows: list[tuple[str, str]]) -> Table:
@@ -81,8 +73,9 @@ def balancing(cfg: DictConfig, module: LanguageModule) -> str:
 
 @rank_zero_only
 def banner(
-    cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, run_dir: Path, resumed: bool
-) -> None:
+    cfg: DictConfig, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, threads: Threads, run_dir: Path,
+    resumed: bool,
+) -> None:  # fmt: skip
     """Print model, data, device, length and folder of the starting run."""
     config, counts = module.net.config, count_parameters(module.net.config)
     parts, corpus = data.token_files.parts, data.corpus()
@@ -101,6 +94,7 @@ def banner(
         ),
         *([("skipped", listed(passed_over))] if passed_over else []),
         ("device", f"{trainer.world_size} x {device_name(device)}, {trainer.precision}"),
+        *([("threads", f"{threads.number}, {threads.reason}")] if threads.reason else []),
         (
             "length",
             f"{trainer.max_steps:,} steps of {per_step} x {data.length} tokens = "

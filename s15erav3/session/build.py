@@ -188,7 +188,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     """
     settings = instantiate(cfg.trainer, _convert_="all")
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
-    for name in ("skip_nonfinite", "rank_timeout"):  # used by the module and the rank watchdog; missing in older runs
+    for name in ("skip_nonfinite", "rank_timeout", "threads"):  # not Lightning's; missing in older runs
         settings.pop(name, None)
     if (limit := settings.get("limit_val_batches")) not in (None, 0):
         data.limit_validation(limit)  # counts all ranks together; Lightning's limit applies per rank

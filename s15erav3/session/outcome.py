@@ -30,6 +30,7 @@ from s15erav3.runs.checkpoint import candidates, load_checkpoint
 from s15erav3.runs.result import write_result
 from s15erav3.session.banner import device_name
 from s15erav3.session.compiling import compile_seconds
+from s15erav3.session.threads import Threads
 from s15erav3.terminal import program, say
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.nonfinite import Diverged
@@ -60,7 +61,9 @@ def ending(error: BaseException) -> tuple[dict[str, Any], int]:
     }, 1
 
 
-def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L.Trainer) -> dict[str, Any]:
+def measured(
+    seed: int, data: CommentaryData, module: LanguageModule, trainer: L.Trainer, threads: Threads
+) -> dict[str, Any]:
     """Metrics of ``result.json``: the last value of every metric that the metrics table assigns to it."""
     counts = count_parameters(module.net.config)
     figures: dict[str, Any] = {
@@ -73,6 +76,7 @@ def measured(seed: int, data: CommentaryData, module: LanguageModule, trainer: L
         "params/active": counts.active,
         "tokenizer": data.tokenizer.name,
         "device": device_name(module.device),
+        "threads": threads.number,
         "precision": trainer.precision,
         "causal": module.net.config.causal,
     }

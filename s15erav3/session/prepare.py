@@ -23,6 +23,7 @@ from s15erav3.ranks import is_first_rank
 from s15erav3.runs.checkpoint import load_tokenizer, load_weights
 from s15erav3.session.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
 from s15erav3.session.resume import Resumed, take_over
+from s15erav3.session.threads import Shape, Threads, settle
 from s15erav3.training.module import LanguageModule
 
 
@@ -32,6 +33,7 @@ class Session(NamedTuple):
     data: CommentaryData
     module: LanguageModule
     trainer: L.Trainer
+    threads: Threads
 
 
 def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Sequence[L.Callback] = ()) -> Session:
@@ -63,7 +65,8 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     if cfg.init_from:
         sequences_fit(cfg)
     data = build_data(cfg, tokenizer)
-    module = build_module(cfg, data, choose_accelerator(cfg.trainer.accelerator))
+    device = choose_accelerator(cfg.trainer.accelerator)
+    module = build_module(cfg, data, device)
     if resumed is not None:
         load_weights(module.net, resumed.payload, resumed.file)
     elif origin is not None:
@@ -76,13 +79,18 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     }
     callbacks = [*more, *build_callbacks(cfg, run_dir, description)]
     trainer = build_trainer(cfg, run_dir, data, callbacks)
-    description["ranks"] = trainer.world_size
+    earlier = resumed.payload["run"].get("threads") if resumed is not None else None
+    shape = Shape(module.net.config, data.batch_size, data.length, str(trainer.precision), cfg.loss_chunk)
+    threads = settle(
+        cfg.trainer.get("threads", "auto"), shape, device=device, ranks=trainer.num_devices, earlier=earlier
+    )
+    description |= {"ranks": trainer.world_size, "threads": threads.number}
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"-m cannot run jobs on {trainer.world_size} devices, as each rank would start its own sweep; set "
             "trainer.devices=1, or start the runs one by one."
         )
     if resumed is not None:
-        take_over(cfg, run_dir, resumed, data, module, trainer)
+        take_over(cfg, run_dir, resumed, data, module, trainer, threads.number)
     trainer.loggers = build_loggers(cfg, module.net.config)
-    return Session(data, module, trainer)
+    return Session(data, module, trainer, threads)

@@ -44,7 +44,7 @@ GROUPS = (
 )
 """Groups of conf/train.yaml that form the config of a run."""
 
-SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": 600}}
+SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": 600, "threads": "auto"}}
 """Settings missing from the configs of older runs, with the values those runs were trained with."""
 
 
@@ -115,7 +115,13 @@ def go_on(cfg: DictConfig, run_dir: Path, resumed: Resumed, train: Train) -> dic
 
 
 def take_over(
-    cfg: DictConfig, run_dir: Path, resumed: Resumed, data: CommentaryData, module: LanguageModule, trainer: L.Trainer
+    cfg: DictConfig,
+    run_dir: Path,
+    resumed: Resumed,
+    data: CommentaryData,
+    module: LanguageModule,
+    trainer: L.Trainer,
+    threads: int,
 ) -> None:
     """Check that the checkpoint fits the built parts, then roll the run's folder back to it.
 
@@ -124,7 +130,7 @@ def take_over(
     """
     rehearse(resumed.payload, resumed.file, data, module, trainer)
     refuse_if_complete(run_dir, trainer, resumed.payload)
-    changed = look_at_changes(cfg, trainer.world_size, resumed)
+    changed = look_at_changes(cfg, {"ranks": trainer.world_size, "threads": threads}, resumed)
     data.load_state_dict(resumed.payload[type(data).__qualname__])  # raises if the text differs
     if is_first_rank():
         for sentence in rewind(run_dir, resumed.payload["global_step"]):
@@ -139,8 +145,11 @@ def take_over(
         remember_resume(run_dir, resumed.payload["global_step"], hydra_setup.typed(HydraConfig.get()), changed)
 
 
-def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, list[Any]]:
+def look_at_changes(cfg: DictConfig, machine: dict[str, int], resumed: Resumed) -> dict[str, list[Any]]:
     """Show how the config differs from the checkpoint.
+
+    Args:
+        machine: number of ranks and of each one's threads, which are no settings of the config.
 
     Returns:
         The old and new value of each changed setting that makes this a different experiment.
@@ -149,7 +158,8 @@ def look_at_changes(cfg: DictConfig, ranks: int, resumed: Resumed) -> dict[str, 
         UserError: a setting that the checkpoint's weights depend on is changed, and ``force`` is not set.
     """
     run = resumed.payload["run"]
-    found = changes(run["config"] | {"ranks": run.get("ranks", ranks)}, plain(cfg) | {"ranks": ranks})
+    before = {name: run.get(name, now) for name, now in machine.items()}  # checkpoints of earlier versions lack some
+    found = changes(run["config"] | before, plain(cfg) | machine)
     by_kind = {
         kind: [change for change in found if change.kind == kind] for kind in ("wrong", "experiment", "harmless")
     }

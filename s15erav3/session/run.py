@@ -121,7 +121,7 @@ def _train(
             resumed.payload.clear()  # Lightning reads the file again; avoid two copies in memory
             if is_first_rank():
                 (run_dir / "result.json").unlink(missing_ok=True)  # it marks the run as ended
-        banner(cfg, session.data, session.module, session.trainer, run_dir, resumed is not None)
+        banner(cfg, *session, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
         timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])
         with together(session.trainer, again, timeout, last_words):

@@ -1,10 +1,23 @@
-"""Hardware capabilities: precision and peak FLOP/s."""
+"""Hardware capabilities: names, precision, peak FLOP/s, and what threads are worth."""
 
 from __future__ import annotations
 
+import platform
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+
+
+def cpu_name() -> str:
+    """Human-readable name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -37,3 +50,31 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
         torch.mm(left, right)
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
+
+
+def seconds_by_threads(
+    work: Callable[[], object], candidates: Sequence[int], rounds: int = 3, limit: float = 20.0
+) -> dict[int, float]:
+    """Shortest wall time in seconds of ``work`` with each number of torch's threads.
+
+    The candidates take turns, so that other processes disturb all of them alike. torch keeps its number of threads.
+
+    Args:
+        work: called once for each candidate and round.
+        rounds: the most rounds; the first one also starts the threads.
+        limit: seconds after which no further round begins.
+    """
+    before, began = torch.get_num_threads(), time.perf_counter()
+    best = dict.fromkeys(candidates, float("inf"))
+    try:
+        for _ in range(rounds):
+            for number in candidates:
+                torch.set_num_threads(number)
+                start = time.perf_counter()
+                work()
+                best[number] = min(best[number], time.perf_counter() - start)
+            if time.perf_counter() - began > limit:
+                break
+    finally:
+        torch.set_num_threads(before)
+    return best

@@ -81,10 +81,17 @@ def speculation_is_greedy(config: Config) -> None:
         )
 
 
+def int8_is_alone(config: Config) -> None:
+    """Refuse 8 bits per weight together with other ways of decoding."""
+    for other in ("compile", "speculative"):
+        if config.get("int8") and config.get(other):
+            raise UserError(f"int8=true cannot be combined with {other}=true; leave one of them out.")
+
+
 RULES: dict[str, tuple[Callable[[Config], None], ...]] = {
     "train": (own_sequences_fit, parts_fit, training_ends),
     "evaluate": (text_is_given,),
-    "sample": (seeds_are_held, speculation_is_greedy),
+    "sample": (seeds_are_held, speculation_is_greedy, int8_is_alone),
     "report": (),
     "compare": (),
     "export": (),

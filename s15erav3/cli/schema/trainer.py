@@ -81,6 +81,10 @@ class Trainer(TypedDict, total=False):
         Doc("strategy for several devices; auto: DDP"),
     ]
     precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs with native bf16, else 32-true")]
+    threads: Annotated[
+        AtLeastOne | Literal["auto"],
+        Doc("threads of a process on a CPU, unless OMP_NUM_THREADS sets them; auto: the fastest number, measured once"),
+    ]
     max_epochs: Annotated[Epochs, Doc("passes over the training part; whichever limit comes first ends the training")]
     max_steps: Annotated[
         AtLeastOne | Literal[-1] | None,

@@ -82,6 +82,7 @@ class Sample(TypedDict, total=False):
     seed: Annotated[Count, Doc("seed of the first text; each further text uses the next one")]
     speculative: Annotated[bool, Doc("draft with the multi-token-prediction blocks; needs temperature=0")]
     compile: Annotated[bool, Doc("torch.compile the decoding step")]
+    int8: Annotated[bool, Doc("8 bits per weight after the prompt, on a CPU: faster, slightly other probabilities")]
     context_extension: Extension
 
 
