@@ -1,7 +1,7 @@
 """Causal ablation: what each token of a text costs when one expert of one layer is removed.
 
-Shapes: B sequences of T tokens, N = B * T tokens, L MoE layers, E routed experts, K experts per token, D hidden, C cells
-of the text, S cells that a token belongs to.
+Shapes: B sequences of T tokens, N = B * T tokens, L MoE layers, E routed experts, D hidden, C cells of the text, S cells
+that a token belongs to.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from s15erav3.analysis.measure import token_nll
+from s15erav3.balancing.routing_diagnostics import slots
 from s15erav3.model import ModelConfig, Routing, Transformer
+from s15erav3.model.block import Block
 from s15erav3.model.moe import MoE
 from s15erav3.model.rope import rope_angles
 
 Mode = Literal["reroute", "zero"]
-"""``reroute``: the expert's tokens go to their next best expert, with weights for their new experts. ``zero``: its output
-is 0, and the weights of the other experts stay as they are."""
+"""``reroute``: the expert's tokens go to their next best expert, with the weights of their new choice. ``zero``: its
+output is 0, and the weights of the other experts stay as they are."""
 
 
 class Costs(NamedTuple):
-    """Nats of the cells of a text, fp64, on the CPU."""
+    """Nats of the cells of a text, fp64, and their assignments, on the CPU."""
 
     whole: Tensor
     """With all experts, (C,)."""
     more: Tensor
     """What each cell costs more without the expert, (L, E, C)."""
+    uses: Tensor
+    """Assignments of the tokens that predict the cell's targets to the expert, int64, (L, E, C)."""
 
 
 def impossible(config: ModelConfig, mode: Mode) -> str:
@@ -40,7 +44,9 @@ def impossible(config: ModelConfig, mode: Mode) -> str:
         return "here experts choose tokens, so a token has no next best expert; use ablate_mode=zero"
     usable = config.n_routed_experts // config.n_group * config.topk_group
     if mode == "reroute" and usable == config.num_experts_per_tok:
-        return f"a token uses all {usable} experts that it can choose, so there is no next best one; use ablate_mode=zero"
+        return (
+            f"a token uses all {usable} experts that it can choose, so there is no next best one; use ablate_mode=zero"
+        )
     return ""
 
 
@@ -56,17 +62,19 @@ def ablate(
 ) -> Costs:
     """Remove each expert in turn, and add up the change of the cost over cells of the text.
 
-    What comes before the ablated layer is computed once for all of its experts; only the tokens that lose an expert pass
-    through the layer's experts again, and all tokens through the later layers. In the last layer only those tokens change.
+    What comes before the ablated layer is computed once for all of its experts. Only the tokens that lose an expert
+    pass through the layer's experts again, and all tokens through the later layers. In the last layer only the former
+    change.
 
     Args:
-        net: model in evaluation mode for which :func:`impossible` is empty; everything runs on its device.
+        net: model in evaluation mode that :func:`impossible` has nothing against; everything runs on its device.
         batches: consecutive windows (B, T + 1).
         cells: the cells of each target, in order: ids below ``count``, int64, (S, number of targets).
     """
     device, config = net.lm_head.weight.device, net.config
     whole = torch.zeros(count, dtype=torch.float64, device=device)
     more = torch.zeros(config.num_moe_layers, config.n_routed_experts, count, dtype=torch.float64, device=device)
+    uses = torch.zeros_like(more, dtype=torch.int64)
     seen = 0
     for batch in batches:
         windows = batch.to(device)
@@ -74,27 +82,30 @@ def ablate(
         places = cells[:, seen : seen + len(targets)].to(device)
         seen += len(targets)
         with autocast():
-            cost = token_nll(net(ids).hidden.flatten(0, 1), net.lm_head.weight, targets)
-            _add(whole, places, cost)
-            for layer, expert, rows, without in _removals(net, ids, targets, mode):
-                _add(more[layer, expert], places[:, rows], without - cost[rows])
-    return Costs(whole.cpu(), more.cpu())
+            out = net(ids)
+            cost = token_nll(out.hidden.flatten(0, 1), net.lm_head.weight, targets)
+            _add(whole, places, cost.double())
+            for count_of, routing in zip(uses, out.routings, strict=True):
+                token, expert = slots(routing)
+                _add(count_of.view(-1), expert * count + places[:, token], torch.ones_like(expert))
+            for layer, e, rows, without in _removals(net, ids, targets, mode):
+                _add(more[layer, e], places[:, rows], (without - cost[rows]).double())
+    return Costs(whole.cpu(), more.cpu(), uses.cpu())
 
 
-def _add(sums: Tensor, places: Tensor, nats: Tensor) -> None:
-    """Add nats (N,) to each of their cells, (S, N)."""
-    sums.index_add_(0, places.flatten(), nats.double().repeat(len(places)))
+def _add(sums: Tensor, places: Tensor, values: Tensor) -> None:
+    """Add values (N,) to each of their cells, (S, N)."""
+    sums.index_add_(0, places.flatten(), values.repeat(len(places)))
 
 
-def _removals(
-    net: Transformer, ids: Tensor, targets: Tensor, mode: Mode
-) -> Iterable[tuple[int, int, Tensor, Tensor]]:
+def _removals(net: Transformer, ids: Tensor, targets: Tensor, mode: Mode) -> Iterable[tuple[int, int, Tensor, Tensor]]:
     """Yield layer (by position), expert, the tokens whose cost can change, and their nats without the expert."""
     config, everything = net.config, torch.arange(ids.numel(), device=ids.device)
     positions = torch.arange(ids.shape[1], device=ids.device)
     angles = rope_angles(positions, config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
     x, layer = net.embed_tokens(ids), 0
     for number, block in enumerate(net.layers, start=1):
+        assert isinstance(block, Block)
         if not isinstance(block.mlp, MoE):
             x, _ = block(x, *angles)
             continue

@@ -47,12 +47,16 @@ def resampled(nll: Floats, size: Floats, draws: int = 2000) -> Floats:
 
 
 def interval(nll: Floats, size: Floats) -> Interval:
-    """Bits per byte (M,) of documents (D, M) with bytes (D,).
+    """Bits per byte (M,) of documents (D, M) with bytes (D,)."""
+    return Interval(nll.sum(axis=0) / size.sum() / math.log(2), spread(resampled(nll, size), len(nll)))
+
+
+def spread(draws: Floats, documents: int) -> Floats:
+    """Half the 95 % interval (M,) from resampled values (draws, M); NaN for a single document.
 
     The t quantile, and the factor D / (D - 1) of the variance, account for few documents.
     """
-    n = len(nll)
-    half = np.full(nll.shape[1], np.nan)
-    if n > 1:
-        half = quantile(LEVEL, n - 1) * np.sqrt(resampled(nll, size).var(axis=0) * n / (n - 1))
-    return Interval(nll.sum(axis=0) / size.sum() / math.log(2), half)
+    if documents < 2:
+        return np.full(draws.shape[1], np.nan)
+    half: Floats = np.sqrt(draws.var(axis=0) * documents / (documents - 1))
+    return quantile(LEVEL, documents - 1) * half

@@ -18,6 +18,7 @@ from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore
+from s15erav3.pages.ablation import ablation_sections
 from s15erav3.pages.balance import balance_section
 from s15erav3.pages.commentary import Widget, commentary
 from s15erav3.pages.learning import learning_section
@@ -87,6 +88,7 @@ def write_report(
             sections.append(Section("Specialisation", FULL, []))
         finally:
             restore_rng(generators)
+        sections += ablation_sections(run_dir)
     file = output or run_dir / "report.html"
     place = run_dir.absolute()
     about = [shape(run.config), f"seed {run.config['seed']}" if "seed" in run.config else "", f"written {written_at()}"]
