@@ -1,7 +1,7 @@
 """Causal ablation: what each token of a text costs when one expert of one layer is removed.
 
-Shapes: B sequences of T tokens, N = B * T tokens, L MoE layers, E routed experts, D hidden, C cells of the text, S cells
-that a token belongs to.
+Shapes: B sequences of T tokens, N = B * T tokens, L MoE layers, E routed experts, D hidden, C cells of the text, S
+cells that a token belongs to.
 """
 
 from __future__ import annotations

@@ -150,6 +150,16 @@ EXPERTS = (
     Metric("layers", "list", "neither", ("evaluate",), "Numbers of the layers with experts."),
     Metric("load", "assignments, layers x experts", "neither", ("evaluate",), "Assignments of tokens to each expert."),
     Metric("bias", "affinity, layers x experts", "neither", ("evaluate",), "Bias of each expert."),
+    Metric("ablation/tokens", "tokens", "neither", ("evaluate",), "Tokens on which experts were removed."),
+    Metric("ablation/change", "bits per byte, layers x experts", "neither", ("evaluate",),
+           "What these tokens cost more without each expert."),
+    Metric("ablation/half", "bits per byte, layers x experts", "neither", ("evaluate",),
+           "Half the 95 % interval of `ablation/change` over documents; null in a single document."),
+    Metric("ablation/specialists", "list", "neither", ("evaluate",),
+           "For each value with a specialist: what it costs more without that expert (`change`) and without another "
+           "expert of the layer (`other`), in bits per byte."),
+    Metric("ablation/domains", "list", "neither", ("evaluate",),
+           "Means of `ablation/specialists` over the values of each domain, and over all."),
 )  # fmt: skip
 
 SPEED = (

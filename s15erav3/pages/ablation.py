@@ -55,8 +55,8 @@ def ablation_section(found: Ablation) -> Section:
         blocks.append(table(DOMAINS, domain_rows(effects), f"{of}: means over the values of a domain"))
         blocks.append(table(SPECIALISTS, specialist_rows(effects), f"{of}: each value"))
     text = (
-        f"One expert at a time is removed ({MODES[about['ablate_mode']]}) from {Path(about['checkpoint']).name} (step "
-        f"{about['step']:,}) on {about['ablation/tokens']:,} tokens of the part {about['split']}. Intervals: 95 %, over "
-        f"{effects.documents[0]:,} documents. {verdict(effects)}"
+        f"One expert at a time is removed ({MODES[about['ablate_mode']]}) from {Path(about['checkpoint']).name} "
+        f"(step {about['step']:,}) on {about['ablation/tokens']:,} tokens of the part {about['split']}. Intervals: "
+        f"95 %, over {effects.documents[0]:,} documents. {verdict(effects)}"
     )
     return Section("Removing experts", text, blocks, folded=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s15erav3.analysis.ablation import Mode, ablate, impossible
 from s15erav3.analysis.measure import token_nll
+from s15erav3.balancing.routing_diagnostics import chosen
 from s15erav3.model import ModelConfig, Router, Transformer, routers
 from s15erav3.model.moe import MoE
 from tests.analysis.test_measure import BY_EXPERTS, CONFIG, made, text
@@ -85,6 +86,17 @@ def test_cells_are_sums_over_their_tokens() -> None:
         torch.testing.assert_close(found.more[..., cell], single.more[..., thirds == cell].sum(dim=-1))
         torch.testing.assert_close(found.whole[cell], single.whole[thirds == cell].sum())
     torch.testing.assert_close(found.more[..., 3], single.more.sum(dim=-1))
+
+
+@pytest.mark.parametrize("config", [CONFIG, BY_EXPERTS], ids=["tokens choose", "experts choose"])
+def test_uses_are_those_of_the_token_that_predicts(config: ModelConfig) -> None:
+    """Cells of single targets: the assignments of the token before it. Catches experts and cells exchanged."""
+    net = made(config)
+    n = len(costs(net))
+    found = ablate(net, text()[2], torch.arange(n)[None], n, mode="zero", autocast=nullcontext)
+    with torch.no_grad():
+        used = torch.cat([torch.stack([chosen(r) for r in net(b[:, :-1]).routings]) for b in text()[2]], dim=1)
+    assert torch.equal(found.uses, used.long().transpose(1, 2))
 
 
 def test_a_dead_expert_costs_nothing() -> None:
