@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -58,7 +59,7 @@ def measured(documents: int = DOCUMENTS) -> tuple[Costs, Division, np.ndarray, n
 
 
 def test_cells_are_documents_by_the_targets_own_values() -> None:
-    """Catches labels of the token before, bytes of it, an end of text in the next document, and single tokens as cells."""
+    """Catches labels or bytes of the token before, an end of text in the next document, and single tokens as cells."""
     tokens, labels = text()
     division = divide(tokens, labels, Words())  # type: ignore[arg-type]
     assert division.groups == [("all", "all"), ("event", "SIX"), ("event", "none"), ("event", "other")]
@@ -158,6 +159,10 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path, documents: int) ->
             np.testing.assert_array_equal(mine, its)
         else:
             assert mine == its, name
+    row = next(
+        r for r in pq.read_table(tmp_path / "a").to_pylist() if (r["layer"], r["expert"], r["value"]) == (4, 2, "SIX")
+    )
+    assert row["change"] == found.change[1, 1, 2] and row["bytes"] == found.size[1] and row["domain"] == "event"
     record = Ablation(found, about).record()
     assert record["ablation/half"][0][0] is None if documents == 1 else record["ablation/half"][0][0] > 0
     assert len(record["ablation/specialists"]) == (2 if documents == 40 else 0)
