@@ -155,6 +155,7 @@ SHOWN = (
     ("balance/next_churn", "{:.2%} of tokens"),
     ("balance/coactivation", "{:.4f}"),
     ("balance/coactivation_even", "{:.4f}"),
+    ("balance/output_similarity", "{:.4f}"),
     ("balance/saturation", "{:.2%} of experts"),
     *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, "token")),
 )

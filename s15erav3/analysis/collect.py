@@ -47,7 +47,8 @@ class Routed(NamedTuple):
     """int64, (L, E, E)."""
     domains: dict[str, Counts]
     per_layer: dict[str, Tensor]
-    """``confidence`` and, where they are defined, ``margin``, ``saturation`` and ``next_churn``: fp64, (L,) each."""
+    """``confidence`` and, where they are defined, ``margin``, ``saturation``, ``next_churn`` and ``output_similarity``:
+    fp64, (L,) each."""
 
 
 class Collector:
@@ -89,15 +90,15 @@ class Collector:
             self.means["saturation"].update([saturation(mine, its) for mine, its in pairs], tokens)
         self.seen += tokens
 
-    def finish(self, churn: Tensor | None) -> Routed:
-        """Return the results, including a churn (L,) that was measured separately."""
+    def finish(self, churn: Tensor | None, similarity: Tensor | None) -> Routed:
+        """Return the results, including churn and similarity of experts (L,), which are measured separately."""
         domains = {}
         for name, table in self.tables.items():
             slots, tokens = table.compute()
             domains[name] = Counts(self.labels[name].names, slots.cpu(), tokens.cpu().reshape(-1))
         # torchmetrics turns a single element, such as the mean of a single layer, into a scalar.
         per_layer = {name: mean.compute().cpu().reshape(-1) for name, mean in self.means.items()}
-        if churn is not None:
-            per_layer["next_churn"] = churn
+        separate = {"next_churn": churn, "output_similarity": similarity}
+        per_layer |= {name: its for name, its in separate.items() if its is not None}
         loads, together = self.loads.compute().cpu(), self.together.compute().cpu()
         return Routed(self.layers, self.top_k, loads, self.biases, self.biases_ahead, together, domains, per_layer)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s15erav3.analysis.collect import Collector, Routed
+from s15erav3.analysis.similarity import output_similarity
 from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads
 from s15erav3.balancing.routing_diagnostics import churn
 from s15erav3.data.labels import Domain
@@ -54,11 +55,14 @@ def measure(
         reference: second checkpoint run on each batch, for saturation; must have the same number of MoE layers,
             experts and experts per token.
         balancer: attached to the routers of ``net``; its next bias update is simulated on the first batch.
+
+    The similarity of experts is measured on the first batch.
     """
     device = net.lm_head.weight.device
     cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
     collector = Collector(net, labels, with_reference=reference is not None) if net.config.num_moe_layers else None
     turned: Tensor | None = None
+    similar: Tensor | None = None
     each: list[Tensor] = []
     for batch in batches:
         windows = batch.to(device)
@@ -67,6 +71,8 @@ def measure(
             out = net(inputs)
             nll = token_nll(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten())
             final = None if reference is None else reference(inputs).routings
+            if net.config.n_routed_experts > 1 and similar is None:
+                similar = output_similarity(net, inputs)
             if balancer is not None:
                 turned, balancer = next_churn(net, balancer, inputs), None
         cost.update(nll.double().sum(), lengths[targets])
@@ -74,7 +80,7 @@ def measure(
         if collector is not None:
             collector.add(out.routings, final)
     found: dict[str, float | int] = {key: value.item() for key, value in cost.compute().items()}
-    return Measured(found, None if collector is None else collector.finish(turned), torch.cat(each).cpu())
+    return Measured(found, None if collector is None else collector.finish(turned, similar), torch.cat(each).cpu())
 
 
 def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

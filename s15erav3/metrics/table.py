@@ -110,6 +110,9 @@ BALANCE = (
            "Share of a token's experts that the checkpoint reference= also chooses for it, mean over layers."),
     Metric("balance/coactivation", "1", "neither", ("evaluate",),
            "Share of an expert's tokens that also use the expert it shares most with, mean over experts and layers."),
+    Metric("balance/output_similarity", "1", "neither", ("evaluate",),
+           "Cosine between the outputs of two experts for the same token of the first batch of the text, mean over "
+           "tokens, pairs and layers (SimBal's PES): 1 is redundant."),
     Metric("balance/coactivation_even", "1", "neither", ("evaluate",),
            "The share that two experts would have in common if experts were chosen independently."),
     Metric("specialisation/{domain}/bits", "bits", "neither", ("evaluate",),
@@ -126,7 +129,7 @@ BALANCE = (
 LAYER_OF_STEP = ("maxvio",)
 LAYER_OF_TEXT = (
     *("maxvio_global", "minvio_global", "entropy_global", "cv_global", "gini_global", "bias_norm", "bias_spread"),
-    *("confidence", "margin", "next_churn", "saturation", "coactivation"),
+    *("confidence", "margin", "next_churn", "saturation", "coactivation", "output_similarity"),
 )
 DOMAIN = ("bits", "bits_plug_in", "share", "share_of_expert")
 

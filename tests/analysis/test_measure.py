@@ -202,7 +202,7 @@ def test_summary_names_means_and_layers() -> None:
     routed = routed_by(made())
     result = summary(Measured({"loss": 1.0, "bpb": 1.0, "tokens": 50, "bytes": 50}, routed, torch.zeros(50)))
     for name in ("maxvio_global", "minvio_global", "gini_global", "entropy_global", "cv_global", "bias_norm",
-                 "bias_spread", "confidence", "margin", "coactivation"):  # fmt: skip
+                 "bias_spread", "confidence", "margin", "coactivation", "output_similarity"):  # fmt: skip
         layers = [result[f"layer_{layer:02d}/{name}"] for layer in (1, 2)]
         assert result[f"balance/{name}"] == pytest.approx(np.mean(layers)), name
     for name in ("bits", "bits_plug_in", "share", "share_of_expert"):
