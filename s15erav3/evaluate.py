@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.collect import VOCABULARY, Routed
 from s15erav3.analysis.documents import by_document
 from s15erav3.analysis.effects_table import SUFFIX, write_ablation
 from s15erav3.analysis.measure import Measured, measure
@@ -101,6 +102,7 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
         data.evaluation_dataloader(cfg.split),
         label_tokens(data.corpus(), data.plan, cfg.split, data.tokenizer, tokens),
         torch.from_numpy(data.tokenizer.byte_lengths),
+        vocabulary=torch.from_numpy(np.unique(tokens).astype(np.int64)),
         autocast=trained.autocast,
         reference=other,
         balancer=balancer and balancer.to(trained.device),
@@ -157,7 +159,7 @@ SHOWN = (
     ("balance/coactivation_even", "{:.4f}"),
     ("balance/output_similarity", "{:.4f}"),
     ("balance/saturation", "{:.2%} of experts"),
-    *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, "token")),
+    *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, *VOCABULARY)),
 )
 
 

@@ -20,7 +20,8 @@ from s15erav3.data.tokens import texts_of
 from s15erav3.loading import load
 from tests.tiny import train
 
-DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", "token"}
+WORDS = {"token", "next_token", "predicted_token"}
+DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", *WORDS}
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +146,10 @@ def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "measured.json"
     assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
     table = pq.read_table(output.with_suffix(".parquet")).to_pylist()
-    assert {r["domain"] for r in table} == {"all", "token", "expert"}
+    assert {r["domain"] for r in table} == {"all", "expert", *WORDS}
     record = json.loads(output.read_text())
     assert {n for n in record if n.startswith("specialisation/")} == {
-        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share", "share_of_expert")
+        f"specialisation/{w}/{n}" for w in WORDS for n in ("bits", "bits_plug_in", "share", "share_of_expert")
     }
 
 
@@ -214,8 +215,8 @@ def test_ablation_is_written_and_shown(run_dir: Path, tmp_path: Path, capsys: py
     assert np.abs(record["ablation/change"]).max() > 0
     rows = pq.read_table(run / "evaluate-last-val.ablation.parquet").to_pylist()
     size = {(r["domain"], r["value"]): r["bytes"] for r in rows}
-    assert {domain for domain, _ in size} == DOMAINS - {"token"} | {"all"}
-    for domain in DOMAINS - {"token"}:
+    assert {domain for domain, _ in size} == DOMAINS - WORDS | {"all"}
+    for domain in DOMAINS - WORDS:
         assert sum(n for (its, _), n in size.items() if its == domain) == size["all", "all"], domain
     whole = {(r["layer"], r["expert"]): r["change"] for r in rows if r["domain"] == "all"}
     change = zip(record["layers"], record["ablation/change"], strict=True)

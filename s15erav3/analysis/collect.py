@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,22 +52,44 @@ class Routed(NamedTuple):
     fp64, (L,) each."""
 
 
+NEXT, PREDICTED = "next_token", "predicted_token"
+VOCABULARY = ("token", NEXT, PREDICTED)
+"""Domains whose values are tokens: the input, the one that follows in the text, and the most probable one."""
+ELSEWHERE = "(not in the text)"
+
+
+def next_tokens(token: Domain) -> dict[str, Domain]:
+    """Domains of the token after each token, and of the predicted one, whose codes are known only after a forward."""
+    following = np.append(token.codes[1:], token.codes[-1:])
+    return {NEXT: Domain(following, token.names), PREDICTED: Domain(following, [*token.names, ELSEWHERE])}
+
+
 class Collector:
     """Accumulates the routings of a model batch by batch, on its device.
 
     Args:
         net: a model with experts.
-        labels: labels of all tokens that will be routed, in order.
+        labels: labels of all tokens of the text, in order; the last one is not routed.
+        vocabulary: ids of the values of ``labels["token"]``, to count by next token, too.
         with_reference: whether routings of another checkpoint are added too.
     """
 
-    def __init__(self, net: Transformer, labels: dict[str, Domain], *, with_reference: bool) -> None:
+    def __init__(
+        self, net: Transformer, labels: dict[str, Domain], vocabulary: Tensor | None, *, with_reference: bool
+    ) -> None:
         config, device = net.config, net.lm_head.weight.device
         self.layers = list(config.moe_layers[: config.num_moe_layers])
         n, experts = len(self.layers), config.n_routed_experts
         self.top_k = None if config.topk_method == "expert_choice" else config.num_experts_per_tok
         biases = torch.stack([router.bias for router in routers(net)]).cpu()
         self.biases, self.biases_ahead = biases[:n], biases[n:]
+        self.code_of: Tensor | None = None
+        if vocabulary is not None:
+            labels = labels | next_tokens(labels["token"])
+            self.code_of = torch.full((config.vocab_size,), len(vocabulary)).scatter(
+                0, vocabulary, torch.arange(len(vocabulary))
+            )
+            self.code_of = self.code_of.to(device)
         self.labels, self.codes = labels, {name: torch.from_numpy(domain.codes) for name, domain in labels.items()}
         self.tables = {name: CountTable(n, len(domain.names), experts).to(device) for name, domain in labels.items()}
         self.loads, self.together = ExpertLoads(n, experts).to(device), Coactivation(n, experts).to(device)
@@ -74,11 +97,13 @@ class Collector:
         self.means = {name: TokenMean(n).to(device) for name in named}
         self.seen = 0
 
-    def add(self, routings: Sequence[Routing], final: Sequence[Routing] | None = None) -> None:
-        """Add a batch: L routings of the next N tokens, and those of the reference."""
+    def add(self, routings: Sequence[Routing], predicted: Tensor, final: Sequence[Routing] | None = None) -> None:
+        """Add a batch: L routings of the next N tokens, the predicted ids (N,), and the reference's routings."""
         tokens = len(routings[0].scores)
         for name, table in self.tables.items():
             labels = self.codes[name][self.seen : self.seen + tokens].to(routings[0].scores.device)
+            if name == PREDICTED and self.code_of is not None:
+                labels = self.code_of[predicted]
             table.update(labels, routings)
         self.loads.update(stack_loads(routings))
         self.together.update(routings)

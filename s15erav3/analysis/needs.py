@@ -39,7 +39,7 @@ class Need(NamedTuple):
     other: float
     """Without one of the other experts of its layer: their mean."""
     half: float
-    """Half the 95 % interval of ``change - other`` over documents; NaN in a single document."""
+    """Half the 95 % interval of ``change - other`` over documents."""
 
 
 class Pooled(NamedTuple):
@@ -64,14 +64,14 @@ class Differences(NamedTuple):
 def find_needs(
     costs: Costs, division: Division, layers: Sequence[int], parts: Mapping[Part, slice]
 ) -> list[tuple[Need, Differences]]:
-    """Find the specialist of each value that has one, in the order of ``parts``."""
+    """Find the specialist of each value of two documents or more that has one, in the order of ``parts``."""
     experts = costs.more.shape[1]
     if experts == 1:
         return []
     found = []
     load = costs.uses[..., parts["all", "all"]].sum(dim=-1).double()  # (L, E)
     for (domain, value), part in parts.items():
-        if domain == "all":
+        if domain == "all" or part.stop - part.start < 2:  # a single document shows no scatter
             continue
         uses = costs.uses[..., part].sum(dim=-1).double()
         expected = load * uses.sum(dim=-1, keepdim=True) / load.sum(dim=-1, keepdim=True)
@@ -106,7 +106,8 @@ def pooled(needs: Sequence[tuple[Need, Differences]], division: Division) -> lis
         its = [i for i, need in enumerate(rows) if domain in (need.domain, "all")]
         drawn = draws[:, its]
         there = np.isfinite(drawn)  # a draw can lack all documents of a rare value
-        mean = np.where(there, drawn, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        drawn, there = (table[there.any(axis=1)] for table in (drawn, there))
+        mean = np.where(there, drawn, 0).sum(axis=1) / there.sum(axis=1)
         change, other = (float(np.mean([getattr(rows[i], name) for i in its])) for name in ("change", "other"))
         found.append(Pooled(domain, len(its), change, other, float(spread(mean[:, None], shape[0])[0])))
     return found

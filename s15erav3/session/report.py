@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
@@ -158,7 +159,8 @@ def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
     windows = EvaluationWindows(tokens[: max_tokens + 1], data.length)
     batches = (torch.stack([windows[i] for i in batch]) for batch in EvaluationBatches(windows, data.eval_batch_size))
     lengths = torch.from_numpy(data.tokenizer.byte_lengths)
-    measured = measure(trained.net, batches, labels, lengths, autocast=trained.autocast)
+    vocabulary = torch.from_numpy(np.unique(tokens).astype(np.int64))
+    measured = measure(trained.net, batches, labels, lengths, vocabulary=vocabulary, autocast=trained.autocast)
     assert measured.routed is not None
     slots = config.num_moe_layers * config.num_experts_per_tok
     passages = sample_passages(tokens, labels, data.tokenizer.end_of_text, slots=slots)
