@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.collect import VOCABULARY, Routed
 from s15erav3.analysis.documents import by_document
+from s15erav3.analysis.effects_table import SUFFIX, write_ablation
 from s15erav3.analysis.measure import Measured, measure
 from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
@@ -27,7 +29,9 @@ from s15erav3.data.messages import listed
 from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home, replace_text
 from s15erav3.loading import Saved, Trained, extended, load, restore
+from s15erav3.session.ablation import ablation, refuse_ablation, show_ablation
 from s15erav3.session.build import restore_balancer
+from s15erav3.session.reference import refuse_unlike
 from s15erav3.terminal import results, say
 
 
@@ -47,6 +51,7 @@ def evaluate(cfg: DictConfig) -> float:
         UserError: checkpoint, text or a setting is unusable.
     """
     trained = restore(cfg)
+    refuse_ablation(cfg, trained)
     data = held_out(cfg, trained)
     if passed_over := data.corpus().passed_over():
         say(f"skipped: {listed(passed_over)}")
@@ -62,6 +67,8 @@ def evaluate(cfg: DictConfig) -> float:
     measured = read(cfg, trained, data, saved)
     record |= {"data": str(data.corpus().path), "split": cfg.split, "sequence_length": data.length}
     record |= summary(measured)
+    removed = ablation(cfg, trained, data) if cfg.ablate else None
+    record |= removed.record() if removed else {}
     try:
         replace_text(output, json.dumps(record, indent=2) + "\n")
         lines = by_document(measured.nll, data.token_files.part(cfg.split), data.tokenizer)
@@ -69,9 +76,14 @@ def evaluate(cfg: DictConfig) -> float:
         if measured.routed is not None:
             table = long_table(measured.routed, int(measured.cost["tokens"]))
             write_table(table, output.with_suffix(".parquet"))
+        if removed is not None:
+            write_ablation(removed, output.with_suffix(SUFFIX))
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}; name another file.") from error
     show(record, measured.routed, output)
+    if removed is not None:
+        show_ablation(removed.effects)
+        say(f"wrote {output.with_suffix(SUFFIX)}")
     return float(record["text/bpb"])
 
 
@@ -90,35 +102,11 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
         data.evaluation_dataloader(cfg.split),
         label_tokens(data.corpus(), data.plan, cfg.split, data.tokenizer, tokens),
         torch.from_numpy(data.tokenizer.byte_lengths),
+        vocabulary=torch.from_numpy(np.unique(tokens).astype(np.int64)),
         autocast=trained.autocast,
         reference=other,
         balancer=balancer and balancer.to(trained.device),
     )
-
-
-def refuse_unlike(trained: Trained, reference: Saved, length: int, extension: float) -> None:
-    """Refuse a reference that cannot be compared token by token and layer by layer.
-
-    Raises:
-        UserError: it differs in tokenizer, layers or experts, or supports only shorter sequences.
-    """
-    its, mine = (
-        {
-            "tokenizer": f"{tokenizer.name} ({tokenizer.fingerprint[:8]})",
-            "list of layers with experts": config.moe_layers[: config.num_moe_layers],
-            "number of experts": config.n_routed_experts,
-            "number of experts per token": config.num_experts_per_tok,
-        }
-        for tokenizer, config in ((s.tokenizer, s.net.config) for s in (reference, trained.saved))
-    )
-    longest = max(reference.net.config.max_position_embeddings, int(reference.sequence_length * extension))
-    its["sequence length"], mine["sequence length"] = min(length, longest), length
-    for name, found in its.items():
-        if found != mine[name]:
-            raise UserError(
-                f"reference={reference.file} cannot be compared: its {name} is {found}, not {mine[name]} as the "
-                "checkpoint's; give another checkpoint of the same run."
-            )
 
 
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
@@ -169,8 +157,9 @@ SHOWN = (
     ("balance/next_churn", "{:.2%} of tokens"),
     ("balance/coactivation", "{:.4f}"),
     ("balance/coactivation_even", "{:.4f}"),
+    ("balance/output_similarity", "{:.4f}"),
     ("balance/saturation", "{:.2%} of experts"),
-    *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, "token")),
+    *((f"specialisation/{domain}/bits", "{:.4f} bits") for domain in (*DOMAINS, *VOCABULARY)),
 )
 
 

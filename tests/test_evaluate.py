@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +20,8 @@ from s15erav3.data.tokens import texts_of
 from s15erav3.loading import load
 from tests.tiny import train
 
-DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", "token"}
+WORDS = {"token", "next_token", "predicted_token"}
+DOMAINS = {"phase", "event", "team", "bowler", "batter", "part", *WORDS}
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +146,10 @@ def test_plain_text_has_no_cricket(run_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "measured.json"
     assert main(["evaluate", str(run_dir), f"data.path={file}", "split=all", f"output={output}"]) == 0
     table = pq.read_table(output.with_suffix(".parquet")).to_pylist()
-    assert {r["domain"] for r in table} == {"all", "token", "expert"}
+    assert {r["domain"] for r in table} == {"all", "expert", *WORDS}
     record = json.loads(output.read_text())
     assert {n for n in record if n.startswith("specialisation/")} == {
-        f"specialisation/token/{n}" for n in ("bits", "bits_plug_in", "share", "share_of_expert")
+        f"specialisation/{w}/{n}" for w in WORDS for n in ("bits", "bits_plug_in", "share", "share_of_expert")
     }
 
 
@@ -196,3 +199,40 @@ def test_documents_add_up_to_the_text(run_dir: Path, first: tuple[dict[str, Any]
     bits = sum(line["nll"] for line in lines) / math.log(2)
     assert bits / sum(map(len, texts)) == pytest.approx(first[0]["text/bpb"], rel=1e-9)
     assert sum(line["tokens"] for line in lines) == first[0]["text/tokens"]
+
+
+def test_ablation_is_written_and_shown(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its whole text is that of the first tokens, each value's bytes are those of the text, and the page has it."""
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    last = run / "checkpoints" / "last.ckpt"
+    assert main(["evaluate", str(last), "ablate=experts", "ablate_mode=zero", "ablate_tokens=600"]) == 0
+    said = capsys.readouterr()
+    assert "Bits per byte more without an expert" in said.out and ".ablation.parquet" in said.err
+    record = json.loads((run / "evaluate-last-val.json").read_text())
+    assert (record["ablation/tokens"], record["ablate_mode"]) == (600, "zero")
+    assert np.shape(record["ablation/change"]) == np.shape(record["ablation/half"]) == (2, 8)
+    assert np.abs(record["ablation/change"]).max() > 0
+    rows = pq.read_table(run / "evaluate-last-val.ablation.parquet").to_pylist()
+    size = {(r["domain"], r["value"]): r["bytes"] for r in rows}
+    assert {domain for domain, _ in size} == DOMAINS - WORDS | {"all"}
+    for domain in DOMAINS - WORDS:
+        assert sum(n for (its, _), n in size.items() if its == domain) == size["all", "all"], domain
+    whole = {(r["layer"], r["expert"]): r["change"] for r in rows if r["domain"] == "all"}
+    change = zip(record["layers"], record["ablation/change"], strict=True)
+    assert whole == {(layer, e): value for layer, row in change for e, value in enumerate(row)}
+    assert main(["report", str(run), "max_tokens=0"]) == 0
+    assert "<h2>Removing experts</h2>" in (run / "report.html").read_text()
+
+
+def test_what_cannot_be_ablated_is_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is measured or written."""
+    assert train("experts=dense", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "ablate=experts"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ablate=experts") and "no experts" in said and said.count("\n") == 1
+    assert not list((tmp_path / "run").glob("evaluate*"))
+    for wrong in ("ablate=layers", "ablate_mode=mean", "ablate_tokens=0"):
+        assert main(["evaluate", str(run_dir), "ablate=experts", wrong]) == 2
+        assert f"error: {wrong} must be" in capsys.readouterr().err

@@ -42,7 +42,7 @@ FLOORS: dict[str, set[str]] = {
     # looking at it
     "analysis": {"training", "balancing", "model", "data", "files"},
     "pages": {"figures", "metrics", "analysis", "runs", "balancing", "data", "files"},
-    "comparison": {"pages", "figures", "metrics", "runs", "cli"},
+    "comparison": {"pages", "analysis", "figures", "metrics", "runs", "cli"},
     "dashboard": {"runs", "errors"},
     "notebooks": {"errors"},
     "loading": {"device", "interop", "runs", "cli", "data", "model", "errors", "files"},

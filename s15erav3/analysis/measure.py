@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s15erav3.analysis.collect import Collector, Routed
+from s15erav3.analysis.similarity import output_similarity
 from s15erav3.balancing.base import Balancer, MicroBatch, stack_loads
 from s15erav3.balancing.routing_diagnostics import churn
 from s15erav3.data.labels import Domain
@@ -39,6 +40,7 @@ def measure(
     labels: dict[str, Domain],
     byte_lengths: Tensor,
     *,
+    vocabulary: Tensor | None = None,
     autocast: Callable[[], AbstractContextManager[Any]],
     reference: Transformer | None = None,
     balancer: Balancer | None = None,
@@ -50,37 +52,56 @@ def measure(
         batches: consecutive windows (B, T + 1) of the part; each token except the last is an input exactly once.
         labels: labels of all tokens of the part.
         byte_lengths: UTF-8 bytes of each token of the vocabulary.
+        vocabulary: ids of the values of ``labels["token"]``, int64; with them specialisation is also measured by the
+            next and by the predicted token (OLMoE, arXiv 2409.02060, section 5.4).
         autocast: autocast context of the forward passes.
         reference: second checkpoint run on each batch, for saturation; must have the same number of MoE layers,
             experts and experts per token.
         balancer: attached to the routers of ``net``; its next bias update is simulated on the first batch.
+
+    The similarity of experts is measured on the first batch.
     """
     device = net.lm_head.weight.device
     cost, lengths = BitsPerByte().to(device), byte_lengths.to(device)
-    collector = Collector(net, labels, with_reference=reference is not None) if net.config.num_moe_layers else None
+    collector = (
+        Collector(net, labels, vocabulary, with_reference=reference is not None) if net.config.num_moe_layers else None
+    )
     turned: Tensor | None = None
+    similar: Tensor | None = None
     each: list[Tensor] = []
     for batch in batches:
         windows = batch.to(device)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         with autocast():
             out = net(inputs)
-            nll = token_nll(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten())
+            nll, predicted = token_costs(out.hidden.flatten(0, 1), net.lm_head.weight, targets.flatten())
             final = None if reference is None else reference(inputs).routings
+            if net.config.n_routed_experts > 1 and similar is None:
+                similar = output_similarity(net, inputs)
             if balancer is not None:
                 turned, balancer = next_churn(net, balancer, inputs), None
         cost.update(nll.double().sum(), lengths[targets])
         each.append(nll)
         if collector is not None:
-            collector.add(out.routings, final)
+            collector.add(out.routings, predicted, final)
     found: dict[str, float | int] = {key: value.item() for key, value in cost.compute().items()}
-    return Measured(found, None if collector is None else collector.finish(turned), torch.cat(each).cpu())
+    return Measured(found, None if collector is None else collector.finish(turned, similar), torch.cat(each).cpu())
 
 
 def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Nats of each target: hidden (N, D), head (V, D), targets (N,) -> fp32, (N,). Stores logits of 512 tokens."""
     parts = zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True)
     return torch.cat([F.cross_entropy(F.linear(h, head).float(), t, reduction="none") for h, t in parts])
+
+
+def token_costs(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`token_nll`, and the most probable tokens, int64, (N,)."""
+    costs, best = [], []
+    for h, t in zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True):
+        logits = F.linear(h, head)
+        costs.append(F.cross_entropy(logits.float(), t, reduction="none"))
+        best.append(logits.argmax(dim=-1))
+    return torch.cat(costs), torch.cat(best)
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from s15erav3.analysis.collect import Routed
+from s15erav3.analysis.collect import VOCABULARY, Routed
 from s15erav3.files import whole
 
-SPARSE = ("bowler", "batter", "token")
+SPARSE = ("bowler", "batter", *VOCABULARY)
 """Domains with so many values that rows with count 0 are omitted."""
 
 SCHEMA = pa.schema(
@@ -34,7 +34,7 @@ def long_table(routed: Routed, tokens: int) -> pa.Table:
     expert) and ``of`` (number of tokens with the value). The domain ``all`` has the single value ``all``: loads. In
     the domain ``expert`` (co-activation), values are the experts ("E07") of the same token, including the expert
     itself, and ``of`` is the load of that expert. The other domains are those of the text. Rows with count 0 are
-    omitted for ``bowler``, ``batter`` and ``token``.
+    omitted for ``bowler``, ``batter`` and the vocabulary (``token``, ``next_token``, ``predicted_token``).
 
     Args:
         tokens: number of tokens of the whole text.

@@ -16,18 +16,16 @@ from statistics import fmean, median, variance
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from s15erav3.analysis.bootstrap import LEVEL, Floats, resampled
+from s15erav3.analysis.student import p_value, quantile
 from s15erav3.comparison.effects import OFF
 from s15erav3.comparison.groups import BPB, Group, value
 from s15erav3.comparison.settings import natural
-from s15erav3.comparison.student import p_value, quantile
 from s15erav3.runs.reader import Run
 
 DOCUMENTS = "evaluate-last-val.jsonl"
-LEVEL = 0.05
 HEADER = ["group", "difference", "95 % interval", "relative", "p (Holm)", "verdict", "runs", "documents"]
-Floats = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
@@ -121,12 +119,7 @@ def difference(group: Group, base: Group, name: str) -> Difference:
 
 def bootstrap(nll: Floats, size: Floats, draws: int = 2000) -> float:
     """Variance of bits per byte over resampled documents: nats and bytes of each, (D,)."""
-    draw = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        at = draw.integers(len(nll), size=len(nll))
-        found.append(nll[at].sum() / size[at].sum() / math.log(2))
-    return float(np.var(found))
+    return float(np.var(resampled(nll[:, None], size, draws)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -28,6 +28,11 @@ def bias_heatmap(bias: ArrayLike, layers: Sequence[int], title: str = "Bias of e
     return _heatmap(biases, layers, title, "bias", 0.0)
 
 
+def change_heatmap(change: ArrayLike, layers: Sequence[int], title: str) -> go.Figure:
+    """Plot changes of bits per byte without each expert, (L, E): orange costs more, blue less."""
+    return _heatmap(np.asarray(change, dtype=np.float64), layers, title, "bits per byte more", 0.0)
+
+
 def load_over_steps(
     load: ArrayLike, layers: Sequence[int], steps: Sequence[float], title: str = "Load of each expert, by step"
 ) -> go.Figure:

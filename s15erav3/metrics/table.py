@@ -111,6 +111,9 @@ BALANCE = (
            "Share of a token's experts that the checkpoint reference= also chooses for it, mean over layers."),
     Metric("balance/coactivation", "1", "neither", ("evaluate",),
            "Share of an expert's tokens that also use the expert it shares most with, mean over experts and layers."),
+    Metric("balance/output_similarity", "1", "neither", ("evaluate",),
+           "Cosine between the outputs of two experts for the same token of the first batch of the text, mean over "
+           "tokens, pairs and layers (SimBal's PES): 1 is redundant."),
     Metric("balance/coactivation_even", "1", "neither", ("evaluate",),
            "The share that two experts would have in common if experts were chosen independently."),
     Metric("specialisation/{domain}/bits", "bits", "neither", ("evaluate",),
@@ -127,7 +130,7 @@ BALANCE = (
 LAYER_OF_STEP = ("maxvio",)
 LAYER_OF_TEXT = (
     *("maxvio_global", "minvio_global", "entropy_global", "cv_global", "gini_global", "bias_norm", "bias_spread"),
-    *("confidence", "margin", "next_churn", "saturation", "coactivation"),
+    *("confidence", "margin", "next_churn", "saturation", "coactivation", "output_similarity"),
 )
 DOMAIN = ("bits", "bits_plug_in", "share", "share_of_expert")
 
@@ -151,6 +154,16 @@ EXPERTS = (
     Metric("layers", "list", "neither", ("evaluate",), "Numbers of the layers with experts."),
     Metric("load", "assignments, layers x experts", "neither", ("evaluate",), "Assignments of tokens to each expert."),
     Metric("bias", "affinity, layers x experts", "neither", ("evaluate",), "Bias of each expert."),
+    Metric("ablation/tokens", "tokens", "neither", ("evaluate",), "Tokens on which experts were removed."),
+    Metric("ablation/change", "bits per byte, layers x experts", "neither", ("evaluate",),
+           "What these tokens cost more without each expert."),
+    Metric("ablation/half", "bits per byte, layers x experts", "neither", ("evaluate",),
+           "Half the 95 % interval of `ablation/change` over documents; null in a single document."),
+    Metric("ablation/specialists", "list", "neither", ("evaluate",),
+           "For each value with a specialist: what it costs more without that expert (`change`) and without another "
+           "expert of the layer (`other`), in bits per byte."),
+    Metric("ablation/domains", "list", "neither", ("evaluate",),
+           "Means of `ablation/specialists` over the values of each domain, and over all."),
 )  # fmt: skip
 
 SPEED = (

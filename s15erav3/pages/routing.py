@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from s15erav3.analysis.collect import Counts, Routed
+from s15erav3.analysis.collect import ELSEWHERE, VOCABULARY, Counts, Routed
 from s15erav3.analysis.specialisation import mutual_information, specialists
 from s15erav3.balancing.routing_diagnostics import coactivation_share
 from s15erav3.data.labels import NO_TEXT
@@ -27,6 +27,7 @@ LEAST_TOKENS = 8
 """``LEAST`` for single tokens, which are rarer: they must also be ``BEYOND`` standard deviations above chance."""
 BEYOND = 5
 STRONG = 1.2
+BY = dict(zip(VOCABULARY, ("input token", "next token", "predicted token"), strict=True))
 
 
 def specialisation_section(routed: Routed, about: str) -> Section:
@@ -58,7 +59,7 @@ def specialisation_section(routed: Routed, about: str) -> Section:
         ),
     ]
     told = sorted(found, key=lambda name: -float(found[name].share.mean()))
-    shown = {name: without_ends(routed.domains[name]) for name in told if name != "token"}
+    shown = {name: without_ends(routed.domains[name]) for name in told if name not in VOCABULARY}
     shown = {name: counts for name, counts in shown.items() if len(counts.values) > 1}
     kept = layers_shown(routed)
     names = dict(zip(kept, layer_names([routed.layers[i] for i in kept]), strict=True))
@@ -72,12 +73,17 @@ def specialisation_section(routed: Routed, about: str) -> Section:
             "Orange: the expert takes more of this value than of the text, blue: less; the most frequent values first."
         )
         blocks.append(Choice("Share of each expert by value", ("domain", "layer"), options, caption, wide=True))
-    words: dict[tuple[str, ...], Html] = {(name,): vocabulary(routed, i) for i, name in names.items()}
+    words: dict[tuple[str, ...], Html] = {
+        (BY[domain], name): vocabulary(routed, i, domain)
+        for domain in VOCABULARY
+        if domain in routed.domains
+        for i, name in names.items()
+    }
     caption = (
         "The tokens that each expert takes most over its share: how many times the share, and how many assignments."
         f" Left out: tokens where an even share is less than {LEAST_TOKENS} assignments, or chance a likely reason."
     )
-    blocks.append(Choice("The vocabulary of each expert", ("layer",), words, caption, wide=True))
+    blocks.append(Choice("The vocabulary of each expert", ("by", "layer"), words, caption, wide=True))
     return Section("Specialisation", about, blocks, folded=True)
 
 
@@ -103,12 +109,17 @@ def strongest(routed: Routed, each: int = 3) -> list[list[str]]:
     ]
 
 
-def vocabulary(routed: Routed, layer: int, each: int = 8) -> Html:
-    """Build a table of the experts of the layer at index ``layer`` and the tokens that each prefers most."""
-    counts = routed.domains["token"]
+def vocabulary(routed: Routed, layer: int, domain: str, each: int = 8) -> Html:
+    """Build a table of the experts of the layer at index ``layer`` and the tokens that each prefers most.
+
+    Args:
+        domain: one of ``VOCABULARY``.
+    """
+    counts = routed.domains[domain]
     slots = counts.slots[layer].numpy()
     times, expected = lift(slots)
     clear = (expected >= LEAST_TOKENS) & (slots - expected >= BEYOND * np.sqrt(expected))
+    clear[[value == ELSEWHERE for value in counts.values]] = False
     times = np.where(clear, times, 0)
     loads: Floats = fair_shares(routed.loads[layer].numpy())
     rows = []

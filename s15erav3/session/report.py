@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
@@ -18,6 +19,7 @@ from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError
 from s15erav3.loading import Trained, restore
+from s15erav3.pages.ablation import ablation_sections
 from s15erav3.pages.balance import balance_section
 from s15erav3.pages.commentary import Widget, commentary
 from s15erav3.pages.learning import learning_section
@@ -87,6 +89,7 @@ def write_report(
             sections.append(Section("Specialisation", FULL, []))
         finally:
             restore_rng(generators)
+        sections += ablation_sections(run_dir)
     file = output or run_dir / "report.html"
     place = run_dir.absolute()
     about = [shape(run.config), f"seed {run.config['seed']}" if "seed" in run.config else "", f"written {written_at()}"]
@@ -156,7 +159,8 @@ def read(trained: Trained, data: CommentaryData, max_tokens: int) -> Reading:
     windows = EvaluationWindows(tokens[: max_tokens + 1], data.length)
     batches = (torch.stack([windows[i] for i in batch]) for batch in EvaluationBatches(windows, data.eval_batch_size))
     lengths = torch.from_numpy(data.tokenizer.byte_lengths)
-    measured = measure(trained.net, batches, labels, lengths, autocast=trained.autocast)
+    vocabulary = torch.from_numpy(np.unique(tokens).astype(np.int64))
+    measured = measure(trained.net, batches, labels, lengths, vocabulary=vocabulary, autocast=trained.autocast)
     assert measured.routed is not None
     slots = config.num_moe_layers * config.num_experts_per_tok
     passages = sample_passages(tokens, labels, data.tokenizer.end_of_text, slots=slots)

@@ -81,6 +81,39 @@ def test_counts_are_those_of_each_token_by_itself() -> None:
     assert torch.equal(routed.biases, torch.stack([router.bias for router in routers(net)]))
 
 
+def test_words_are_counted_by_what_follows_and_by_what_is_predicted() -> None:
+    """Catches the input counted again, the prediction of another position, and one that does not occur in the text."""
+    net = made()
+    ids, labels, batches = text()
+    occurring, codes = np.unique(ids.numpy(), return_inverse=True)
+    absent = next(i for i in range(40) if i not in occurring)
+    net.lm_head.weight.data[absent] *= 50  # it is never read, but often predicted
+    labels["token"] = Domain(codes.astype(np.int64), [f"w{i}" for i in occurring])
+    routed = measure(
+        net, batches, labels, torch.ones(40, dtype=torch.int64), vocabulary=torch.from_numpy(occurring),
+        autocast=nullcontext,
+    ).routed  # fmt: skip
+    assert routed is not None and len(occurring) < 40
+    expected: dict[str, dict[str, int]] = {"token": {}, "next_token": {}, "predicted_token": {}}
+    with torch.no_grad():
+        for batch in batches:
+            out = net(batch[:, :-1])
+            best = net.logits(out.hidden).argmax(dim=-1).flatten().tolist()
+            chosen = out.routings[1].experts.tolist()
+            for t, words in enumerate(
+                zip(batch[:, :-1].flatten().tolist(), batch[:, 1:].flatten().tolist(), best, strict=True)
+            ):
+                for name, word in zip(expected, words, strict=True):
+                    key = f"w{word}" if word in occurring else "(not in the text)"
+                    expected[name][key] = expected[name].get(key, 0) + chosen[t].count(3)
+    for name, counts in expected.items():
+        its = routed.domains[name]
+        found = dict(zip(its.values, its.slots[1, :, 3].tolist(), strict=True))
+        assert {k: v for k, v in found.items() if v} == {k: v for k, v in counts.items() if v}, name
+        assert its.tokens.sum() == 50
+    assert "(not in the text)" in expected["predicted_token"]
+
+
 @pytest.mark.parametrize("config", [CONFIG, BY_EXPERTS], ids=["tokens choose", "experts choose"])
 def test_the_table_adds_up(config: ModelConfig) -> None:
     """Catches rows lost or doubled, a transposed table, and another's load beside co-activation."""
@@ -202,7 +235,7 @@ def test_summary_names_means_and_layers() -> None:
     routed = routed_by(made())
     result = summary(Measured({"loss": 1.0, "bpb": 1.0, "tokens": 50, "bytes": 50}, routed, torch.zeros(50)))
     for name in ("maxvio_global", "minvio_global", "gini_global", "entropy_global", "cv_global", "bias_norm",
-                 "bias_spread", "confidence", "margin", "coactivation"):  # fmt: skip
+                 "bias_spread", "confidence", "margin", "coactivation", "output_similarity"):  # fmt: skip
         layers = [result[f"layer_{layer:02d}/{name}"] for layer in (1, 2)]
         assert result[f"balance/{name}"] == pytest.approx(np.mean(layers)), name
     for name in ("bits", "bits_plug_in", "share", "share_of_expert"):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s15erav3.analysis.student import p_value, quantile
 from s15erav3.comparison.groups import BPB, Group
 from s15erav3.comparison.statistics import DOCUMENTS, bootstrap, detectable, difference, holm, statistics
-from s15erav3.comparison.student import p_value, quantile
 from s15erav3.runs.reader import Run
 
 

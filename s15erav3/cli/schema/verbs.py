@@ -44,6 +44,11 @@ class Evaluate(TypedDict, total=False):
     split: Annotated[Literal["train", "val", "test", "all"], Doc("part of the run's text; all: the whole of data.path")]
     eval_batch_size: Annotated[Windows, Doc("windows of one batch")]
     context_extension: Extension
+    ablate: Annotated[Literal["experts"] | None, Doc("experts: remove each one in turn; null: none")]
+    ablate_mode: Annotated[
+        Literal["reroute", "zero"], Doc("route an expert's tokens to their next best one, or zero its output")
+    ]
+    ablate_tokens: Annotated[AtLeastOne | None, Doc("first tokens of the text to remove experts on; null: all")]
     output: Annotated[
         Path | None,
         Doc("JSON file, .jsonl and .parquet beside it; null: evaluate-CHECKPOINT-SPLIT.json in the run's folder"),
