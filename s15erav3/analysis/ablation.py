@@ -40,8 +40,8 @@ def impossible(config: ModelConfig, mode: Mode) -> str:
     """Say why the experts of a model cannot be ablated, and what to do; empty if they can be."""
     if not config.num_moe_layers:
         return "the model has no experts; choose a run with experts, such as experts=e8"
-    if mode == "reroute" and not config.causal:
-        return "here experts choose tokens, so a token has no next best expert; use ablate_mode=zero"
+    if mode == "reroute" and not config.chooses_by_score:
+        return "here tokens do not choose experts by score, so there is no next best expert; use ablate_mode=zero"
     usable = config.n_routed_experts // config.n_group * config.topk_group
     if mode == "reroute" and usable == config.num_experts_per_tok:
         return (
@@ -107,11 +107,11 @@ def _removals(net: Transformer, ids: Tensor, targets: Tensor, mode: Mode) -> Ite
     for number, block in enumerate(net.layers, start=1):
         assert isinstance(block, Block)
         if not isinstance(block.mlp, MoE):
-            x, _ = block(x, *angles)
+            x, _ = block(x, *angles, ids=ids)
             continue
         middle = x + block.self_attn(block.input_layernorm(x), *angles)
         normed = block.post_attention_layernorm(middle)
-        out, routing = block.mlp(normed)
+        out, routing = block.mlp(normed, ids)
         x = middle + out
         later: Sequence[nn.Module] = list(net.layers)[number:]
         for expert in range(config.n_routed_experts):
@@ -122,7 +122,7 @@ def _removals(net: Transformer, ids: Tensor, targets: Tensor, mode: Mode) -> Ite
             if later:
                 state = x.flatten(0, 1).index_copy(0, rows, state.to(x.dtype)).view_as(x)
                 for following in later:
-                    state, _ = following(state, *angles)
+                    state, _ = following(state, *angles, ids=ids)
                 state, rows = state.flatten(0, 1), everything
             yield layer, expert, rows, token_nll(net.norm(state), net.lm_head.weight, targets[rows])
         layer += 1
