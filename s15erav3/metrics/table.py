@@ -103,6 +103,11 @@ BALANCE = (
     Metric("balance/churn", "1", "lower", ("validation", "result"),
            "Share of the tokens of the first validation batch whose experts the last bias update changed, mean over "
            "layers."),
+    Metric("balance/step_churn", "1", "lower", ("validation", "result"),
+           "Share of the tokens of the first validation batch whose experts the last optimizer step changed, weights and "
+           "biases together, mean over layers; absent from a validation that a time limit causes."),
+    Metric("balance/weight_churn", "1", "lower", ("validation", "result"),
+           "The same by the weights alone: with the biases as before the step."),
     Metric("balance/next_churn", "1", "lower", ("evaluate",),
            "Share of the tokens of the first batch of the text whose experts the strategy's next bias update would "
            "change, mean over layers."),

@@ -436,7 +436,7 @@ def test_validation_measures_all_tokens_of_uneven_batches() -> None:
         "balance/dead_experts_global",
         "balance/confidence",
         "balance/margin",
-    }  # their values, and balance/churn: test_validation.py
+    }  # their values, and balance/churn: test_validation.py, test_step_churn.py
 
 
 def test_every_validation_starts_at_zero() -> None:
