@@ -104,8 +104,8 @@ BALANCE = (
            "Share of the tokens of the first validation batch whose experts the last bias update changed, mean over "
            "layers."),
     Metric("balance/step_churn", "1", "lower", ("validation", "result"),
-           "Share of the tokens of the first validation batch whose experts the last optimizer step changed, weights and "
-           "biases together, mean over layers; absent from a validation that a time limit causes."),
+           "Share of the tokens of the first validation batch whose experts the last optimizer step changed, weights "
+           "and biases together, mean over layers; absent where a time limit causes the validation."),
     Metric("balance/weight_churn", "1", "lower", ("validation", "result"),
            "The same by the weights alone: with the biases as before the step."),
     Metric("balance/next_churn", "1", "lower", ("evaluate",),
