@@ -83,6 +83,11 @@ BALANCE = (
            "Gini coefficient of the loads of one optimizer step, mean over layers; 0 is even."),
     Metric("balance/gini_global", "1", "lower", TEXT,
            "Gini coefficient of the loads over a whole text, mean over layers; 0 is even."),
+    *(
+        Metric(f"balance/load_p{percent:02d}_global", "fair shares", "neither", TEXT,
+               f"Percentile {percent} of the loads over a whole text, over the experts of all layers together.")
+        for percent in (5, 50, 95)
+    ),
     Metric("balance/dead_experts", "experts", "lower", STEP,
            "Experts without a single token in one optimizer step, of all layers together."),
     Metric("balance/dead_experts_global", "experts", "lower", TEXT,

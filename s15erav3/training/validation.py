@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.diagnostics import dead_experts, evenness, random_floor
+from s15erav3.balancing.diagnostics import dead_experts, evenness, load_percentiles, random_floor
 from s15erav3.balancing.routing_diagnostics import churn, confidence, top_k_margin
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
@@ -71,6 +71,7 @@ class Validation(nn.Module):
         if self.loads is not None:
             self.last_loads = loads = self.loads.compute()
             found |= {f"balance/{name}_global": value.mean() for name, value in evenness(loads).items()}
+            found |= {f"balance/{name}_global": value for name, value in load_percentiles(loads).items()}
             found["balance/dead_experts_global"] = dead_experts(loads).sum()
             found["balance/confidence"] = self.confidence.compute().mean()
             if self.tokens_choose:
