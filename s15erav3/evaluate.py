@@ -147,6 +147,7 @@ SHOWN = (
     ("balance/maxvio_floor_global", "{:.4f}"),
     ("balance/minvio_global", "{:.4f}"),
     ("balance/gini_global", "{:.4f}"),
+    *((f"balance/load_p{percent}_global", "{:.4f} fair shares") for percent in ("05", "50", "95")),
     ("balance/entropy_global", "{:.4f}"),
     ("balance/cv_global", "{:.4f}"),
     ("balance/dead_experts_global", "{}"),

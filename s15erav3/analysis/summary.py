@@ -13,7 +13,14 @@ from torch import Tensor
 from s15erav3.analysis.collect import Routed
 from s15erav3.analysis.measure import Measured
 from s15erav3.analysis.specialisation import mutual_information
-from s15erav3.balancing.diagnostics import bias_norm, bias_spread, dead_experts, evenness, random_floor
+from s15erav3.balancing.diagnostics import (
+    bias_norm,
+    bias_spread,
+    dead_experts,
+    evenness,
+    load_percentiles,
+    random_floor,
+)
 from s15erav3.balancing.routing_diagnostics import coactivation_share
 
 
@@ -38,6 +45,7 @@ def summary(measured: Measured) -> dict[str, Any]:
         "coactivation": closest_companion(routed.coactivation),
         **routed.per_layer,
     }
+    result |= {f"balance/{name}_global": value.item() for name, value in load_percentiles(routed.loads).items()}
     result["balance/dead_experts_global"] = int(dead_experts(routed.loads).sum())
     result |= {f"balance/{name}": value.mean().item() for name, value in (spread | others).items()}
     biases = torch.cat([routed.biases, routed.biases_ahead])

@@ -70,6 +70,19 @@ def evenness(loads: Tensor) -> dict[str, Tensor]:
     }
 
 
+PERCENTILES = (5, 50, 95)
+
+
+def load_percentiles(loads: Tensor) -> dict[str, Tensor]:
+    """``load_p05``, ``load_p50`` and ``load_p95`` of the loads over their fair shares, over all experts of all layers.
+
+    (L, E) -> fp64, scalars; interpolated linearly between experts.
+    """
+    shares = (loads.double() / loads.double().mean(dim=-1, keepdim=True)).flatten()
+    values = torch.quantile(shares, shares.new_tensor(PERCENTILES) / 100)
+    return {f"load_p{percent:02d}": value for percent, value in zip(PERCENTILES, values, strict=True)}
+
+
 def bias_norm(biases: Tensor) -> Tensor:
     """L2 norm of each layer's biases: (L, E) -> (L,)."""
     norm: Tensor = torch.linalg.vector_norm(biases.double(), dim=-1)

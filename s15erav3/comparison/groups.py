@@ -31,14 +31,16 @@ class Spread(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ only in their seed."""
+    """Runs that differ only in their seed or their rounding."""
 
     settings: dict[str, str]
     """Settings in which the groups differ."""
     runs: list[Run]
-    """All runs, in any state."""
+    """All runs in any state, without those of ``noise``."""
     counted: list[Run]
     """Runs whose metrics count."""
+    noise: Sequence[Run] = ()
+    """Runs with other rounding, in any state. They repeat a seed, so they are not counted."""
 
     def values(self, metric: str) -> list[float]:
         """Return the metric of each counted run; NaN where missing."""
@@ -76,7 +78,11 @@ def groups(runs: Sequence[Run], *, unfinished: bool = False) -> list[Group]:
         found[key].append(run)
         differing[key] = these
     states = ("completed", "running") if unfinished else ("completed",)
-    made = [Group(differing[key], its, [r for r in its if r.status in states]) for key, its in found.items()]
+    made = []
+    for key, its in found.items():
+        own = [run for run in its if not run.config.get("rounding")]
+        noise = [run for run in its if run.config.get("rounding")]
+        made.append(Group(differing[key], own, [r for r in own if r.status in states], noise))
     return sorted(made, key=lambda group: [natural(text) for text in group.settings.values()])
 
 

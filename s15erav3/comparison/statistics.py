@@ -3,7 +3,8 @@
 Runs: the t interval of the mean difference, paired by seed where two seeds are shared, else Welch's. A bootstrap over
 the three or so runs that a group has would reject a true hypothesis of no difference in a quarter of all cases.
 Documents: a bootstrap, whose variance is added, where ``evaluate`` has left its file in every run's folder.
-Comparisons: Holm's correction (1979).
+Comparisons: Holm's correction (1979). Runs that repeat a seed with other rounding are no further runs: they limit the
+power from below.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from s15erav3.analysis.bootstrap import LEVEL, Floats, resampled
 from s15erav3.analysis.student import p_value, quantile
 from s15erav3.comparison.effects import OFF
 from s15erav3.comparison.groups import BPB, Group, value
+from s15erav3.comparison.rounding import least_by_rounding, scatter, sentence
 from s15erav3.comparison.settings import natural
 from s15erav3.runs.reader import Run
 
@@ -65,11 +67,16 @@ def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
 
     A group is called better or worse only if its interval excludes 0 and its corrected p-value is below 0.05.
     """
-    fair = [(group, name) for group, name in zip(groups, names, strict=True) if group.causal and len(_runs(group)) > 1]
+    causal = [(group, name) for group, name in zip(groups, names, strict=True) if group.causal]
+    fair = [(group, name) for group, name in causal if len(_runs(group)) > 1]
+    noisy = [(group, its) for group, name in causal if (its := scatter(group, name)) is not None]
+    said = [sentence([its for _, its in noisy])] if noisy else []
     if len(groups) < 2:
-        return Statistics([], [])
+        return Statistics([], said)
     if len(fair) < 2:
-        return Statistics([], ["No intervals: they need two groups with at least two runs each."])
+        noisy.sort(key=lambda pair: _place(pair[0]))
+        said += [seen(least)] if (least := least_by_rounding(noisy, noisy[0] if noisy else None)) else []
+        return Statistics([], ["No intervals: they need two groups with at least two runs each.", *said])
     base, base_name = min(fair, key=lambda pair: _place(pair[0]))
     found = [difference(group, base, name) for group, name in fair if group is not base]
     rows = []
@@ -80,11 +87,13 @@ def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
         relative = f"{one.mean / one.reference:+.2%}"
         documents = f"{one.documents:,}" if one.documents else "-"
         rows.append([one.name, f"{one.mean:+.4f}", interval, relative, f"{p:.3g}", verdict, one.runs, documents])
-    least = median(detectable(one, len(found)) for one in found)
+    by_rounding = least_by_rounding(noisy, next((pair for pair in noisy if pair[0] is base), None))
+    least = max(by_rounding, median(detectable(one, len(found)) for one in found))
     many = f"{len(found)} comparison{'s' if len(found) > 1 else ''}"
     notes = [
         f"val/bpb, difference to {base_name}; {many}, Holm's correction.",
-        f"Differences below {100 * least:.2g} % cannot be seen with these runs (power 80 %).",
+        seen(least),
+        *said,
     ]
     if not all(one.documents for one in found):
         notes.append(
@@ -92,6 +101,11 @@ def statistics(groups: Sequence[Group], names: Sequence[str]) -> Statistics:
             "RUN_DIR/checkpoints/last.ckpt writes it."
         )
     return Statistics(rows, notes)
+
+
+def seen(least: float) -> str:
+    """The power of the comparison, from the smallest relative difference that it finds."""
+    return f"Differences below {100 * least:.2g} % cannot be seen with these runs (power 80 %)."
 
 
 def difference(group: Group, base: Group, name: str) -> Difference:

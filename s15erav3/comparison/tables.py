@@ -151,7 +151,7 @@ def in_markdown(text: str) -> str:
 
 def left_out(runs: Sequence[Run], groups: Sequence[Group]) -> list[list[str]]:
     """Return folder, state and reason of each run that does not count, or counts while unfinished."""
-    final = {run.folder for group in groups for run in group.counted if run.status == "completed"}
+    final = {run.folder for group in groups for run in [*group.counted, *group.noise] if run.status == "completed"}
     return [[str(run.folder), run.status, account(run)] for run in runs if run.folder not in final]
 
 
@@ -160,19 +160,18 @@ def to_csv(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
     Groups are numbered in the given order. Missing values are empty.
     """
-    place = {run.folder: (n, group) for n, group in enumerate(groups, start=1) for run in group.runs}
+    place = {run.folder: (n, group) for n, group in enumerate(groups, start=1) for run in [*group.runs, *group.noise]}
     settings, names = list(groups[0].settings) if groups else [], metrics(runs)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["folder", "group", "status", "reason", "seed", *settings, *names])
+    writer.writerow(["folder", "group", "status", "reason", "seed", "rounding", *settings, *names])
     for run in sorted(runs, key=lambda run: place[run.folder][0] if run.folder in place else len(runs) + 1):
         n, its = (place[run.folder][0], place[run.folder][1].settings) if run.folder in place else ("", {})
         given = ["" if its.get(key, ABSENT) == ABSENT else its[key] for key in settings]
         found = [value(run, name) for name in names]
         figures = ["" if name not in run.result else _plain(v) for name, v in zip(names, found, strict=True)]
-        writer.writerow(
-            [run.folder, n, run.status, " ".join(run.reason.split()), run.config.get("seed", ""), *given, *figures]
-        )
+        repetition = [run.config.get("seed", ""), run.config.get("rounding", "")]
+        writer.writerow([run.folder, n, run.status, " ".join(run.reason.split()), *repetition, *given, *figures])
     return stream.getvalue()
 
 

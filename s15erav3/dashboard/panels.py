@@ -87,7 +87,7 @@ def balance(x: str) -> Panels:
         lines(x, "MaxVio by layer, and the floor", "(layer_[0-9]+/maxvio|balance/maxvio_floor)"),
         line(x, "Entropy of loads", "balance/entropy"),
         line(x, "Dead experts", "balance/dead_experts"),
-        line(x, "Tokens re-routed by one bias update", "balance/churn"),
+        line(x, "Tokens re-routed by one step", "balance/step_churn", "balance/weight_churn", "balance/churn"),
     ]
 
 

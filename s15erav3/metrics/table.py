@@ -84,6 +84,11 @@ BALANCE = (
            "Gini coefficient of the loads of one optimizer step, mean over layers; 0 is even."),
     Metric("balance/gini_global", "1", "lower", TEXT,
            "Gini coefficient of the loads over a whole text, mean over layers; 0 is even."),
+    *(
+        Metric(f"balance/load_p{percent:02d}_global", "fair shares", "neither", TEXT,
+               f"Percentile {percent} of the loads over a whole text, over the experts of all layers together.")
+        for percent in (5, 50, 95)
+    ),
     Metric("balance/dead_experts", "experts", "lower", STEP,
            "Experts without a single token in one optimizer step, of all layers together."),
     Metric("balance/dead_experts_global", "experts", "lower", TEXT,
@@ -104,6 +109,11 @@ BALANCE = (
     Metric("balance/churn", "1", "lower", ("validation", "result"),
            "Share of the tokens of the first validation batch whose experts the last bias update changed, mean over "
            "layers."),
+    Metric("balance/step_churn", "1", "lower", ("validation", "result"),
+           "Share of the tokens of the first validation batch whose experts the last optimizer step changed, weights "
+           "and biases together, mean over layers; absent where a time limit causes the validation."),
+    Metric("balance/weight_churn", "1", "lower", ("validation", "result"),
+           "The same by the weights alone: with the biases as before the step."),
     Metric("balance/next_churn", "1", "lower", ("evaluate",),
            "Share of the tokens of the first batch of the text whose experts the strategy's next bias update would "
            "change, mean over layers."),

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from s15erav3.balancing.diagnostics import PERCENTILES
 from s15erav3.figures.balance import experts_over_time, floor_line, maxvio_by_layer
 from s15erav3.figures.heatmap import bias_over_steps, fair_shares, load_over_steps
 from s15erav3.figures.style import layer_names
@@ -86,6 +87,17 @@ def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
                 "Validation counts many more tokens, and so has a lower floor.",
             )
         )
+    shares = fair_shares(balance.load)
+    percentiles = [
+        Series(f"percentile {percent}", balance.steps, np.percentile(shares, percent, axis=(1, 2)), balance.tokens)
+        for percent in PERCENTILES
+    ]
+    charts.append(
+        Chart(
+            curves("Percentiles of the loads", "load over the fair share", percentiles),
+            "Of single optimizer steps, over the experts of all layers; 1 is the fair share.",
+        )
+    )
     for title, unit, caption, names in (
         (
             "Entropy of the loads",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from s15erav3.cli.overrides import leaves
 from s15erav3.files import at_home
 
-Role = Literal["place", "watching", "seed", "length", "machine", "file", "architecture", "learning"]
+Role = Literal["place", "watching", "seed", "rounding", "length", "machine", "file", "architecture", "learning"]
 
 ROLES: dict[str, Role] = {
     # where a run is, and how it was started
@@ -20,6 +20,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("callbacks.progress", "callbacks.checkpoint", "callbacks.media"), "watching"),
     "data.prompts": "watching",
     "seed": "seed",
+    "rounding": "rounding",
     # how long it trains; other callbacks may stop it early
     **dict.fromkeys(("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "data.max_epochs"), "length"),
     **dict.fromkeys(("trainer.val_check_interval", "callbacks"), "length"),
@@ -96,4 +97,4 @@ def _of_a_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_repeated(key: str) -> bool:
     """Return whether runs that differ only in this setting are repetitions of each other."""
-    return role(key) in ("place", "watching", "seed")
+    return role(key) in ("place", "watching", "seed", "rounding")

@@ -15,7 +15,7 @@ TAGGED = ("model", "experts", "balancing", "optimizer", "schedule", "data", "tok
 """Groups whose choice becomes a tag."""
 UNSAID = ("place", "watching", "file")
 """Roles of settings left out of names: they do not affect what is learned, or are too long."""
-SAID = ("experts", "balancing", "seed")
+SAID = ("experts", "balancing", "seed", "rounding")
 """Settings with a fixed position in a name."""
 MOST = 4
 """Maximum number of other settings in a name; of further ones only the count is shown."""
@@ -51,7 +51,7 @@ def run_name(run_dir: Path, chosen: Mapping[str, str]) -> str | None:
             words.append(value if key in chosen else f"{key.rpartition('.')[2]}={value}")
     few = [f"+{len(words) - MOST}"] if len(words) > MOST else []
     first = [chosen[group] for group in SAID if group in chosen]
-    last = [f"s{given['seed']}"] if "seed" in given else []
+    last = [f"{key[0]}{given[key]}" for key in ("seed", "rounding") if key in given]
     return " ".join([*first, *words[:MOST], *few, *last])[:128] or None
 
 

@@ -125,7 +125,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         byte_lengths=torch.from_numpy(data.tokenizer.byte_lengths),
         micro_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip=cfg.trainer.gradient_clip_val,
-        loss_chunk=cfg.loss_chunk,
+        loss_chunk=loss_chunk(cfg),
         skip_nonfinite=cfg.trainer.get("skip_nonfinite", 0),
     )
     try:
@@ -133,6 +133,12 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
     except TypeError as error:
         raise UserError(f"the group optimizer does not fit: {error}.") from error
     return module
+
+
+def loss_chunk(cfg: DictConfig) -> int:
+    """Tokens of a chunk of the loss: ``rounding`` fewer than there would be. Other sums are rounded in other ways."""
+    chunk, less = int(cfg.loss_chunk), int(cfg.get("rounding", 0))
+    return max(1, min(chunk, cfg.data.batch_size * cfg.data.sequence_length) - less) if less else chunk
 
 
 def build_callbacks(cfg: DictConfig, run_dir: Path, description: dict[str, Any]) -> list[Callback]:

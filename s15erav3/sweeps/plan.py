@@ -18,9 +18,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s15erav3.cli.settings import read_interpolated
-from s15erav3.errors import UserError
+from s15erav3.errors import UserError, check_number
 from s15erav3.runs.reader import read_run
 from s15erav3.sweeps.in_order import one_by_one
+from s15erav3.sweeps.noise import noise_jobs
 from s15erav3.sweeps.objective import PRUNED, check_objective, objective
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.terminal import say
@@ -177,6 +178,7 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
     def instantiate_launcher(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
         del plugins.instantiate_launcher  # restore the class's own: launchers pickle this object
         check_name(config.sweep.name)
+        add_noise_runs(config)
         launcher = plugins.instantiate_launcher(hydra_context, task_function, config)
         record = Path(str(config.hydra.sweep.dir)).absolute() / "multirun.yaml"
         records[record] = record.read_bytes() if record.is_file() else None
@@ -185,17 +187,42 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
         return again
 
     plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
-    validate = BasicSweeper.validate_batch_is_legal
+    validate, split = BasicSweeper.validate_batch_is_legal, BasicSweeper.split_arguments
     BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, and planning does so too
     try:
         yield sweep
     finally:
         plugins.__dict__.pop("instantiate_launcher", None)
+        BasicSweeper.split_arguments = split  # type: ignore[method-assign]
         BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
         sweep.close()
         if not sweep.jobs:
             for record, content in records.items():
                 _put_back(record, content)
+
+
+def add_noise_runs(config: DictConfig) -> None:
+    """Let Hydra's own sweeper add the jobs of ``sweep.noise_runs``.
+
+    Raises:
+        UserError: the setting is no whole number of at least 0, or another sweeper chooses the jobs.
+    """
+    runs = config.sweep.noise_runs
+    check_number("sweep.noise_runs", runs, at_least=0, whole=True)
+    if not runs:
+        return
+    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        raise UserError(
+            f"sweep.noise_runs={runs} repeats the jobs of a sweep; in a search it must be 0: repeat its best job later."
+        )
+    split = BasicSweeper.split_arguments
+
+    def with_noise(overrides: list[Any], size: int | None) -> list[list[list[str]]]:
+        jobs = split(overrides, None)[0]
+        jobs += noise_jobs(jobs, runs)
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, size))
+
+    BasicSweeper.split_arguments = staticmethod(with_noise)  # type: ignore[method-assign, assignment]
 
 
 def check_name(name: object) -> None:

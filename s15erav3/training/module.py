@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -132,6 +133,23 @@ class LanguageModule(L.LightningModule):
             by_time = self.trainer.strategy.broadcast(timer.time_elapsed() / timer._duration)
             done = max(done, by_time)
         return min(1.0, done)
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Before a step that a validation follows, route its first batch on the first rank: see :class:`StepChurn`."""
+        step, churn, run = self.trainer.global_step + 1, self.validation.step_churn, self.trainer
+        followed = step >= run.max_steps > 0 or step % (run.val_check_batch or 1) == 0
+        if churn is None or run.val_dataloaders is None or not followed:
+            return
+        churn.step = step
+        if run.is_global_zero:
+            with run.precision_plugin.val_step_context():
+                churn.begin(self.net, self.routers, self._probe[:, :-1].to(self.device))
+
+    @cached_property
+    def _probe(self) -> Tensor:
+        """The first batch of a validation, (B, T + 1)."""
+        batch: Tensor = next(iter(self.trainer.val_dataloaders))
+        return batch
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """Run one optimizer step on windows (B, T + 1)."""
@@ -263,12 +281,15 @@ class LanguageModule(L.LightningModule):
             return
         nll, out = self._nll(batch)
         self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
-        if batch_idx == 0 and self.trainer.is_global_zero and self._bias_update is not None:
-            self.validation.probe(self.routers, out.routings, self._bias_update)
+        if batch_idx == 0 and self.trainer.is_global_zero:
+            if self._bias_update is not None:
+                self.validation.probe(self.routers, out.routings, self._bias_update)
+            if self._step_probed and self.validation.step_churn is not None:
+                self.validation.step_churn.finish(self.net, self.routers, batch[:, :-1], out.routings)
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""
-        results = self.validation.results(probed=self._bias_update is not None)
+        results = self.validation.results(probed=self._bias_update is not None, step_probed=self._step_probed)
         self.log_dict(results, logger=False)  # for callbacks only; Lightning would log them at the previous step
         row = {key: value.item() for key, value in results.items()} | {"tokens": self.tokens_seen}
         for logger in self.loggers:
@@ -279,6 +300,12 @@ class LanguageModule(L.LightningModule):
     def _bias_update(self) -> Tensor | None:
         """Bias update of the last step; ``None`` before the first."""
         return self.last_step and self.last_step.bias_update
+
+    @property
+    def _step_probed(self) -> bool:
+        """Whether the probe was routed before the last step."""
+        churn = self.validation.step_churn
+        return churn is not None and churn.step == self.trainer.global_step and self.last_step is not None
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
         """Summed nats of the targets, and the net's output for windows (B, T + 1)."""

@@ -1,4 +1,4 @@
-"""Validation metrics: cost, loads, router confidence, and the share of choices that the last bias update changed.
+"""Validation metrics: cost, loads, router confidence, and the share of choices that the last step changed.
 
 Shapes: L MoE layers that validation runs, E routed experts, N tokens.
 """
@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.diagnostics import dead_experts, evenness, random_floor
+from s15erav3.balancing.diagnostics import dead_experts, evenness, load_percentiles, random_floor
 from s15erav3.balancing.routing_diagnostics import churn, confidence, top_k_margin
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.routing_metrics import TokenMean
+from s15erav3.training.step_churn import StepChurn
 
 
 class Validation(nn.Module):
     """Sums over the batches and ranks of one validation, from which ``val/*`` and ``balance/*_global`` are computed.
 
     ``balance/churn`` is the share of probe tokens (the first batch, the same at every validation) whose
-    set of experts differs with and without the last bias update, averaged over layers.
+    set of experts differs with and without the last bias update, averaged over layers. ``balance/step_churn`` and
+    ``balance/weight_churn``: see :class:`StepChurn`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -36,6 +38,7 @@ class Validation(nn.Module):
         self.tokens_choose, self.by_score = config.topk_method != "expert_choice", config.chooses_by_score
         self.adds_bias = config.adds_bias
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
+        self.step_churn = StepChurn(layers) if layers else None
 
     def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
         """Add a batch: summed nats, bytes of its N targets (any shape), and the routing of each layer."""
@@ -56,17 +59,20 @@ class Validation(nn.Module):
             ]
             self.churn.update(turned, len(routings[0].scores))
 
-    def results(self, *, probed: bool) -> dict[str, Tensor]:
-        """All metrics by name, fp32 scalars; ``balance/churn`` only if the biases have been updated before.
+    def results(self, *, probed: bool, step_probed: bool = False) -> dict[str, Tensor]:
+        """All metrics by name, fp32 scalars.
 
         Args:
-            probed: whether they have. A rank without a batch has probed nothing, but must join the reduction.
+            probed: whether the biases have been updated before; without, there is no ``balance/churn``.
+            step_probed: whether the probe was routed before the last step too. Both are the same on all ranks: one
+                that has probed nothing must join the reduction.
         """
         cost = self.cost.compute()
         found = {"val/loss": cost["loss"], "val/bpb": cost["bpb"]}
         if self.loads is not None:
             self.last_loads = loads = self.loads.compute()
             found |= {f"balance/{name}_global": value.mean() for name, value in evenness(loads).items()}
+            found |= {f"balance/{name}_global": value for name, value in load_percentiles(loads).items()}
             found["balance/dead_experts_global"] = dead_experts(loads).sum()
             found["balance/confidence"] = self.confidence.compute().mean()
             if self.tokens_choose:
@@ -76,10 +82,12 @@ class Validation(nn.Module):
                 found["balance/margin"] = self.margin.compute().mean()
             if self.by_score and probed:
                 found["balance/churn"] = self.churn.compute().mean()
+            if self.step_churn is not None and step_probed:
+                found |= self.step_churn.results()
         return {name: value.float() for name, value in found.items()}
 
     def reset(self) -> None:
         """Clear all sums."""
-        for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn):
+        for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn, self.step_churn):
             if metric is not None:
                 metric.reset()

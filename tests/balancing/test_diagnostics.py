@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from s15erav3.balancing.diagnostics import (
     dead_experts,
     gini,
     load_entropy,
+    load_percentiles,
     max_violation,
     min_violation,
     random_floor,
@@ -104,3 +106,15 @@ def test_random_floor_falls_with_the_square_root_of_the_tokens() -> None:
 def test_random_floor_without_a_choice_is_zero(tokens: int, experts: int, k: int) -> None:
     """Catches a division by zero where nothing is left to chance."""
     assert random_floor(tokens, experts, k) == 0.0
+
+
+def test_percentiles_cover_the_experts_of_all_layers_by_their_fair_shares() -> None:
+    """Layers of 21 experts with mean loads 10 and 1000 and equal shares: 0, 0.1, ..., 2. Against numpy. Seen to fail
+    with loads in place of shares, and with the mean over layers of an uneven and an even one."""
+    steps = torch.arange(21)
+    both = load_percentiles(torch.stack([steps, steps * 100]))
+    assert {k: v.item() for k, v in both.items()} == pytest.approx({"load_p05": 0.1, "load_p50": 1.0, "load_p95": 1.9})
+    mixed = torch.stack([steps, torch.full_like(steps, 10)])
+    shares = np.concatenate([steps.numpy() / 10, np.ones(21)])
+    expected = dict(zip(("load_p05", "load_p50", "load_p95"), np.percentile(shares, [5, 50, 95]), strict=True))
+    assert {k: v.item() for k, v in load_percentiles(mixed).items()} == pytest.approx(expected)

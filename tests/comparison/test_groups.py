@@ -241,7 +241,7 @@ def test_markdown_survives_a_bar_in_a_cell() -> None:
 def test_no_runs_and_no_settings_are_empty_tables() -> None:
     """What a notebook begins with."""
     assert groups([]) == [] and settings([]) == [] and cautions([]) == [] and metrics([]) == []
-    assert grid([]).rows == [] and to_csv([], []) == "folder,group,status,reason,seed\n"
+    assert grid([]).rows == [] and to_csv([], []) == "folder,group,status,reason,seed,rounding\n"
     assert account(Run(Path(), "running", "", {"step": "x"}, {}, {})) == ""
 
 

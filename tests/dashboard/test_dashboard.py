@@ -25,6 +25,7 @@ SCALARS = {
     "train/loss", "val/loss", "train/bpb", "val/bpb", "train/learning_rate",
     "balance/maxvio_batch", "balance/maxvio_floor", "balance/maxvio_global", "balance/maxvio_floor_global",
     "balance/entropy", "balance/dead_experts", "balance/churn",
+    "balance/step_churn", "balance/weight_churn",
     "perf/tokens_per_second", "perf/mfu", "perf/memory_gb",
 }  # fmt: skip
 MEDIA = {

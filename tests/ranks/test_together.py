@@ -27,6 +27,7 @@ def assert_same_validation(folder: Path, other: Path) -> None:
     one, two = result(folder), result(other)
     names = {name for name in one if name.startswith("val/") or name.endswith("_global")}
     names |= {"balance/confidence", "balance/margin", "balance/churn", "balance/bias_norm"}
+    names |= {"balance/step_churn", "balance/weight_churn"}
     assert len(names) > 10 and one["steps"] == two["steps"]
     for name in names:
         assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-7), name

@@ -433,10 +433,11 @@ def test_validation_measures_all_tokens_of_uneven_batches() -> None:
         "balance/entropy_global",
         "balance/cv_global",
         "balance/gini_global",
+        *(f"balance/load_p{percent}_global" for percent in ("05", "50", "95")),
         "balance/dead_experts_global",
         "balance/confidence",
         "balance/margin",
-    }  # their values, and balance/churn: test_validation.py
+    }  # their values, and balance/churn: test_validation.py, test_step_churn.py
 
 
 def test_every_validation_starts_at_zero() -> None:

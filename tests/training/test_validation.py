@@ -46,6 +46,9 @@ def test_every_figure_by_hand() -> None:
         "balance/entropy_global": entropy,
         "balance/cv_global": math.sqrt((0.25**2 + 1.25**2 + 2 * 0.75**2) / 4) / 0.75,
         "balance/gini_global": 2 * (2 * 1 + 2 * 2 + 1) / 16 / (2 * 0.75),
+        "balance/load_p05_global": 0.0,  # of 0 0 4/3 8/3 fair shares, interpolated
+        "balance/load_p50_global": 2 / 3,
+        "balance/load_p95_global": 4 / 3 + 0.85 * 4 / 3,
         "balance/dead_experts_global": 2.0,
         "balance/maxvio_floor_global": random_floor(3, 4, 1),
         "balance/confidence": (0.8 / 1.6 + 0.7 / 1.5 + 0.9 / 1.8) / 3,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from typing_extensions import Doc, TypedDict
 
-from s15erav3.cli.schema.kinds import AtLeastOne, Must, Path, Text, Whole, closed, open_ended
+from s15erav3.cli.schema.kinds import AtLeastOne, Count, Must, Path, Text, Whole, closed, open_ended
 
 
 @open_ended
@@ -24,6 +24,9 @@ class Train(TypedDict, total=False):
     compile: Annotated[bool, Doc("torch.compile the model's blocks: slow first steps, faster ones later")]
     report: Annotated[bool, Doc("write report.html at the end")]
     loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits are in memory at one time")]
+    rounding: Annotated[
+        Count, Doc("above 0: the same training with other rounding, by chunks of the loss that many tokens shorter")
+    ]
     run_dir: Annotated[Path, Doc("the run's folder; set it with hydra.run.dir")]
 
 
@@ -34,6 +37,10 @@ class Sweep(TypedDict, total=False):
     name: Annotated[Text | None, Doc("names the folder and the W&B group; null: date and time, and no group")]
     resume: Annotated[Path | None, Doc("folder of a sweep to resume: run its incomplete jobs; null: none")]
     code: Annotated[Literal["keep", "retrain"], Doc("what to do with complete runs of older code")]
+    noise_runs: Annotated[
+        Count,
+        Doc("further runs of each group of jobs with its first seed and other rounding; compare reports their scatter"),
+    ]
     objective: Annotated[
         str | Annotated[list[str], MinLen(1)],
         Must("a metric such as val/bpb, or a list such as [val/bpb,balance/maxvio_global]"),
