@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
+from s15erav3.ranks.outside import outside
 from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.training.hardware import has_fast_bf16
@@ -193,8 +195,13 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
     del settings["max_steps"]  # set below, once the number of ranks is known
-    if settings["strategy"] == "auto" and settings["devices"] not in (1, "1"):
+    if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
+    if (nodes := settings.get("num_nodes", 1)) > 1 and outside() is None and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start one on each of "
+            "the nodes with them, or set trainer.num_nodes=1."
+        )
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
         # Before LastCheckpoint, which reads should_stop.

@@ -1,0 +1,94 @@
+"""Ranks that srun or torchrun starts: who is the first, and one run folder for all."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from s15erav3.errors import UserError
+
+KEY = f"s15erav3/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+"""The name of the folder in the store that the ranks share; torchrun keeps the store when it starts them again."""
+
+PATIENCE = timedelta(minutes=10)
+"""How long the other ranks wait for the first one, which may have to tokenize the text."""
+
+_store: Any = None
+
+
+class Outside(NamedTuple):
+    """This process, as one of several that srun or torchrun has started."""
+
+    rank: int
+    ranks: int
+    address: str
+    port: int
+    """Where the first rank is reached; Lightning uses the same."""
+
+
+def outside() -> Outside | None:
+    """Return this process's place among ranks that were started together; ``None`` if it is alone.
+
+    Raises:
+        UserError: srun was not given the number of tasks per node.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        rank, ranks, address, port = (env[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+        return Outside(int(rank), int(ranks), address, int(port)) if int(ranks) > 1 else None
+    ranks = env.get("SLURM_NTASKS", "1")
+    if ranks == "1" or "SLURM_STEP_ID" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    if "SLURM_NTASKS_PER_NODE" not in env:
+        nodes = int(env.get("SLURM_NNODES", "1"))
+        if env["SLURM_PROCID"] != "0":
+            raise SystemExit(UserError.exit_status)  # the first rank reports it
+        raise UserError(
+            f"srun has started {ranks} tasks without --ntasks-per-node, by which ranks find each other; give srun or "
+            f"sbatch --nodes={nodes} --ntasks-per-node={int(ranks) // nodes}, and train trainer.num_nodes={nodes} "
+            f"trainer.devices={int(ranks) // nodes}."
+        )
+    from lightning.fabric.plugins.environments import SLURMEnvironment  # slow import
+
+    slurm = SLURMEnvironment()
+    return Outside(int(env["SLURM_PROCID"]), int(ranks), slurm.main_address, slurm.main_port)
+
+
+def meet(here: Outside) -> str:
+    """Wait until the first rank is ready to train, or become the one that the others wait for.
+
+    Returns:
+        the run's folder; empty for the first rank, which decides it and calls :func:`announce`.
+
+    Raises:
+        UserError: the first rank cannot be reached.
+        SystemExit: the first rank has ended; it has reported why.
+    """
+    global _store
+    from torch.distributed import DistError, TCPStore
+
+    first = here.rank == 0
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
+    try:
+        # Torch opens the same store again for the process group, which multi_tenant allows.
+        _store = TCPStore(
+            here.address, here.port, None, first and not hosted, PATIENCE, wait_for_workers=False, multi_tenant=True
+        )
+    except (DistError, RuntimeError) as error:
+        raise UserError(
+            f"rank {here.rank} of {here.ranks} cannot reach the first rank at {here.address}:{here.port} "
+            f"({type(error).__name__}); check that the name resolves on every node and that the port is free and open."
+        ) from error
+    if first:
+        return ""
+    try:
+        return str(_store.get(KEY).decode())
+    except (DistError, RuntimeError) as error:
+        raise SystemExit(1) from error
+
+
+def announce(folder: str) -> None:
+    """Tell the other ranks the run's folder, if there are any: the first rank is ready to train."""
+    if _store is not None:
+        _store.set(KEY, folder)
