@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from omegaconf import OmegaConf
 
@@ -20,10 +20,8 @@ from s15erav3.files import replace_text
 from s15erav3.runs.folder import write_config
 from s15erav3.runs.reader import read_run
 from s15erav3.runs.result import provenance, write_result
+from s15erav3.sweeps.planned import Planned
 from s15erav3.terminal import program, say, short
-
-if TYPE_CHECKING:
-    from s15erav3.sweeps.plan import Planned
 
 FILE = Path(".sweep") / "queue.json"
 """File of the jobs' names in the queue, within the sweep's folder."""

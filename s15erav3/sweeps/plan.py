@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,7 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from s15erav3.cli.settings import read_interpolated
 from s15erav3.errors import UserError
@@ -24,6 +24,7 @@ from s15erav3.runs.reader import read_run
 from s15erav3.sweeps import elsewhere
 from s15erav3.sweeps.in_order import one_by_one
 from s15erav3.sweeps.objective import PRUNED, check_objective, objective
+from s15erav3.sweeps.planned import Planned, without_hydra
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.sweeps.slurm import Slurm
 from s15erav3.terminal import say, short
@@ -31,31 +32,6 @@ from s15erav3.terminal import say, short
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 MANY = 50
 """Number of jobs from which composing them takes seconds."""
-
-
-class Planned(NamedTuple):
-    """A job that a sweeper has requested."""
-
-    number: int
-    overrides: list[str]
-    """The job's command line, without Hydra's own settings."""
-    config: DictConfig
-    """The composed config, including Hydra's part."""
-    folder: Path
-    found: Found
-    """State of the folder before any job started."""
-    command: Sequence[str] = ()
-    """The job's command line as the sweeper gave it."""
-
-    @property
-    def settings(self) -> DictConfig:
-        """Return the config without Hydra's part."""
-        return without_hydra(self.config)
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a composed config without Hydra's part."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 class Sweep:

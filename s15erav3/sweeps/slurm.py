@@ -13,15 +13,13 @@ from collections.abc import Collection, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.singleton import Singleton
 
 from s15erav3.errors import UserError, one_line
+from s15erav3.sweeps.planned import Planned
 from s15erav3.terminal import short
-
-if TYPE_CHECKING:
-    from s15erav3.sweeps.plan import Planned
 
 USUAL = {"None", "Resources", "Priority", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Prolog", "NonZeroExitCode"}
 """Reasons of squeue for jobs that run or will start by themselves."""
