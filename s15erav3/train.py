@@ -20,6 +20,8 @@ def main(arguments: list[str]) -> int:
     wanted, rest = taken("resume", line.words)
     sweeping = line.multirun or any(key_of(word) == "sweep.resume" for word in line.words)
     if (here := outside()) is not None and not line.has("--help"):
+        if sweeping and here.rank:
+            raise SystemExit(UserError.exit_status)  # the first rank reports it
         if sweeping:
             raise UserError(
                 f"-m cannot run in {here.ranks} ranks, as each would start its own sweep; start it without srun or "

@@ -22,6 +22,7 @@ class Outside(NamedTuple):
 
     rank: int
     ranks: int
+    nodes: int
     address: str
     port: int
     """Where the first rank is reached; Lightning uses the same."""
@@ -35,24 +36,23 @@ def outside() -> Outside | None:
     """
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
-        rank, ranks, address, port = (env[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-        return Outside(int(rank), int(ranks), address, int(port)) if int(ranks) > 1 else None
-    ranks = env.get("SLURM_NTASKS", "1")
-    if ranks == "1" or "SLURM_STEP_ID" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        rank, ranks, nodes, port = (int(env[k]) for k in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT"))
+        return Outside(rank, ranks, nodes, env["MASTER_ADDR"], port) if ranks > 1 else None
+    ranks, nodes = int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_NNODES", "1"))
+    if ranks == 1 or "SLURM_STEP_ID" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
     if "SLURM_NTASKS_PER_NODE" not in env:
-        nodes = int(env.get("SLURM_NNODES", "1"))
         if env["SLURM_PROCID"] != "0":
             raise SystemExit(UserError.exit_status)  # the first rank reports it
         raise UserError(
             f"srun has started {ranks} tasks without --ntasks-per-node, by which ranks find each other; give srun or "
-            f"sbatch --nodes={nodes} --ntasks-per-node={int(ranks) // nodes}, and train trainer.num_nodes={nodes} "
-            f"trainer.devices={int(ranks) // nodes}."
+            f"sbatch --nodes={nodes} --ntasks-per-node={ranks // nodes}, and train trainer.num_nodes={nodes} "
+            f"trainer.devices={ranks // nodes}."
         )
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # slow import
 
     slurm = SLURMEnvironment()
-    return Outside(int(env["SLURM_PROCID"]), int(ranks), slurm.main_address, slurm.main_port)
+    return Outside(int(env["SLURM_PROCID"]), ranks, nodes, slurm.main_address, slurm.main_port)
 
 
 def meet(here: Outside) -> str:

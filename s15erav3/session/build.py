@@ -180,6 +180,26 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
     return int(min(limits))
 
 
+def check_ranks(trainer: L.Trainer) -> None:
+    """Compare the processes that srun or torchrun has started with those that the Trainer expects.
+
+    Raises:
+        UserError: they differ.
+    """
+    here, nodes, devices = outside(), trainer.num_nodes, trainer.num_devices
+    if here is None and nodes > 1 and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start it with one of "
+            "them, or set trainer.num_nodes=1."
+        )
+    if here is not None and (here.nodes, here.ranks) != (nodes, nodes * devices):
+        raise UserError(
+            f"{here.ranks} processes on {here.nodes} nodes do not fit trainer.num_nodes={nodes} and "
+            f"trainer.devices={devices}; set trainer=ddp trainer.num_nodes={here.nodes} "
+            f"trainer.devices={here.ranks // here.nodes}."
+        )
+
+
 def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callbacks: list[Callback]) -> L.Trainer:
     """Build the Trainer, without loggers.
 
@@ -197,11 +217,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     del settings["max_steps"]  # set below, once the number of ranks is known
     if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
-    if (nodes := settings.get("num_nodes", 1)) > 1 and outside() is None and "NODE_RANK" not in os.environ:
-        raise UserError(
-            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start one on each of "
-            "the nodes with them, or set trainer.num_nodes=1."
-        )
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
         # Before LastCheckpoint, which reads should_stop.
@@ -224,5 +239,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
+    check_ranks(trainer)
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer

@@ -79,7 +79,11 @@ def test_torchrun_on_two_nodes_trains_what_two_local_ranks_train(tmp_path: Path,
     ("srun", "settings", "sentence"),
     [
         (["-n2"], CPU, "without --ntasks-per-node"),
-        (["-N2", "--ntasks-per-node=1"], [*CPU, "trainer.devices=1"], "num_nodes=2"),
+        (
+            ["-N2", "--ntasks-per-node=1"],
+            [*CPU, "trainer.devices=1"],
+            "set trainer=ddp trainer.num_nodes=2 trainer.devices=1",
+        ),
         (["-N2", "--ntasks-per-node=1"], ["-m", *TWO, "seed=1,2"], "-m cannot run in 2 ranks"),
         (["-N1", "--ntasks-per-node=1"], TWO, "neither srun nor torchrun has started this process"),
     ],
