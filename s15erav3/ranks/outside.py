@@ -92,3 +92,26 @@ def announce(folder: str) -> None:
     """Tell the other ranks the run's folder, if there are any: the first rank is ready to train."""
     if _store is not None:
         _store.set(KEY, folder)
+
+
+def check_ranks(nodes: int, devices: int) -> None:
+    """Compare the processes that srun or torchrun has started with those that the Trainer expects.
+
+    Args:
+        nodes, devices: number of nodes, and of devices of each.
+
+    Raises:
+        UserError: they differ.
+    """
+    here = outside()
+    if here is None and nodes > 1 and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start it with one of "
+            "them, or set trainer.num_nodes=1."
+        )
+    if here is not None and (here.nodes, here.ranks) != (nodes, nodes * devices):
+        raise UserError(
+            f"{here.ranks} processes on {here.nodes} nodes do not fit trainer.num_nodes={nodes} and "
+            f"trainer.devices={devices}; set trainer=ddp trainer.num_nodes={here.nodes} "
+            f"trainer.devices={here.ranks // here.nodes}."
+        )

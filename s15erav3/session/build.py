@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +32,7 @@ from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
-from s15erav3.ranks.outside import outside
+from s15erav3.ranks.outside import check_ranks
 from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.training.hardware import has_fast_bf16
@@ -180,26 +179,6 @@ def total_steps(cfg: DictConfig, data: CommentaryData, world_size: int) -> int:
     return int(min(limits))
 
 
-def check_ranks(trainer: L.Trainer) -> None:
-    """Compare the processes that srun or torchrun has started with those that the Trainer expects.
-
-    Raises:
-        UserError: they differ.
-    """
-    here, nodes, devices = outside(), trainer.num_nodes, trainer.num_devices
-    if here is None and nodes > 1 and "NODE_RANK" not in os.environ:
-        raise UserError(
-            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start it with one of "
-            "them, or set trainer.num_nodes=1."
-        )
-    if here is not None and (here.nodes, here.ranks) != (nodes, nodes * devices):
-        raise UserError(
-            f"{here.ranks} processes on {here.nodes} nodes do not fit trainer.num_nodes={nodes} and "
-            f"trainer.devices={devices}; set trainer=ddp trainer.num_nodes={here.nodes} "
-            f"trainer.devices={here.ranks // here.nodes}."
-        )
-
-
 def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callbacks: list[Callback]) -> L.Trainer:
     """Build the Trainer, without loggers.
 
@@ -239,6 +218,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
-    check_ranks(trainer)
+    check_ranks(trainer.num_nodes, trainer.num_devices)
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer
