@@ -17,7 +17,7 @@ OWN = ("hydra.searchpath=",)
 """Commands with these need files that stand beside them in the docs; those of docs/extending.md are run, by
 tests/test_extending.py."""
 CHECKED = {"s15erav3", "python", "make"}
-FOREIGN = {"pip", "uv", "docker", "wandb", "pre-commit", "mkdir"}
+FOREIGN = {"pip", "uv", "docker", "wandb", "pre-commit", "mkdir", "sbatch", "srun", "torchrun"}
 """Programs that are not this project's."""
 
 

@@ -54,7 +54,7 @@ FLOORS: dict[str, set[str]] = {
     "sweeps": {"session", "callbacks", "runs", "terminal", "cli", "cores", "errors", "files"},
     "machine": {"__init__", "session", "training", "model", "cli", "cores"},
     # the verbs, and their table
-    "train": {"sweeps", "session", "callbacks", "cli"},
+    "train": {"sweeps", "session", "callbacks", "ranks", "cli", "errors"},
     "evaluate": {"session", "loading", "analysis", "data", "terminal", "cli", "errors", "files"},
     "request": {"model", "errors"},
     "conversation": {"data", "terminal", "cli", "errors"},

@@ -279,7 +279,10 @@ SLURM = {
             env["SLURM_CPUS_PER_TASK"] = "1"
             if tasks:
                 env |= dict(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID=str(task))
-            subprocess.Popen(["bash", sys.argv[1]], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            job = subprocess.Popen(["bash", sys.argv[1]], env=env, **silent)
+            with open(sys.argv[0] + ".jobs", "a") as jobs:
+                print(f"7_{task}" if tasks else "7", job.pid, file=jobs)
         """,
     "srun": """\
         import os, sys
@@ -288,8 +291,12 @@ SLURM = {
             del words[: 1 if words[0] == "--unbuffered" or "=" in words[0] else 2]
         os.execvp(words[0], words)
         """,
-    "sacct": """\
-        print("JobID|State|NodeList")
+    "squeue": """\
+        import os, psutil, sys
+        for line in open(os.path.dirname(sys.argv[0]) + "/sbatch.jobs"):
+            name, pid = line.split()
+            if psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie":
+                print(name, "None")
         """,
 }
 """A cluster of one machine: what is submitted runs at once."""

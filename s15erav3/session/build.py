@@ -33,6 +33,7 @@ from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
+from s15erav3.ranks.outside import check_ranks
 from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.training.hardware import has_fast_bf16
@@ -202,7 +203,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     device = choose_accelerator(settings.pop("accelerator"))
     settings["precision"] = choose_precision(settings["precision"], device)
     del settings["max_steps"]  # set below, once the number of ranks is known
-    if settings["strategy"] == "auto" and settings["devices"] not in (1, "1"):
+    if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
@@ -226,5 +227,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         )
     except (TypeError, ValueError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
+    check_ranks(trainer.num_nodes, trainer.num_devices)
     trainer.fit_loop.epoch_loop.max_steps = total_steps(cfg, data, trainer.world_size)
     return trainer

@@ -44,7 +44,10 @@ GROUPS = (
 )
 """Groups of conf/train.yaml that form the config of a run."""
 
-SINCE: dict[str, Any] = {"force": False, "trainer": {"skip_nonfinite": 0, "rank_timeout": 600, "threads": "auto"}}
+SINCE: dict[str, Any] = {
+    "force": False,
+    "trainer": {"skip_nonfinite": 0, "rank_timeout": 600, "threads": "auto", "num_nodes": 1},
+}
 """Settings missing from the configs of older runs, with the values those runs were trained with."""
 
 

@@ -26,6 +26,7 @@ from s15erav3.cli.overrides import quote
 from s15erav3.errors import Accident, UserError, disk_full, one_line, tell
 from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
+from s15erav3.ranks.outside import announce
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
 from s15erav3.runs.checkpoint import candidates
@@ -121,6 +122,8 @@ def _train(
             resumed.payload.clear()  # Lightning reads the file again; avoid two copies in memory
             if is_first_rank():
                 (run_dir / "result.json").unlink(missing_ok=True)  # it marks the run as ended
+        if is_first_rank():
+            announce(str(run_dir))
         banner(cfg, *session, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
         timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])

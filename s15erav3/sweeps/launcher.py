@@ -25,7 +25,8 @@ from s15erav3.runs.result import provenance, write_result
 from s15erav3.sweeps import child
 from s15erav3.sweeps.job import make_room
 from s15erav3.sweeps.live_table import Board
-from s15erav3.sweeps.plan import Planned, plan, returned
+from s15erav3.sweeps.plan import plan, returned
+from s15erav3.sweeps.planned import Planned
 from s15erav3.sweeps.queue import drain
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import Slot, make_slots

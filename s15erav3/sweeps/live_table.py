@@ -17,7 +17,7 @@ from rich.text import Text
 from s15erav3.runs.reader import Run, read_run
 from s15erav3.sweeps.columns import fitting
 from s15erav3.sweeps.label import head, label, varying
-from s15erav3.sweeps.plan import Planned
+from s15erav3.sweeps.planned import Planned
 from s15erav3.sweeps.slots import Slot
 from s15erav3.terminal import console, say, short
 

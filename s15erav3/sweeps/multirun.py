@@ -13,6 +13,7 @@ from s15erav3.cli import hydra_setup
 from s15erav3.cli.flags import split
 from s15erav3.cli.overrides import taken
 from s15erav3.errors import UserError
+from s15erav3.sweeps import elsewhere
 from s15erav3.sweeps.job import work
 from s15erav3.sweeps.launcher import GpuQueue
 from s15erav3.sweeps.optuna_plugin import OptunaStudy
@@ -26,8 +27,8 @@ def main(arguments: list[str]) -> int:
     """Run the sweep, or the rest of it, and report how each job ended.
 
     Returns:
-        the exit status: 0 if all jobs are complete or pruned, 2 if all failures are the user's to fix, else 1;
-        128 + n after signal n.
+        the exit status: 0 if all jobs are complete or pruned (with ``sweep.wait=false``: submitted), 2 if all failures
+        are the user's to fix, else 1; 128 + n after signal n.
 
     Raises:
         UserError: the command cannot be run; nothing has started.
@@ -49,6 +50,9 @@ def main(arguments: list[str]) -> int:
         except (Interrupted, KeyboardInterrupt) as signalled:
             stopped = signalled
     if sweep.folder is None or not sweep.jobs:  # --help, --cfg and the like, or stopped before the first job
+        return 0 if stopped is None else 130
+    if sweep.left is not None:
+        elsewhere.tell(*sweep.left, sweep.folder)
         return 0 if stopped is None else 130
     status = account(sweep, failures)
     if stopped is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,42 +16,23 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from s15erav3.cli.settings import read_interpolated
 from s15erav3.errors import UserError, check_number
 from s15erav3.runs.reader import read_run
+from s15erav3.sweeps import elsewhere
 from s15erav3.sweeps.in_order import one_by_one
 from s15erav3.sweeps.noise import noise_jobs
 from s15erav3.sweeps.objective import PRUNED, check_objective, objective
+from s15erav3.sweeps.planned import Planned, without_hydra
 from s15erav3.sweeps.resume import Found, examine
-from s15erav3.terminal import say
+from s15erav3.sweeps.slurm import Slurm
+from s15erav3.terminal import say, short
 
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 MANY = 50
 """Number of jobs from which composing them takes seconds."""
-
-
-class Planned(NamedTuple):
-    """A job that a sweeper has requested."""
-
-    number: int
-    overrides: list[str]
-    """The job's command line, without Hydra's own settings."""
-    config: DictConfig
-    """The composed config, including Hydra's part."""
-    folder: Path
-    found: Found
-    """State of the folder before any job started."""
-
-    @property
-    def settings(self) -> DictConfig:
-        """Return the config without Hydra's part."""
-        return without_hydra(self.config)
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a composed config without Hydra's part."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 class Sweep:
@@ -64,12 +46,22 @@ class Sweep:
         self.started = started
         self.folder: Path | None = None
         self.jobs: dict[int, Planned] = {}
+        self.left: tuple[elsewhere.Queue, Mapping[int, str]] | None = None
+        """The queue of a cluster, and the names of the jobs that are left there."""
         self._lock: FileLock | None = None
 
     def plan(
-        self, config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int
+        self,
+        config: DictConfig,
+        context: HydraContext,
+        commands: Sequence[Sequence[str]],
+        first: int,
+        queue: elsewhere.Queue | None = None,
     ) -> list[Planned]:
         """Check the jobs that are about to be launched.
+
+        Args:
+            queue: of a cluster, in which some of the jobs may be already.
 
         Raises:
             UserError: a job's folder holds a run with different settings, or another process runs this sweep.
@@ -87,7 +79,8 @@ class Sweep:
             self._lock = lock
         if len(commands) > MANY:
             say(f"composing {len(commands):,} jobs")
-        planned = list(plan(config, context, commands, first))
+        queued = elsewhere.queued(queue, self.folder) if queue else {}
+        planned = list(plan(config, context, commands, first, queued))
         if not self.jobs:
             self.started(self.folder)
         self.jobs |= {job.number: job for job in planned}
@@ -99,11 +92,20 @@ class Sweep:
             self._lock.release()
 
 
-def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[str]], first: int) -> Iterator[Planned]:
+def plan(
+    config: DictConfig,
+    context: HydraContext,
+    commands: Sequence[Sequence[str]],
+    first: int,
+    queued: Mapping[int, elsewhere.Entry] = MappingProxyType({}),
+) -> Iterator[Planned]:
     """Compose each job as Hydra's launchers do, and inspect its folder.
 
+    Args:
+        queued: jobs in the queue of a cluster, by number; their folders change meanwhile.
+
     Raises:
-        UserError: a folder holds a run with different settings.
+        UserError: a folder holds a run with different settings, or the queue a job with different ones.
     """
     setup_globals()
     before = HydraConfig.instance().cfg
@@ -116,8 +118,17 @@ def plan(config: DictConfig, context: HydraContext, commands: Sequence[Sequence[
             folder = Path(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)).absolute()
             read_interpolated(composed, "train")
             check_objective(composed.sweep.objective)
-            found = examine(without_hydra(composed), folder)
-            yield Planned(number, list(filter_overrides(command)), composed, folder, found)
+            overrides = list(filter_overrides(command))
+            if (there := queued.get(number)) is None:
+                found = examine(without_hydra(composed), folder)
+            elif there.overrides == overrides:
+                found = Found("queued", "", {})
+            else:
+                raise UserError(
+                    f"job {number} of {short(Path(composed.hydra.sweep.dir))} is in the queue as {there.name} with "
+                    f"other settings ({' '.join(there.overrides)}); cancel it, or choose another sweep.name."
+                )
+            yield Planned(number, overrides, composed, folder, found, list(command))
     finally:
         HydraConfig.instance().cfg = before
 
@@ -135,7 +146,23 @@ class Overseen(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan the jobs, then launch them."""
-        jobs = self.sweep.plan(self.config, self.context, job_overrides, initial_job_idx)
+        queue = Slurm(self.launcher) if type(self.launcher).__name__ == "SlurmLauncher" else None
+        wait = self.config.sweep.wait
+        if not wait and (queue is None or self.config.hydra.sweeper.get("_target_") != BASIC):
+            raise UserError(
+                "sweep.wait=false leaves jobs in a cluster's queue; use it with hydra/launcher=submitit_slurm, and "
+                "without a hydra/sweeper, which waits for results."
+            )
+        jobs = self.sweep.plan(self.config, self.context, job_overrides, initial_job_idx, queue)
+        if queue is not None:
+            assert self.sweep.folder is not None
+            try:
+                left: Mapping[int, str] = elsewhere.launch(queue, jobs, self.sweep.folder, wait)
+            except elsewhere.Left as stopped:
+                self.sweep.left = queue, stopped.names
+                raise
+            self.sweep.left = (queue, left) if left else None
+            return [returned(job) for job in jobs]
         take: Callable[[list[Planned]], Sequence[JobReturn]] | None = getattr(self.launcher, "launch_planned", None)
         if take:
             return take(jobs)

@@ -33,8 +33,8 @@ OTHER_CODE = "it was trained by different code"
 class Found(NamedTuple):
     """The state of a job's folder."""
 
-    state: Literal["fresh", "done", "resume", "again"]
-    """Empty; complete or pruned; has a checkpoint to resume from; has to start over."""
+    state: Literal["fresh", "done", "resume", "again", "queued"]
+    """Empty; complete or pruned; has a checkpoint to resume from; has to start over; in the queue of a cluster."""
     why: str
     """Why the job has to start over, or a note on a complete one; empty otherwise."""
     result: dict[str, Any]
@@ -146,7 +146,7 @@ def repeated(wanted: str, changes: list[str]) -> Command:
             f"{shlex.quote(str(sweep / FILE))} cannot be read ({error!r}); type the sweep's command again."
         ) from error
     check_arguments(arguments, sweep / FILE)
-    changed = {key_of(word) for word in split(changes).words} | {"hydra.sweep.dir"}
+    changed = {key_of(word) for word in split(changes).words} | {"hydra.sweep.dir", "sweep.wait"}
     arguments = [a for a in arguments if a.startswith("-") or key_of(a) not in changed]
     more = [change for change in changes if change not in ("-m", "--multirun")]
     return Command(

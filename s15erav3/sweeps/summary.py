@@ -11,7 +11,8 @@ from s15erav3.errors import UserError
 from s15erav3.runs.reader import Run, read_run
 from s15erav3.sweeps.label import varying
 from s15erav3.sweeps.objective import PRUNED, objective
-from s15erav3.sweeps.plan import Planned, Sweep
+from s15erav3.sweeps.plan import Sweep
+from s15erav3.sweeps.planned import Planned
 from s15erav3.terminal import program, say, short
 
 

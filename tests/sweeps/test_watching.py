@@ -24,7 +24,8 @@ from s15erav3.sweeps.columns import fitting
 from s15erav3.sweeps.label import head, label, varying
 from s15erav3.sweeps.launcher import leave_word
 from s15erav3.sweeps.live_table import Board
-from s15erav3.sweeps.plan import Planned, Sweep
+from s15erav3.sweeps.plan import Sweep
+from s15erav3.sweeps.planned import Planned
 from s15erav3.sweeps.resume import Found
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import make_slots

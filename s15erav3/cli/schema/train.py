@@ -36,6 +36,7 @@ class Sweep(TypedDict, total=False):
 
     name: Annotated[Text | None, Doc("names the folder and the W&B group; null: date and time, and no group")]
     resume: Annotated[Path | None, Doc("folder of a sweep to resume: run its incomplete jobs; null: none")]
+    wait: Annotated[bool, Doc("wait for the jobs; false leaves them in the queue of a cluster, for sweep.resume")]
     code: Annotated[Literal["keep", "retrain"], Doc("what to do with complete runs of older code")]
     noise_runs: Annotated[
         Count,

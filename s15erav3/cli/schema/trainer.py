@@ -73,8 +73,9 @@ class Trainer(TypedDict, total=False):
         Annotated[Whole, Ge(1), Le(2**10)] | Literal[-1, "auto", "-1"] | Annotated[str, Predicate(str.isdigit)]
         | list[Count],
         DEVICES,
-        Doc("number of devices, with one process each"),
+        Doc("number of devices of each node, with one process each"),
     ]  # fmt: skip
+    num_nodes: Annotated[AtLeastOne, Doc("number of machines, where srun or torchrun starts the ranks")]
     strategy: Annotated[
         Text | Mapping[str, Any],
         Must("auto, the name of a Lightning strategy, or its settings with _target_"),

@@ -1,0 +1,117 @@
+"""Ranks that srun or torchrun starts: who is the first, and one run folder for all."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from s15erav3.errors import UserError
+
+KEY = f"s15erav3/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+"""The name of the folder in the store that the ranks share; torchrun keeps the store when it starts them again."""
+
+PATIENCE = timedelta(minutes=10)
+"""How long the other ranks wait for the first one, which may have to tokenize the text."""
+
+_store: Any = None
+
+
+class Outside(NamedTuple):
+    """This process, as one of several that srun or torchrun has started."""
+
+    rank: int
+    ranks: int
+    nodes: int
+    address: str
+    port: int
+    """Where the first rank is reached; Lightning uses the same."""
+
+
+def outside() -> Outside | None:
+    """Return this process's place among ranks that were started together; ``None`` if it is alone.
+
+    Raises:
+        UserError: srun was not given the number of tasks per node.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        rank, ranks, nodes, port = (int(env[k]) for k in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT"))
+        return Outside(rank, ranks, nodes, env["MASTER_ADDR"], port) if ranks > 1 else None
+    ranks, nodes = int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_NNODES", "1"))
+    if ranks == 1 or "SLURM_STEP_ID" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    if "SLURM_NTASKS_PER_NODE" not in env:
+        if env["SLURM_PROCID"] != "0":
+            raise SystemExit(UserError.exit_status)  # the first rank reports it
+        raise UserError(
+            f"srun has started {ranks} tasks without --ntasks-per-node, by which ranks find each other; give srun or "
+            f"sbatch --nodes={nodes} --ntasks-per-node={ranks // nodes}, and train trainer.num_nodes={nodes} "
+            f"trainer.devices={ranks // nodes}."
+        )
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # slow import
+
+    slurm = SLURMEnvironment()
+    return Outside(int(env["SLURM_PROCID"]), ranks, nodes, slurm.main_address, slurm.main_port)
+
+
+def meet(here: Outside) -> str:
+    """Wait until the first rank is ready to train, or become the one that the others wait for.
+
+    Returns:
+        the run's folder; empty for the first rank, which decides it and calls :func:`announce`.
+
+    Raises:
+        UserError: the first rank cannot be reached.
+        SystemExit: the first rank has ended; it has reported why.
+    """
+    global _store
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    first = here.rank == 0
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
+    try:
+        # Torch opens the same store again for the process group, which multi_tenant allows.
+        _store = TCPStore(
+            here.address, here.port, None, first and not hosted, PATIENCE, wait_for_workers=False, multi_tenant=True
+        )
+    except (DistError, RuntimeError) as error:
+        raise UserError(
+            f"rank {here.rank} of {here.ranks} cannot reach the first rank at {here.address}:{here.port} "
+            f"({type(error).__name__}); check that the name resolves on every node and that the port is free and open."
+        ) from error
+    if first:
+        return ""
+    try:
+        return str(_store.get(KEY).decode())
+    except (DistError, RuntimeError) as error:
+        raise SystemExit(1) from error
+
+
+def announce(folder: str) -> None:
+    """Tell the other ranks the run's folder, if there are any: the first rank is ready to train."""
+    if _store is not None:
+        _store.set(KEY, folder)
+
+
+def check_ranks(nodes: int, devices: int) -> None:
+    """Compare the processes that srun or torchrun has started with those that the Trainer expects.
+
+    Args:
+        nodes, devices: number of nodes, and of devices of each.
+
+    Raises:
+        UserError: they differ.
+    """
+    here = outside()
+    if here is None and nodes > 1 and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes}, but neither srun nor torchrun has started this process; start it with one of "
+            "them, or set trainer.num_nodes=1."
+        )
+    if here is not None and (here.nodes, here.ranks) != (nodes, nodes * devices):
+        raise UserError(
+            f"{here.ranks} processes on {here.nodes} nodes do not fit trainer.num_nodes={nodes} and "
+            f"trainer.devices={devices}; set trainer=ddp trainer.num_nodes={here.nodes} "
+            f"trainer.devices={here.ranks // here.nodes}."
+        )
