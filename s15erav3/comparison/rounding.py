@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
+from s15erav3.analysis.student import quantile
 from s15erav3.comparison.groups import BPB, Group, value
-from s15erav3.comparison.student import quantile
 
 
 class Scatter(NamedTuple):

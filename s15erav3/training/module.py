@@ -148,7 +148,8 @@ class LanguageModule(L.LightningModule):
     @cached_property
     def _probe(self) -> Tensor:
         """The first batch of a validation, (B, T + 1)."""
-        batch: Tensor = next(iter(self.trainer.val_dataloaders))
+        loader: Any = self.trainer.val_dataloaders
+        batch: Tensor = next(iter(loader))
         return batch
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:

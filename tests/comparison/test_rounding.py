@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from s15erav3.analysis.student import quantile
 from s15erav3.comparison.groups import BPB, Group, groups
 from s15erav3.comparison.rounding import detectable_by_rounding, least_by_rounding, scatter
 from s15erav3.comparison.statistics import statistics
-from s15erav3.comparison.student import quantile
 from s15erav3.comparison.tables import left_out, to_csv
 from s15erav3.runs.reader import Run
 
