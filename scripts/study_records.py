@@ -21,7 +21,7 @@ from s15erav3.__main__ import main as s15erav3
 from s15erav3.files import replace_text
 from s15erav3.runs.reader import Run, find_runs, read_balance, read_metrics, read_run
 
-CURVES = ("val/bpb", "balance/maxvio_global", "balance/churn")
+CURVES = ("val/bpb", "balance/maxvio_global", "balance/churn", "balance/step_churn", "balance/weight_churn")
 
 
 def record(run: Run, split: str | None) -> dict[str, Any]:
