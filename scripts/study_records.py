@@ -2,7 +2,7 @@
 
     python scripts/study_records.py multirun/study [--split test] [--out docs/data/study]
 
-Writes OUT/NAME.jsonl for a sweep's folder NAME: settings, code, versions, device, every figure of ``result.json``, the
+Writes OUT/NAME.jsonl for a sweep's folder NAME: settings, code, versions, machine, every figure of ``result.json``, the
 validations, the last loads, and the cost of each document of the split at the last step (by ``s15erav3 evaluate``,
 where its file is missing). ``--split none`` leaves the documents out, as for tuning. Runs that are not complete are
 named and left out, so the command can be repeated while a sweep runs.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from s15erav3.__main__ import main as s15erav3
 from s15erav3.files import replace_text
@@ -37,6 +38,7 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
     kept = {
         "arm": run.overrides["experiment"].rpartition("/")[2],
         "settings": settings,
+        "machine": machine(),
         **run.result,
         "validations": {name: column[validated].tolist() for name, column in metrics.items()},
         "last_load": balance.load[-1].astype(int).tolist() if balance else [],
@@ -44,6 +46,13 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
     if split:
         kept[split] = documents(run.folder, split)
     return kept
+
+
+def machine() -> dict[str, str]:
+    """Instruction set and libraries of torch on this machine, which is taken to be that of the runs."""
+    build = torch.__config__.show()
+    blas = [line.strip(" -") for line in build.splitlines() if "Math Kernel" in line or "MKL-DNN" in line]
+    return {"instructions": torch.backends.cpu.get_cpu_capability(), "blas": "; ".join(blas) or "unknown"}
 
 
 def documents(folder: Path, split: str) -> dict[str, list[float]]:
