@@ -38,14 +38,8 @@ class Ablation(NamedTuple):
 
 
 def _specialists(effects: Effects) -> dict[str, Any]:
-    rows: dict[str, Sequence[Need | Pooled]] = {
-        "ablation/specialists": effects.needs,
-        "ablation/domains": effects.domains,
-    }
-    return {
-        name: [row._asdict() | {"half": row.half if math.isfinite(row.half) else None} for row in its]
-        for name, its in rows.items()
-    }
+    rows: tuple[Sequence[Need | Pooled], ...] = (effects.needs, effects.domains)
+    return {name: [row._asdict() for row in its] for name, its in zip(SPECIALISTS, rows, strict=True)}
 
 
 def _listed(values: Any) -> list[list[float | None]]:
@@ -90,10 +84,7 @@ def read_ablation(file: Path) -> Ablation:
     layers, experts = about.pop("layers"), about.pop("experts")
     column = {name: table[name].to_numpy().reshape(-1, len(layers), experts) for name in table.column_names}
     first = {name: its[:, 0, 0] for name, its in column.items()}
-    rows = {
-        name: [its | {"half": math.nan if its["half"] is None else its["half"]} for its in about.pop(name)]
-        for name in SPECIALISTS
-    }
+    needs, domains = (about.pop(name) for name in SPECIALISTS)
     effects = Effects(
         layers=layers,
         groups=list(zip(first["domain"].tolist(), first["value"].tolist(), strict=True)),
@@ -102,7 +93,7 @@ def read_ablation(file: Path) -> Ablation:
         bpb=first["bpb"],
         change=column["change"],
         half=column["half"],
-        needs=[Need(**row) for row in rows[SPECIALISTS[0]]],
-        domains=[Pooled(**row) for row in rows[SPECIALISTS[1]]],
+        needs=[Need(**row) for row in needs],
+        domains=[Pooled(**row) for row in domains],
     )
     return Ablation(effects, about)

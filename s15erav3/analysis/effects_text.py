@@ -48,7 +48,7 @@ def verdict(found: Effects) -> str:
     if abs(excess) > one.half:
         shown = f"values need their specialists {'more' if excess > 0 else 'less'} than another expert"
     many = f"{one.values} value{'s' if one.values > 1 else ''}"
-    where = between(excess, one.half) if math.isfinite(one.half) else "no interval from a single document"
+    where = between(excess, one.half)
     return f"Specialist less another expert of its layer, {many}: {excess:+.4f} bits/byte ({where}); {shown}."
 
 

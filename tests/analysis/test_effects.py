@@ -133,6 +133,25 @@ def test_domains_are_means_over_their_values() -> None:
     assert found.domains[0].half == pytest.approx(2.02 * np.std(means), rel=0.1)
 
 
+def test_a_value_of_one_document_is_not_asked() -> None:
+    """Draws without its document would make an interval out of nothing: the rare event, all of it in one document."""
+    costs, division, _, _ = measured(40)
+    rare = division.group == 1
+    first = int(np.flatnonzero(rare)[0])
+    kept = ~rare | (np.arange(len(rare)) == first)
+    sums = [table.clone() for table in costs]
+    for table in sums:
+        table[..., first] = table[..., torch.from_numpy(rare)].sum(dim=-1)
+    size = np.where(np.arange(len(rare)) == first, division.size[rare].sum(), division.size)
+    found = effects(
+        Costs(*(table[..., torch.from_numpy(kept)] for table in sums)),
+        division._replace(group=division.group[kept], document=division.document[kept], size=size[kept]),
+        LAYERS,
+    )
+    assert found.documents[1] == 1 and np.isnan(found.half[1]).all()
+    assert [need.value for need in found.needs] == ["other"]
+
+
 def test_no_direction_is_named_without_evidence() -> None:
     """One document shows no scatter; a difference within its interval is none; few assignments make no specialist."""
     alone = effects(*measured(1)[:2], LAYERS)
@@ -140,8 +159,6 @@ def test_no_direction_is_named_without_evidence() -> None:
     found = effects(*measured(40)[:2], LAYERS)
     wide = found._replace(domains=[one._replace(half=9.0) for one in found.domains])
     assert "no difference shown" in verdict(wide)
-    blank = found._replace(domains=[one._replace(half=math.nan) for one in found.domains])
-    assert "no difference shown" in verdict(blank) and "single document" in verdict(blank)
     assert between(1.0, math.nan) == "-"
 
 
