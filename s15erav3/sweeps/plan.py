@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
@@ -31,6 +30,7 @@ from s15erav3.sweeps.slurm import Slurm
 from s15erav3.terminal import say, short
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""Hydra's own sweeper. Hydra runs its module a second time, so the class is not the one that an import gives."""
 MANY = 50
 """Number of jobs from which composing them takes seconds."""
 
@@ -214,14 +214,15 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
         return again
 
     plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
-    validate, split = BasicSweeper.validate_batch_is_legal, BasicSweeper.split_arguments
-    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]  # it composes all jobs, and planning does so too
+    sweeper = basic_sweeper()
+    validate, split = sweeper.validate_batch_is_legal, sweeper.split_arguments
+    sweeper.validate_batch_is_legal = lambda *_: None  # it composes all jobs, and planning does so too
     try:
         yield sweep
     finally:
         plugins.__dict__.pop("instantiate_launcher", None)
-        BasicSweeper.split_arguments = split  # type: ignore[method-assign]
-        BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
+        sweeper.split_arguments = staticmethod(split)
+        sweeper.validate_batch_is_legal = validate
         sweep.close()
         if not sweep.jobs:
             for record, content in records.items():
@@ -238,18 +239,23 @@ def add_noise_runs(config: DictConfig) -> None:
     check_number("sweep.noise_runs", runs, at_least=0, whole=True)
     if not runs:
         return
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+    if config.hydra.sweeper._target_ != BASIC:
         raise UserError(
             f"sweep.noise_runs={runs} repeats the jobs of a sweep; in a search it must be 0: repeat its best job later."
         )
-    split = BasicSweeper.split_arguments
+    sweeper = basic_sweeper()
+    split, chunks = sweeper.split_arguments, sweeper.split_overrides_to_chunks
 
     def with_noise(overrides: list[Any], size: int | None) -> list[list[list[str]]]:
         jobs = split(overrides, None)[0]
-        jobs += noise_jobs(jobs, runs)
-        return list(BasicSweeper.split_overrides_to_chunks(jobs, size))
+        return list(chunks([*jobs, *noise_jobs(jobs, runs)], size))
 
-    BasicSweeper.split_arguments = staticmethod(with_noise)  # type: ignore[method-assign, assignment]
+    sweeper.split_arguments = staticmethod(with_noise)
+
+
+def basic_sweeper() -> Any:
+    """Return the class of Hydra's own sweeper."""
+    return Plugins.instance().class_name_to_class[BASIC]
 
 
 def check_name(name: object) -> None:

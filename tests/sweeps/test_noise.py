@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from s15erav3.comparison.groups import BPB, groups, value
 from s15erav3.errors import UserError
+from s15erav3.runs.checkpoint import load_checkpoint
 from s15erav3.runs.identity import changes, is_repeated
-from s15erav3.runs.reader import find_runs, read_run
+from s15erav3.runs.reader import Run, find_runs, read_run
 from s15erav3.session.build import loss_chunk
 from s15erav3.sweeps.noise import noise_jobs
 from tests.sweeps.parts import sweep
@@ -52,9 +55,17 @@ def test_a_sweep_with_noise_runs(tmp_path: Path) -> None:
     (group,) = groups([read_run(folder) for folder in find_runs(tmp_path / "sweep")])
     assert [run.config["seed"] for run in group.counted] == [1, 2]
     assert sorted((run.config["seed"], run.config["rounding"]) for run in group.noise) == [(1, 1), (1, 2)]
-    own = group.values(BPB)
+    own, weights = group.values(BPB), trained(group.counted[0])
     for run in group.noise:
-        assert 0 < abs(value(run, BPB) - own[0]) < 1e-3 * own[0] < abs(own[1] - own[0])
+        assert abs(value(run, BPB) - own[0]) < 1e-3 * own[0] < abs(own[1] - own[0])
+        other = trained(run)
+        assert any(not torch.equal(weights[name], other[name]) for name in weights)
+
+
+def trained(run: Run) -> dict[str, Tensor]:
+    """The weights of the run's last checkpoint."""
+    weights: dict[str, Tensor] = load_checkpoint(run.folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return weights
 
 
 def test_a_search_adds_no_noise_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
