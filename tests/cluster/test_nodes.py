@@ -118,6 +118,7 @@ def test_a_run_that_loses_a_node_is_requeued_and_continues(
         until(lambda: (run / "checkpoints" / "last.ckpt").exists(), 300)
         slurm.kill_node(NODES[1])
         assert not (run / "result.json").exists() or result(run)["status"] != "completed"
+        until(lambda: ask("squeue", "--noheader", f"--jobs={number}", "--format=%T") != "RUNNING", 120)
         slurm.start_node(NODES[1])
         until(lambda: not ask("squeue", "--noheader", f"--jobs={number}"), 400)
     finally:
