@@ -117,7 +117,7 @@ def main() -> None:
         for cell, values in ((rounding, noisy), (seeds, [bits(r) for r in runs[name].values()])):
             check.same(f"Scatter {arm}", float(cell), 100 * float(np.std(values, ddof=1) / np.mean(values)), 0.00051)
 
-    tried = [json.loads(s) for file in args.data.glob("tune_*.jsonl") for s in file.read_text().splitlines()]
+    tried = [json.loads(s) for file in args.data.glob("*tune*.jsonl") for s in file.read_text().splitlines()]
     for arm, setting, value, loss, uneven in printed.get("Tuning", []):
         (run,) = (
             r

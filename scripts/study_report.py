@@ -2,7 +2,7 @@
 
     python scripts/study_report.py [--data docs/data/study] [--out docs]
 
-Reads what scripts/study_records.py kept: ``study.jsonl`` (confirmatory runs) and ``tune_*.jsonl``. Writes
+Reads what scripts/study_records.py kept: ``study.jsonl`` (confirmatory runs) and ``*tune*.jsonl``. Writes
 OUT/study_tables.md and OUT/figures/study_*.svg. scripts/study_check.py computes every figure of the tables again.
 """
 
@@ -69,7 +69,7 @@ def read(folder: Path) -> Study:
     for record in _lines(folder / "study.jsonl"):
         if rounding(record) or record["seed"] == 1:
             study.noise[record["arm"]].append(record)
-    for file in sorted(folder.glob("tune_*.jsonl")):
+    for file in sorted(folder.glob("*tune*.jsonl")):
         for record in _lines(file):
             study.tuning[record["arm"]][float(record["settings"][SETTINGS[record["arm"]]])] = record
     return study

@@ -49,7 +49,7 @@ class Quantile(Balancer):
         if scope not in get_args(Scope):
             raise UserError(f"balancing.scope={scope} is unknown; choose one of {', '.join(get_args(Scope))}.")
         if bins is not None:
-            check_number("balancing.bins", bins, at_least=2, whole=True)
+            check_number("balancing.bins", bins, at_least=2, at_most=1_000_000, whole=True)
             if scope != "step":
                 raise UserError(
                     f"balancing.bins={bins} is for balancing.scope=step, found {scope}, whose quantiles are of one "

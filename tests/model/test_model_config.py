@@ -63,7 +63,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
         ),
         ({"scoring_func": "relu"}, ["scoring_func=relu", "sigmoid, softmax, sqrtsoftplus"]),
         ({"scoring_func": None}, ["scoring_func=None", "sigmoid, softmax, sqrtsoftplus"]),
-        ({"router_init": "zero"}, ["router_init=zero", "normal or orthogonal"]),
+        ({"router_init": "zero"}, ["router_init=zero", "normal, orthogonal"]),
         ({"num_nextn_predict_layers": -1}, ["num_nextn_predict_layers=-1", "0 or more"]),
         ({"num_nextn_predict_layers": True}, ["num_nextn_predict_layers=True", "whole number"]),
         ({"rope_scaling": 4}, ["rope_scaling=4", "null or settings", "original_max_position_embeddings"]),
