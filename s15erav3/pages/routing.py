@@ -109,7 +109,7 @@ def strongest(routed: Routed, each: int = 3) -> list[list[str]]:
     ]
 
 
-def vocabulary(routed: Routed, layer: int, domain: str, each: int = 8) -> Html:
+def vocabulary(routed: Routed, layer: int, domain: str = "token", each: int = 8) -> Html:
     """Build a table of the experts of the layer at index ``layer`` and the tokens that each prefers most.
 
     Args:
