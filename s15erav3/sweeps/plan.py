@@ -17,20 +17,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from s15erav3.cli.overrides import key_of
 from s15erav3.cli.settings import read_interpolated
-from s15erav3.errors import UserError, check_number
+from s15erav3.errors import UserError
 from s15erav3.runs.reader import read_run
 from s15erav3.sweeps import elsewhere
 from s15erav3.sweeps.in_order import one_by_one
-from s15erav3.sweeps.noise import noise_jobs
+from s15erav3.sweeps.noise import BASIC, add_noise_runs, basic_sweeper
 from s15erav3.sweeps.objective import PRUNED, check_objective, objective
 from s15erav3.sweeps.planned import Planned, without_hydra
 from s15erav3.sweeps.resume import Found, examine
 from s15erav3.sweeps.slurm import Slurm
 from s15erav3.terminal import say, short
 
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-"""Hydra's own sweeper. Hydra runs its module a second time, so the class is not the one that an import gives."""
 MANY = 50
 """Number of jobs from which composing them takes seconds."""
 
@@ -121,7 +120,7 @@ def plan(
             overrides = list(filter_overrides(command))
             if (there := queued.get(number)) is None:
                 found = examine(without_hydra(composed), folder)
-            elif there.overrides == overrides:
+            elif _of_the_job(there.overrides) == _of_the_job(overrides):
                 found = Found("queued", "", {})
             else:
                 raise UserError(
@@ -131,6 +130,11 @@ def plan(
             yield Planned(number, overrides, composed, folder, found, list(command))
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _of_the_job(overrides: Sequence[str]) -> list[str]:
+    """Leave out how the sweep is run, such as ``sweep.wait``: it is not part of what a job trains."""
+    return [override for override in overrides if not key_of(override).startswith("sweep.")]
 
 
 class Overseen(Launcher):
@@ -227,35 +231,6 @@ def overseen(started: Callable[[Path], None]) -> Iterator[Sweep]:
         if not sweep.jobs:
             for record, content in records.items():
                 _put_back(record, content)
-
-
-def add_noise_runs(config: DictConfig) -> None:
-    """Let Hydra's own sweeper add the jobs of ``sweep.noise_runs``.
-
-    Raises:
-        UserError: the setting is no whole number of at least 0, or another sweeper chooses the jobs.
-    """
-    runs = config.sweep.noise_runs
-    check_number("sweep.noise_runs", runs, at_least=0, whole=True)
-    if not runs:
-        return
-    if config.hydra.sweeper._target_ != BASIC:
-        raise UserError(
-            f"sweep.noise_runs={runs} repeats the jobs of a sweep; in a search it must be 0: repeat its best job later."
-        )
-    sweeper = basic_sweeper()
-    split, chunks = sweeper.split_arguments, sweeper.split_overrides_to_chunks
-
-    def with_noise(overrides: list[Any], size: int | None) -> list[list[list[str]]]:
-        jobs = split(overrides, None)[0]
-        return list(chunks([*jobs, *noise_jobs(jobs, runs)], size))
-
-    sweeper.split_arguments = staticmethod(with_noise)
-
-
-def basic_sweeper() -> Any:
-    """Return the class of Hydra's own sweeper."""
-    return Plugins.instance().class_name_to_class[BASIC]
 
 
 def check_name(name: object) -> None:
