@@ -121,6 +121,7 @@ def test_weights_of_a_seed_do_not_depend_on_the_map() -> None:
     assert all(torch.equal(value, nets[1][name]) for name, value in nets[0].items())
 
 
+@pytest.mark.slow
 def test_compiled_once_for_all_layers() -> None:
     net = hashed().train()
     torch._dynamo.reset()

@@ -27,6 +27,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ODD)
+@pytest.mark.slow
 def test_a_place_of_any_name_is_found_by_every_verb(
     name: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_place_of_any_name_is_found_by_every_verb(
     assert main(["train", "resume=further", "trainer.max_steps=2"]) == 0
 
 
+@pytest.mark.slow
 def test_a_new_run_takes_a_folder_that_hydra_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is; where Hydra can, its interpolations and quotes hold, as for anything else."""
     monkeypatch.chdir(tmp_path)
@@ -77,6 +79,7 @@ def test_a_run_is_resumed_however_it_is_asked_for(
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
+@pytest.mark.slow
 def test_a_sweep_is_resumed_however_it_is_asked_for(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

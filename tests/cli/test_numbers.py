@@ -81,6 +81,7 @@ def refusal(cfg: DictConfig) -> str | None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.slow
 def test_every_number_is_refused_properly_or_taken(config: str, here: None) -> None:
     """Of each setting of a training that is a number or a flag: a run can be made ready with it, or one sentence names
     it. What is no number, or none that a computer holds, is never taken."""
@@ -218,6 +219,7 @@ OTHERS: dict[str, list[str]] = {
         *(("compare", n) for n in ("rows", "descending", "unfinished")),
     ],
 )
+@pytest.mark.slow
 def test_no_number_of_the_other_verbs_ends_in_a_traceback(
     verb: str, name: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

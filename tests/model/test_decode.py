@@ -151,6 +151,7 @@ def test_gradients_and_inference_mode_do_not_matter() -> None:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("padding", [None, [2, 0]])
 @pytest.mark.parametrize("values", [{}, FULL | {"num_layers": 2}])
+@pytest.mark.slow
 def test_a_compiled_step_is_compiled_once(values: dict[str, Any], padding: list[int] | None, backend: str) -> None:
     """Catches steps that break the graph or wait for the host, and shapes or numbers that change with the position.
 

@@ -193,6 +193,7 @@ def test_a_part_that_every_verb_reads(
 
 
 @pytest.mark.parametrize(("key", "value"), variations(ON_RESUME))
+@pytest.mark.slow
 def test_a_part_that_only_resuming_reads(
     key: str, value: Any, run_dir: Path, payload: Payload, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

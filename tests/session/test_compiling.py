@@ -52,6 +52,7 @@ def test_blocks_of_a_kind_are_compiled_once() -> None:
 
 
 @pytest.mark.parametrize("balancer", [Sinkhorn(), Forced("even"), Forced("zipf")])
+@pytest.mark.slow
 def test_what_selects_experts_is_compiled_once_as_well(balancer: Balancer) -> None:
     """Seen to fail with a condition on a tensor's value in each of the two (a graph break)."""
     config = tiny_config(num_layers=8, first_k_dense_replace=2)
@@ -66,6 +67,7 @@ def test_what_selects_experts_is_compiled_once_as_well(balancer: Balancer) -> No
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_many_sizes_in_one_process_are_all_compiled() -> None:
     """As the jobs of a sweep: torch compiles at most some versions of a function, and then runs it without a word."""
     for size in range(1, 11):

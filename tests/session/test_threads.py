@@ -125,6 +125,7 @@ def test_candidates_take_turns_and_the_limit_ends_them() -> None:
     assert seen[4:] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
