@@ -9,12 +9,10 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-
-mpl.use("agg")  # no screen is needed, nor a toolkit
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from study_figures import STYLE
 
 from s15erav3.comparison.statistics import LEVEL, quantile
 
@@ -29,16 +27,6 @@ COLOURS = {  # Okabe and Ito's, for all eyes
     "dsv3": "#009E73",
     "dense": "#CC79A7",
     "dense_time": "#E69F00",
-}
-STYLE = {
-    "svg.hashsalt": "s15erav3",  # ids of a drawing that do not change
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "figure.constrained_layout.use": True,
 }
 MAXVIO = "balance/maxvio_global"
 

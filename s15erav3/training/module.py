@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -135,22 +134,9 @@ class LanguageModule(L.LightningModule):
         return min(1.0, done)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Before a step that a validation follows, route its first batch on the first rank: see :class:`StepChurn`."""
-        step, churn, run = self.trainer.global_step + 1, self.validation.step_churn, self.trainer
-        followed = step >= run.max_steps > 0 or step % (run.val_check_batch or 1) == 0
-        if churn is None or run.val_dataloaders is None or not followed:
-            return
-        churn.step = step
-        if run.is_global_zero:
-            with run.precision_plugin.val_step_context():
-                churn.begin(self.net, self.routers, self._probe[:, :-1].to(self.device))
-
-    @cached_property
-    def _probe(self) -> Tensor:
-        """The first batch of a validation, (B, T + 1)."""
-        loader: Any = self.trainer.val_dataloaders
-        batch: Tensor = next(iter(loader))
-        return batch
+        """Route the probe before a step that a validation follows."""
+        if self.validation.step_churn is not None:
+            self.validation.step_churn.before_step(self.trainer, self.net, self.routers)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """Run one optimizer step on windows (B, T + 1)."""
@@ -306,7 +292,7 @@ class LanguageModule(L.LightningModule):
     def _step_probed(self) -> bool:
         """Whether the probe was routed before the last step."""
         churn = self.validation.step_churn
-        return churn is not None and churn.step == self.trainer.global_step and self.last_step is not None
+        return churn is not None and churn.step == self.trainer.global_step
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
         """Summed nats of the targets, and the net's output for windows (B, T + 1)."""

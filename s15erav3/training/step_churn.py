@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -29,8 +30,22 @@ class StepChurn(nn.Module):
         self.whole, self.weights = TokenMean(layers), TokenMean(layers)
         self.step: int | None = None
         """The step that is measured: optimizer steps done after it."""
+        self._ids: Tensor | None = None
         self._experts: list[Tensor] = []
         self._biases: list[Tensor] = []
+
+    def before_step(self, trainer: L.Trainer, net: Transformer, routers: Sequence[Router]) -> None:
+        """Call :meth:`begin` on the first rank, with the first batch of a validation, if one follows the next step."""
+        step, loader = trainer.global_step + 1, trainer.val_dataloaders
+        followed = step >= trainer.max_steps > 0 or step % (trainer.val_check_batch or 1) == 0
+        if loader is None or not followed:
+            return
+        self.step = step
+        if trainer.is_global_zero:
+            if self._ids is None:
+                self._ids = next(iter(loader))[:, :-1]
+            with trainer.precision_plugin.val_step_context():
+                self.begin(net, routers, self._ids.to(trainer.strategy.root_device))
 
     @torch.inference_mode()  # as in Lightning's validation, so that compiled blocks are not compiled again
     def begin(self, net: Transformer, routers: Sequence[Router], ids: Tensor) -> None:
