@@ -122,4 +122,4 @@ def test_the_check_agrees_and_finds_a_changed_figure(study: Path, tmp_path: Path
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     told = run("study_report.py", "--data", str(tmp_path))
-    assert told.returncode == 1 and "study_records.py writes it" in told.stderr
+    assert told.returncode == 1 and "study_records.py writes them" in told.stderr
