@@ -118,9 +118,11 @@ def test_operators_keep_torch_librarys_contract(check: str) -> None:
     """Catches a fake kernel of another shape or dtype, and outputs that alias inputs: both break compiling."""
     ends = ends_of(2, 0, 4)
     x, weight, y = leaf(6, 3, seed=0), leaf(3, 5, 3, seed=1), leaf(6, 5, seed=2)
-    torch.library.opcheck(grouped_linear, (x, weight, ends), test_utils=check)
-    torch.library.opcheck(grouped_linear, (x.detach().float(), weight.detach().float(), ends), test_utils=check)
-    torch.library.opcheck(grouped_outer, (y.detach(), x.detach(), ends), test_utils=check)
+    torch.library.opcheck(torch.ops.s15erav3.grouped_linear.default, (x, weight, ends), test_utils=check)
+    torch.library.opcheck(
+        torch.ops.s15erav3.grouped_linear.default, (x.detach().float(), weight.detach().float(), ends), test_utils=check
+    )
+    torch.library.opcheck(torch.ops.s15erav3.grouped_outer.default, (y.detach(), x.detach(), ends), test_utils=check)
 
 
 def test_grouped_linear_has_the_gradients_of_its_values() -> None:
