@@ -103,14 +103,14 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[T
     return grouped_linear(grad, weight.transpose(1, 2), ends), grouped_outer(grad, x, ends), None
 
 
-_library = torch.library.Library("s15erav3", "DEF")
+_library = torch.library.Library("s15erav3", "DEF")  # type: ignore[no-untyped-call]
 for _schema, _kernel, _fake in (
     ("grouped_linear(Tensor x, Tensor weight, Tensor ends) -> Tensor", _linear, _fake_linear),
     ("grouped_outer(Tensor y, Tensor x, Tensor ends) -> Tensor", _outer, _fake_outer),
 ):
     _name = _schema.partition("(")[0]
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"s15erav3::{_name}", _fake, lib=_library)
 torch.library.register_autograd("s15erav3::grouped_linear", _backward, setup_context=_save, lib=_library)
 for _device in ("cpu", "cuda"):
