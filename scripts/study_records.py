@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
     kept = {
         "arm": run.overrides["experiment"].rpartition("/")[2],
         "settings": settings,
+        "finished": datetime.fromtimestamp((run.folder / "result.json").stat().st_mtime, UTC).isoformat(
+            timespec="seconds"
+        ),
         "machine": machine(),
         **run.result,
         "validations": {name: column[validated].tolist() for name, column in metrics.items()},

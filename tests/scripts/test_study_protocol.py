@@ -1,0 +1,53 @@
+"""The study's protocol was there before its runs, and says today what it said then."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = "docs/study_protocol.md"
+RECORDS = [json.loads(s) for file in (ROOT / "docs/data/study").glob("study*.jsonl") for s in file.open()]
+
+
+def git(*arguments: str) -> str:
+    """What git says of this repository."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no history of the study here: {done.stderr.strip()}")
+    return done.stdout
+
+
+def promised(text: str) -> str:
+    """What the protocol promises: all that stands before its list of deviations."""
+    return text.partition("\n## Deviations")[0]
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, Any]]:
+    if not RECORDS:
+        pytest.skip("docs/data/study has no records of confirmatory runs yet")
+    return RECORDS
+
+
+def test_each_run_was_made_under_the_protocol_of_today(records: list[dict[str, Any]]) -> None:
+    now = promised((ROOT / PROTOCOL).read_text())
+    for commit in {record["git_commit"] for record in records}:
+        assert promised(git("show", f"{commit}:{PROTOCOL}")) == now, commit
+
+
+def test_the_protocol_is_older_than_each_run(records: list[dict[str, Any]]) -> None:
+    for commit in {record["git_commit"] for record in records}:
+        written = datetime.fromisoformat(git("log", "-1", "--format=%cI", commit, "--", PROTOCOL).strip())
+        ended = [datetime.fromisoformat(record["finished"]) for record in records if record["git_commit"] == commit]
+        assert written < min(ended)
+
+
+def test_all_runs_have_one_code(records: list[dict[str, Any]]) -> None:
+    assert len({record["code"] for record in records}) == 1
+    assert not any(str(record["git_commit"]).endswith("-dirty") for record in records)
