@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, default=Path("docs/study_tables.md"))
     args = parser.parse_args()
     printed, check = tables(args.tables.read_text()), Check()
-    records = [json.loads(s) for file in args.data.glob("study*.jsonl") for s in file.read_text().splitlines()]
+    tuned = set(args.data.glob("*tune*.jsonl"))
+    confirmatory = set(args.data.glob("*.jsonl")) - tuned
+    records = [json.loads(s) for file in confirmatory for s in file.read_text().splitlines()]
     plain = [r for r in records if not int(r["settings"].get("rounding", 0))]
     runs = {arm: {r["seed"]: r for r in plain if r["arm"] == arm} for arm in {r["arm"] for r in plain}}
 
@@ -117,7 +119,7 @@ def main() -> None:
         for cell, values in ((rounding, noisy), (seeds, [bits(r) for r in runs[name].values()])):
             check.same(f"Scatter {arm}", float(cell), 100 * float(np.std(values, ddof=1) / np.mean(values)), 0.00051)
 
-    tried = [json.loads(s) for file in args.data.glob("tune*.jsonl") for s in file.read_text().splitlines()]
+    tried = [json.loads(s) for file in tuned for s in file.read_text().splitlines()]
     for arm, setting, value, loss, uneven in printed.get("Tuning", []):
         (run,) = (
             r

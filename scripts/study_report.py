@@ -2,7 +2,7 @@
 
     python scripts/study_report.py [--data docs/data/study] [--out docs]
 
-Reads what scripts/study_records.py kept: ``study*.jsonl`` (confirmatory runs) and ``tune*.jsonl``. Writes
+Reads what scripts/study_records.py kept: ``*tune*.jsonl`` and, in all other files, the confirmatory runs. Writes
 OUT/study_tables.md and OUT/figures/study_*.svg. scripts/study_check.py computes every figure of the tables again.
 """
 
@@ -60,9 +60,10 @@ def read(folder: Path) -> Study:
     Raises:
         SystemExit: there are none of confirmatory runs.
     """
-    confirmatory = [record for file in sorted(folder.glob("study*.jsonl")) for record in _lines(file)]
+    files = sorted(folder.glob("*.jsonl"))
+    confirmatory = [record for file in files if "tune" not in file.name for record in _lines(file)]
     if not confirmatory:
-        raise SystemExit(f"error: {folder} has no study*.jsonl with records; scripts/study_records.py writes them.")
+        raise SystemExit(f"error: {folder} has no records of confirmatory runs; scripts/study_records.py writes them.")
     study = Study(defaultdict(dict), defaultdict(list), defaultdict(dict))
     for record in confirmatory:
         if not rounding(record):
@@ -70,7 +71,7 @@ def read(folder: Path) -> Study:
     for record in confirmatory:
         if rounding(record) or record["seed"] == 1:
             study.noise[record["arm"]].append(record)
-    for file in sorted(folder.glob("tune*.jsonl")):
+    for file in (file for file in files if "tune" in file.name):
         for record in _lines(file):
             study.tuning[record["arm"]][float(record["settings"][SETTINGS[record["arm"]]])] = record
     return study

@@ -45,7 +45,10 @@ def searched(sweep: str) -> list[Override]:
 
 def jobs(sweep: str) -> list[list[str]]:
     """The settings of every job of a sweep that is a grid."""
-    grid = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in searched(sweep)]
+    grid = [
+        [f"{o.get_key_element()}={v}" for v in (o.sweep_string_iterator() if o.is_sweep_override() else [o.value()])]
+        for o in searched(sweep)
+    ]
     return [list(job) for job in itertools.product(*grid)]
 
 
@@ -71,6 +74,14 @@ def test_a_sweep_composes_and_tells_the_number_of_its_runs(sweep: str) -> None:
         model_config(composed(f"sweep={sweep}", *job), 4096)
     for key, _, value in (setting.partition("=") for job in jobs(sweep) for setting in job):
         assert not (conf_dir() / key).is_dir() or (conf_dir() / key / f"{value}.yaml").is_file(), (key, value)
+
+
+def test_the_study_on_a_gpu_is_the_larger_one() -> None:
+    """Its settings must win over those of the arms' own files."""
+    small = composed("model=small").model
+    for job in jobs("study_gpu")[::5]:
+        cfg = composed("sweep=study_gpu", *job)
+        assert cfg.model == small and cfg.trainer.max_steps == 4000 and cfg.trainer.accelerator == "gpu"
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "docs/study_protocol.md"
-RECORDS = [json.loads(s) for file in (ROOT / "docs/data/study").glob("study*.jsonl") for s in file.open()]
+FILES = [file for file in (ROOT / "docs/data/study").glob("*.jsonl") if "tune" not in file.name]
+RECORDS = [json.loads(line) for file in FILES for line in file.open()]
 
 
 def git(*arguments: str) -> str:
