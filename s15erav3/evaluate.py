@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from s15erav3.analysis.collect import VOCABULARY, Routed
 from s15erav3.analysis.documents import by_document
 from s15erav3.analysis.effects_table import SUFFIX, write_ablation
 from s15erav3.analysis.measure import Measured, measure
+from s15erav3.analysis.sliding import sliding_nll
 from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
 from s15erav3.analysis.tables import long_table, write_table
@@ -53,6 +55,10 @@ def evaluate(cfg: DictConfig) -> float:
     trained = restore(cfg)
     refuse_ablation(cfg, trained)
     data = held_out(cfg, trained)
+    if cfg.stride and cfg.stride > data.length:
+        raise UserError(
+            f"stride={cfg.stride} leaves tokens out; it must be at most data.sequence_length={data.length}."
+        )
     if passed_over := data.corpus().passed_over():
         say(f"skipped: {listed(passed_over)}")
     output = at_home(cfg.output) if cfg.output else default_output(cfg, trained)
@@ -67,6 +73,8 @@ def evaluate(cfg: DictConfig) -> float:
     measured = read(cfg, trained, data, saved)
     record |= {"data": str(data.corpus().path), "split": cfg.split, "sequence_length": data.length}
     record |= summary(measured)
+    if cfg.stride:
+        record |= sliding(cfg, trained, data)
     removed = ablation(cfg, trained, data) if cfg.ablate else None
     record |= removed.record() if removed else {}
     try:
@@ -109,6 +117,18 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
     )
 
 
+def sliding(cfg: DictConfig, trained: Trained, data: CommentaryData) -> dict[str, Any]:
+    """Loss and bits per byte over windows that start every ``cfg.stride`` tokens."""
+    batches = data.evaluation_dataloader(cfg.split, stride=cfg.stride)
+    nats = sliding_nll(trained.net, batches, cfg.stride, autocast=trained.autocast).double()
+    size = int(data.tokenizer.byte_lengths[data.token_files.part(cfg.split)[1:]].sum())
+    return {
+        "stride": cfg.stride,
+        "text/sliding_loss": nats.mean().item(),
+        "text/sliding_bpb": nats.sum().item() / math.log(2) / size,
+    }
+
+
 def default_output(cfg: DictConfig, trained: Trained) -> Path:
     """A separate file for each checkpoint, split and text, in the run's folder or next to a standalone checkpoint."""
     file, folder = trained.saved.file, trained.saved.file.parent
@@ -141,6 +161,8 @@ def held_out(cfg: DictConfig, trained: Trained) -> CommentaryData:
 SHOWN = (
     ("text/loss", "{:.4f} nats/token"),
     ("text/bpb", "{:.4f} bits/byte"),
+    ("text/sliding_loss", "{:.4f} nats/token"),
+    ("text/sliding_bpb", "{:.4f} bits/byte"),
     ("text/tokens", "{:,}"),
     ("text/bytes", "{:,}"),
     ("balance/maxvio_global", "{:.4f}"),

@@ -225,6 +225,24 @@ def test_ablation_is_written_and_shown(run_dir: Path, tmp_path: Path, capsys: py
     assert "<h2>Removing experts</h2>" in (run / "report.html").read_text()
 
 
+def test_a_sliding_window_beside_the_plain_loss(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``stride`` changes no other figure; without overlap it is the plain loss."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    found = []
+    for stride in ("null", "7", "32"):
+        assert main(["evaluate", str(last), f"stride={stride}", "data.sequence_length=32"]) == 0
+        found.append(json.loads((run_dir / "evaluate-last-val.json").read_text()))
+    plain, sliding, apart = found
+    assert "text/sliding_bpb" in capsys.readouterr().out
+    assert sliding.pop("stride") == 7 and sliding.pop("text/sliding_loss") and sliding.pop("text/sliding_bpb")
+    assert sliding == plain
+    assert apart["text/sliding_bpb"] == pytest.approx(plain["text/bpb"], rel=1e-9)
+    assert apart["text/sliding_loss"] == pytest.approx(plain["text/loss"], rel=1e-9)
+    for wrong, said in (("stride=33", "at most data.sequence_length=32"), ("stride=0", "error: stride=0 must be")):
+        assert main(["evaluate", str(last), wrong, "data.sequence_length=32"]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_what_cannot_be_ablated_is_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is measured or written."""
     assert train("experts=dense", "trainer.max_steps=1", run_dir=tmp_path / "run") == 0

@@ -5,7 +5,7 @@ Shapes: B sequences of T tokens, L MoE layers, E routed experts, V values of a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -90,18 +90,20 @@ def measure(
 
 def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Nats of each target: hidden (N, D), head (V, D), targets (N,) -> fp32, (N,). Stores logits of 512 tokens."""
-    parts = zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True)
-    return torch.cat([F.cross_entropy(F.linear(h, head).float(), t, reduction="none") for h, t in parts])
+    return torch.cat([nll for nll, _ in _chunks(hidden, head, targets)])
 
 
 def token_costs(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`token_nll`, and the most probable tokens, int64, (N,)."""
-    costs, best = [], []
+    costs, best = zip(*((nll, logits.argmax(dim=-1)) for nll, logits in _chunks(hidden, head, targets)), strict=True)
+    return torch.cat(costs), torch.cat(best)
+
+
+def _chunks(hidden: Tensor, head: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Nats and logits of 512 tokens at a time."""
     for h, t in zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True):
         logits = F.linear(h, head)
-        costs.append(F.cross_entropy(logits.float(), t, reduction="none"))
-        best.append(logits.argmax(dim=-1))
-    return torch.cat(costs), torch.cat(best)
+        yield F.cross_entropy(logits.float(), t, reduction="none"), logits
 
 
 def next_churn(net: Transformer, balancer: Balancer, ids: Tensor) -> Tensor | None:

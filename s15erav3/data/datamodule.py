@@ -149,12 +149,14 @@ class CommentaryData(L.LightningDataModule):
         """Validate on the first ``limit`` batches, or that share of them, independent of the number of ranks."""
         self.val_limit = limit
 
-    def evaluation_dataloader(self, part: Part, limit: int | float = 1.0) -> DataLoader[Tensor]:
-        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1).
+    def evaluation_dataloader(
+        self, part: Part, limit: int | float = 1.0, stride: int | None = None
+    ) -> DataLoader[Tensor]:
+        """Every token of ``part`` once, in batches of at most (eval_batch_size, T + 1); more often with ``stride`` < T.
 
         Every rank has the same number of batches; the last one may be empty.
         """
-        windows = EvaluationWindows(self.token_files.part(part), self.length)
+        windows = EvaluationWindows(self.token_files.part(part), self.length, stride)
         return self._loader(windows, EvaluationBatches(windows, self.eval_batch_size, *self._place(), limit))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Windows of T + 1 tokens: in a stateless shuffled order for training, without overlap for evaluation.
+"""Windows of T + 1 tokens: in a stateless shuffled order for training, in the order of the text for evaluation.
 
 A window gives T inputs and T targets, shifted by one.
 """
@@ -79,19 +79,24 @@ class TrainingPositions(Sampler[list[int]]):
 
 
 class EvaluationWindows(Dataset[Tensor]):
-    """Consecutive windows without gaps or overlap of targets; the last one can be shorter."""
+    """Windows that start every ``stride`` tokens, by default without common targets; the last one can be shorter."""
 
-    def __init__(self, tokens: Tokens, length: int) -> None:
-        """``tokens`` (at least 2 long), ``length`` T."""
-        self.tokens, self.length = tokens, length
+    def __init__(self, tokens: Tokens, length: int, stride: int | None = None) -> None:
+        """``tokens`` (at least 2 long), ``length`` T, ``stride`` from 1 to T, ``None`` for T."""
+        self.tokens, self.length, self.stride = tokens, length, stride or length
         self.targets = len(tokens) - 1
 
+    @property
+    def full(self) -> int:
+        """Number of windows with T targets."""
+        return max(0, self.targets - self.length + self.stride) // self.stride
+
     def __len__(self) -> int:
-        return -(-self.targets // self.length)
+        return 1 + max(0, -(-(self.targets - self.length) // self.stride))
 
     def __getitem__(self, index: int) -> Tensor:
         """Window ``index``: int64, (T + 1,) or shorter at the end."""
-        start = index * self.length
+        start = index * self.stride
         return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
 
 
@@ -113,7 +118,7 @@ class EvaluationBatches(Sampler[list[int]]):
         world_size: int = 1,
         limit: int | float = 1.0,
     ) -> None:
-        full = windows.targets // windows.length
+        full = windows.full
         batches = [list(range(i, min(i + batch_size, full))) for i in range(0, full, batch_size)]
         if len(windows) > full:
             batches.append([full])

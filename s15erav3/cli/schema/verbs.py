@@ -44,6 +44,10 @@ class Evaluate(TypedDict, total=False):
     split: Annotated[Literal["train", "val", "test", "all"], Doc("part of the run's text; all: the whole of data.path")]
     eval_batch_size: Annotated[Windows, Doc("windows of one batch")]
     context_extension: Extension
+    stride: Annotated[
+        AtLeastOne | None,
+        Doc("also measure the loss by windows that start every so many tokens; null: do not"),
+    ]
     ablate: Annotated[Literal["experts"] | None, Doc("experts: remove each one in turn; null: none")]
     ablate_mode: Annotated[
         Literal["reroute", "zero"], Doc("route an expert's tokens to their next best one, or zero its output")
