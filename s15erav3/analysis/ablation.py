@@ -155,7 +155,7 @@ def remove(moe: MoE, tokens: Tensor, routing: Routing, expert: int, mode: Mode) 
             changed = experts == expert
         rows = changed.any(dim=-1).nonzero().squeeze(1)
         experts, weights = experts[rows], weights[rows]
-        load = torch.bincount(experts.flatten(), minlength=len(routing.load))
+        load = torch.bincount(experts.flatten(), minlength=len(routing.load))[: len(routing.load)]
         found = moe.experts(tokens[rows], routing._replace(experts=experts, weights=weights, load=load))
     if moe.shared_experts is not None:
         found = found + moe.shared_experts(tokens[rows])

@@ -37,7 +37,7 @@ class Routed(NamedTuple):
     layers: list[int]
     """Indices of the L layers."""
     top_k: int | None
-    """K; ``None`` with expert choice."""
+    """K; ``None`` where tokens have no fixed number of experts."""
     loads: Tensor
     """int64, (L, E)."""
     biases: Tensor
@@ -80,7 +80,7 @@ class Collector:
         config, device = net.config, net.lm_head.weight.device
         self.layers = list(config.moe_layers[: config.num_moe_layers])
         n, experts = len(self.layers), config.n_routed_experts
-        self.top_k = None if config.topk_method == "expert_choice" else config.num_experts_per_tok
+        self.top_k = config.num_experts_per_tok if config.fixed_top_k else None
         biases = torch.stack([router.bias for router in routers(net)]).cpu()
         self.biases, self.biases_ahead = biases[:n], biases[n:]
         self.code_of: Tensor | None = None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from s15erav3.balancing.routing_diagnostics import chosen, slots
+from s15erav3.balancing.routing_diagnostics import by_expert, chosen
 from s15erav3.data.commentary import UNKNOWN
 from s15erav3.data.labels import NO_TEXT, Domain
 from s15erav3.data.tokens import Tokens
@@ -45,7 +45,7 @@ class Trace(NamedTuple):
     layers: list[int]
     """Indices of the L layers."""
     top_k: int | None
-    """Experts per token; ``None`` with expert choice, where a token can have none."""
+    """Experts per token; ``None`` with expert choice and thresholds, where a token can have none."""
     length: int
     """Window length in tokens."""
     passages: list[Passage]
@@ -160,7 +160,7 @@ def trace(
     there = experts != NOBODY
     return Trace(
         layers=list(config.moe_layers[:n_layers]),
-        top_k=None if config.topk_method == "expert_choice" else config.num_experts_per_tok,
+        top_k=config.num_experts_per_tok if config.fixed_top_k else None,
         length=length,
         passages=list(passages),
         biases=torch.stack([router.bias for router in own]).cpu().numpy(),
@@ -182,9 +182,9 @@ def _windows(passage: Passage, length: int) -> Iterator[tuple[int, int, int]]:
 def _dense(router: Router, routing: Routing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return scores, weights, the selection and the selection by s without bias, on the CPU, (window tokens, E)."""
     scores, by_bias = routing.scores.float(), chosen(routing)
-    weights = torch.zeros_like(scores).index_put(slots(routing), routing.weights.float().flatten())
+    weights = by_expert(routing, routing.weights.float())
     by_score = by_bias
-    if routing.tokens is None and router.table is None:
+    if routing.tokens is None and router.table is None and not router.by_threshold:
         alone = router.select(routing.scores, torch.zeros_like(routing.bias))
         by_score = torch.zeros_like(by_bias).scatter(1, alone, True)
     return scores.cpu(), weights.cpu(), by_bias.cpu(), by_score.cpu()

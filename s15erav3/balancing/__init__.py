@@ -6,6 +6,7 @@ from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.bip import BIP
 from s15erav3.balancing.deepseek_v3 import DeepSeekV3
 from s15erav3.balancing.expert_choice import ExpertChoice
+from s15erav3.balancing.expert_threshold import ExpertThreshold
 from s15erav3.balancing.forced import Forced
 from s15erav3.balancing.hash import Hash
 from s15erav3.balancing.loss_free import LossFree
@@ -27,6 +28,7 @@ __all__ = [
     "Combined",
     "DeepSeekV3",
     "ExpertChoice",
+    "ExpertThreshold",
     "Forced",
     "Hash",
     "LossFree",

@@ -15,7 +15,7 @@ from s15erav3.balancing.base import Balancer, MicroBatch, from_all_ranks, mean_o
 from s15erav3.balancing.histogram import halfway, halfway_of_ranks
 from s15erav3.balancing.refuse import refuse_groups, require_added_bias, require_choice_by_score
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import Router
+from s15erav3.model import Router, Routing
 
 Scope = Literal["step", "micro", "sequence"]
 
@@ -78,8 +78,7 @@ class Quantile(Balancer):
         """Store the bias that each token would have needed to choose each expert, or what follows from it."""
         found = []
         for routing in micro_batch.routings:
-            cutoff = (routing.scores + routing.bias).topk(self._top_k + 1, dim=-1).values[:, -1:]
-            needed = cutoff - routing.scores
+            needed = self._needed(routing)
             if self.scope == "micro":
                 needed = halfway(needed, self._top_k)
             elif self.scope == "sequence":
@@ -88,6 +87,11 @@ class Quantile(Balancer):
             found.append(needed)
         self._found.append(found)
         self._biases = [routing.bias for routing in micro_batch.routings]
+
+    def _needed(self, routing: Routing) -> Tensor:
+        """The bias that each token would have needed to choose each expert, (N, E)."""
+        cutoff: Tensor = (routing.scores + routing.bias).topk(self._top_k + 1, dim=-1).values[:, -1:]
+        return cutoff - routing.scores
 
     def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """Compute the update of the class docstring: (L, E)."""

@@ -21,13 +21,28 @@ def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
         )
 
 
+def refuse_thresholds(routers: Sequence[Router], strategy: str) -> None:
+    """Reject models in which a token uses the experts above a threshold.
+
+    Raises:
+        UserError: a router has thresholds.
+    """
+    if any(router.by_threshold for router in routers):
+        raise UserError(
+            f"balancing by {strategy} needs tokens that all have the same number of experts, but with "
+            "experts.topk_method=threshold each has those above their thresholds; use balancing=expert_threshold, or "
+            "experts.topk_method=noaux_tc."
+        )
+
+
 def require_choice_by_score(routers: Sequence[Router], strategy: str) -> None:
     """Reject models in which a token's experts are not the top K of ``s + bias``.
 
     Raises:
-        UserError: a router uses expert choice or hash routing.
+        UserError: a router uses expert choice, hash routing or thresholds.
     """
     refuse_expert_choice(routers, strategy)
+    refuse_thresholds(routers, strategy)
     if any(router.table is not None for router in routers):
         raise UserError(
             f"balancing by {strategy} needs tokens that choose experts by score, but with experts.topk_method=hash "

@@ -1,7 +1,7 @@
 """Metrics of routings: selection and confidence of routers.
 
 Shapes: N tokens, E routed experts, K experts per token, S slots, each one (token, expert) pair: N * K, except with
-expert choice.
+expert choice and thresholds.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from s15erav3.model import Routing
 
 
 def slots(routing: Routing) -> tuple[Tensor, Tensor]:
-    """Return the token index and expert of every slot, int64, (S,) both, for token choice and expert choice."""
+    """Return the token index and expert of every slot that is used, int64, (S,) both. The host waits for a GPU."""
     if routing.tokens is not None:
         return routing.tokens, routing.experts
-    n, k = routing.experts.shape
-    return torch.arange(n, device=routing.experts.device).repeat_interleave(k), routing.experts.flatten()
+    token, slot = (routing.experts < routing.scores.shape[-1]).nonzero(as_tuple=True)
+    return token, routing.experts[token, slot]
 
 
 def chosen(routing: Routing) -> Tensor:
     """Whether a token uses an expert: bool, (N, E)."""
-    return torch.zeros_like(routing.scores, dtype=torch.bool).index_put(
-        slots(routing), torch.ones((), dtype=torch.bool, device=routing.scores.device)
-    )
+    return by_expert(routing, torch.ones_like(routing.experts, dtype=torch.bool))
+
+
+def by_expert(routing: Routing, values: Tensor) -> Tensor:
+    """Values of the slots, shaped as ``routing.experts``, by token and expert: (N, E), 0 where there is no slot."""
+    tokens, n_experts = routing.scores.shape
+    if routing.tokens is not None:
+        return values.new_zeros(tokens, n_experts).index_put((routing.tokens, routing.experts), values)
+    return values.new_zeros(tokens, n_experts + 1).scatter(1, routing.experts, values)[:, :n_experts]
 
 
 def confidence(routing: Routing) -> Tensor:

@@ -167,8 +167,8 @@ def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metri
     """Balance metrics of one optimizer step from its loads and the biases after it, both (L, E), on the host."""
     tokens = int(loads[0].sum()) // config.num_experts_per_tok
     floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
-    if config.topk_method == "expert_choice":
-        floor = {}  # with expert choice, the loads are even for any tokens
+    if not config.fixed_top_k:
+        floor = {}  # with expert choice the loads are even for any tokens; thresholds take any number of them
     even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
         "balance/maxvio_batch": even["maxvio"],

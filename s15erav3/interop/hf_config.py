@@ -73,10 +73,10 @@ def to_hub(config: ModelConfig) -> Json:
             "a model with experts.topk_method=expert_choice cannot be exported: DeepseekV3 has no such routing, and it "
             "cannot generate, as experts choose among future tokens."
         )
-    if config.topk_method == "hash":
+    if config.topk_method != "noaux_tc":
         raise UserError(
-            "a model with experts.topk_method=hash cannot be exported: DeepseekV3 in transformers chooses experts by "
-            "score, and would compute something else."
+            f"a model with experts.topk_method={config.topk_method} cannot be exported: DeepseekV3 in transformers "
+            "chooses the top K experts by score, and would compute something else."
         )
     if config.chooses_by_score and not config.adds_bias:
         raise UserError(

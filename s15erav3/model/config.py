@@ -55,6 +55,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     router_init: str = "normal"
     bias_form: str = "sum"
+    max_experts_per_tok: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -163,17 +164,46 @@ class ModelConfig:
         check_words(self)
         if self.topk_method == "hash" and self.n_group > 1:
             raise ConfigError(f"topk_method=hash needs n_group=1, found {self.n_group}: its choice is not by score")
-        if self.topk_method == "expert_choice" and (self.n_group > 1 or self.norm_topk_prob):
+        if not self.fixed_top_k and (self.n_group > 1 or self.norm_topk_prob):
             raise ConfigError(
-                f"topk_method=expert_choice needs n_group=1 and norm_topk_prob=false, found n_group={self.n_group} and "
-                f"norm_topk_prob={self.norm_topk_prob}: there a token has no fixed number of experts"
+                f"topk_method={self.topk_method} needs n_group=1 and norm_topk_prob=false, found n_group="
+                f"{self.n_group} and norm_topk_prob={self.norm_topk_prob}: a token has no fixed number of experts there"
             )
+        self._check_threshold()
         self._check_groups()
 
     @property
     def causal(self) -> bool:
         """Whether predictions depend on earlier tokens only."""
         return not self.n_routed_experts or self.topk_method != "expert_choice"
+
+    @property
+    def fixed_top_k(self) -> bool:
+        """Whether each token has ``num_experts_per_tok`` experts; otherwise that is their mean where loads are even."""
+        return not self.n_routed_experts or self.topk_method not in ("expert_choice", "threshold")
+
+    @property
+    def slots_per_token(self) -> int:
+        """Width of a routing: ``num_experts_per_tok``, or with thresholds the most experts that a token can have."""
+        if self.topk_method != "threshold":
+            return self.num_experts_per_tok
+        return self.max_experts_per_tok or min(self.n_routed_experts, 2 * self.num_experts_per_tok)
+
+    def _check_threshold(self) -> None:
+        most, k = self.max_experts_per_tok, self.num_experts_per_tok
+        if self.topk_method != "threshold":
+            if most is not None:
+                raise ConfigError(f"max_experts_per_tok={most} is for topk_method=threshold, found {self.topk_method}")
+            return
+        if self.bias_form != "sum":
+            raise ConfigError(f"topk_method=threshold needs bias_form=sum, found {self.bias_form}")
+        if most is not None and not k <= most <= self.n_routed_experts:
+            raise ConfigError(
+                f"max_experts_per_tok={most} must be from num_experts_per_tok={k} to n_routed_experts="
+                f"{self.n_routed_experts}, or null"
+            )
+        if k == self.n_routed_experts:
+            raise ConfigError(f"topk_method=threshold needs num_experts_per_tok={k} below n_routed_experts")
 
     @property
     def chooses_by_score(self) -> bool:

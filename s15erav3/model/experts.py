@@ -60,7 +60,8 @@ class RoutedExperts(nn.Module):
 def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
     """Functional form of :class:`RoutedExperts`, with weights (E, 2 F, D) and (E, D, F) as arguments.
 
-    Dropped tokens, and tokens of dropped experts, are multiplied like any other and then weighted with 0.
+    Dropped tokens, tokens of dropped experts and slots that are not used are multiplied like any other, then weighted
+    with 0.
     """
     ends = routing.load.cumsum(0).to(torch.int32)
     if routing.tokens is not None:  # expert choice: slots are already sorted; a token can have any number of them
@@ -68,6 +69,7 @@ def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) ->
         weighted = (out * routing.weights.unsqueeze(-1)).to(x.dtype)
         return torch.zeros_like(x).index_add(0, routing.tokens, weighted)
     order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
+    ends[-1].fill_(order.numel())  # slots that are not used come last: they have weight 0, but must not be undefined
     slot = torch.empty_like(order)
     slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
     k = routing.experts.shape[1]

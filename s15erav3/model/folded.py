@@ -80,8 +80,9 @@ class FoldedBlock:
         experts, weights = self.router.choose(seen, ids)
         if len(x) == 1:
             for expert, weight in zip(experts[0].tolist(), weights[0].tolist(), strict=True):
-                gate_up, down = self.each[expert]
-                down.add_to(x, _swiglu(gate_up(normed)), weight)
+                if weight:  # 0 where a threshold leaves a slot unused
+                    gate_up, down = self.each[expert]
+                    down.add_to(x, _swiglu(gate_up(normed)), weight)
             return x
         if self.stacked:
             return x + apply_to_few(normed, experts, weights, *self.stacked)

@@ -1,7 +1,7 @@
 """Expert selection: affinities, a selection bias, unbiased gate weights (DeepSeek-V3, eq. 12-16).
 
-Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token, G groups of experts; S slots, each one
-token at one expert: N * K, except with expert choice.
+Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token (with thresholds, the most that a token can
+have), G groups of experts; S slots, each one token at one expert: N * K, except with expert choice.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class Routing(NamedTuple):
     scores: Tensor
     """Affinities s, unbiased, fp32, (N, E)."""
     experts: Tensor
-    """Ids of the chosen experts, int64, (N, K); with expert choice (S,), sorted."""
+    """Ids of the chosen experts, int64, (N, K); with expert choice (S,), sorted. With thresholds, E in slots that a
+    token does not use."""
     weights: Tensor
     """Gate weights, same shape as ``experts``; if normalised, they sum to ``routed_scaling_factor``."""
     load: Tensor
-    """Tokens that chose each expert, int64, (E,); sums to S."""
+    """Tokens that chose each expert, int64, (E,); sums to S, with thresholds to the slots that are used."""
     logits: Tensor
     """Input of the gate function, fp32, (N, E)."""
     bias: Tensor
@@ -56,7 +57,8 @@ class Router(nn.Module):
     With groups (section 2.1.2, node-limited routing) only experts in ``topk_group`` of the G groups can be
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
     ``topk_method="expert_choice"`` experts choose tokens instead, by s alone. With ``topk_method="hash"`` the
-    experts of a token are row ``id`` of ``table``, a persistent buffer, int64, (V, K); weights still come from s.
+    experts of a token are row ``id`` of ``table``, a persistent buffer, int64, (V, K); weights still come from s. With
+    ``topk_method="threshold"`` a token uses those of its top K whose ``s + bias`` is above 0: any number up to K.
 
     ``bias`` is a persistent fp32 buffer, not a Parameter: it is changed by the bias update, not by gradients, and
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
@@ -71,6 +73,8 @@ class Router(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok
+        self.slots = config.slots_per_token
+        self.by_threshold = config.topk_method == "threshold"
         self.scaling = config.routed_scaling_factor
         self.normalise = config.norm_topk_prob
         self.scoring = config.scoring_func
@@ -105,6 +109,10 @@ class Router(nn.Module):
         if self.expert_choice:
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
+        elif self.by_threshold:
+            best, used = self.above(scores.detach(), bias)
+            weights = self.weigh(scores, best) * used
+            experts = best.masked_fill(~used, len(bias))
         else:
             if self.table is not None:
                 experts = self.look_up(ids)
@@ -114,8 +122,8 @@ class Router(nn.Module):
                 experts = self.select(scores.detach(), bias)
             weights = self.weigh(scores, experts)
         chosen = experts.flatten()
-        load = torch.zeros_like(bias, dtype=torch.int64)
-        load = load.scatter_add(0, chosen, torch.ones_like(chosen))  # bincount would sync on a GPU
+        load = chosen.new_zeros(len(bias) + self.by_threshold)
+        load = load.scatter_add(0, chosen, torch.ones_like(chosen))[: len(bias)]  # bincount would sync on a GPU
         dropped = None
         if rules.capacity_factor is not None:
             places = capacity(len(x), len(bias), self.top_k, rules.capacity_factor)
@@ -125,8 +133,14 @@ class Router(nn.Module):
         return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
 
     def choose(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules."""
+        """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules.
+
+        With thresholds, slots that a token does not use hold an expert, too, with weight 0.
+        """
         scores = self.score(x)[1]
+        if self.by_threshold:
+            experts, used = self.above(scores.detach(), self.bias)
+            return experts, self.weigh(scores, experts) * used
         experts = self.select(scores.detach(), self.bias) if self.table is None else self.look_up(ids)
         return experts, self.weigh(scores, experts)
 
@@ -156,6 +170,11 @@ class Router(nn.Module):
         else:
             preference = scores + bias
         return self._limited(preference).topk(self.top_k, dim=-1, sorted=False).indices
+
+    def above(self, scores: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The top K of ``s + bias`` for scores (N, E): int64, (N, K); and which of them are above 0: bool, (N, K)."""
+        found = (scores + bias).topk(self.slots, dim=-1, sorted=False)
+        return found.indices, found.values > 0
 
     def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
         """Compute gate weights (N, K) of experts (N, K) from the scores (N, E), without the bias."""

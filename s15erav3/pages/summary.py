@@ -62,8 +62,9 @@ def shape(config: dict[str, Any]) -> str:
     layers, count = model.get("num_layers"), experts.get("n_routed_experts")
     parts = [f"{layers} layers"] if layers else []
     if count:
-        chosen = experts.get("topk_method") == "expert_choice"
-        each = "which choose tokens" if chosen else f"{experts.get('num_experts_per_tok')} per token"
+        method, k = experts.get("topk_method"), experts.get("num_experts_per_tok")
+        each = "which choose tokens" if method == "expert_choice" else f"{k} per token"
+        each = f"about {each}" if method == "threshold" else each
         parts += [f"{count} experts, {each}", str(balancing.get("_target_", "")).rpartition(".")[2]]
     elif layers:
         parts.append("dense")

@@ -35,7 +35,7 @@ class Validation(nn.Module):
         self.last_loads: Tensor | None = None
         """Loads of the last complete validation, summed over batches and ranks: int64, (L, E)."""
         self.top_k = config.num_experts_per_tok
-        self.tokens_choose, self.by_score = config.topk_method != "expert_choice", config.chooses_by_score
+        self.fixed_top_k, self.by_score = config.fixed_top_k, config.chooses_by_score
         self.adds_bias = config.adds_bias
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
         self.step_churn = StepChurn(layers) if layers else None
@@ -75,7 +75,7 @@ class Validation(nn.Module):
             found |= {f"balance/{name}_global": value for name, value in load_percentiles(loads).items()}
             found["balance/dead_experts_global"] = dead_experts(loads).sum()
             found["balance/confidence"] = self.confidence.compute().mean()
-            if self.tokens_choose:
+            if self.fixed_top_k:
                 tokens = int(loads[0].sum()) // self.top_k
                 found["balance/maxvio_floor_global"] = torch.tensor(random_floor(tokens, loads.shape[-1], self.top_k))
             if self.adds_bias:

@@ -31,6 +31,7 @@ RUNS = {
     "sequence": ["balancing=aux", "balancing.scope=sequence"],
     "simbal": ["balancing=simbal"],
     "switch": ["balancing=switch"],
+    "expert_threshold": ["balancing=expert_threshold", "model.num_nextn_predict_layers=1"],
     "expert_choice": ["balancing=expert_choice"],
     "none": ["balancing=none"],
     "add_ons": [

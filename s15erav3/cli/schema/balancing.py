@@ -92,6 +92,17 @@ class Quantile(AddOns, total=False):
 
 
 @closed
+class Threshold(AddOns, total=False):
+    """``expert_threshold``: each expert takes all tokens above its threshold."""
+
+    ema: Annotated[ShareBelowOne, Doc("share of the old threshold that is kept; 0: none")]
+    bins: Annotated[
+        Annotated[Whole, Ge(2), Le(1_000_000)] | None,
+        Doc("bins of the histograms that ranks exchange in place of all values; null: exact"),
+    ]
+
+
+@closed
 class AuxiliaryLoss(TypedDict, total=False):
     """``balancing/loss``: an auxiliary loss on load times affinity."""
 
@@ -163,6 +174,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.SMEBU": Smebu,
     "s15erav3.balancing.OriginalRule": Original,
     "s15erav3.balancing.Quantile": Quantile,
+    "s15erav3.balancing.ExpertThreshold": Threshold,
     "s15erav3.balancing.AuxiliaryLoss": Auxiliary,
     "s15erav3.balancing.SimBal": Weighted,
     "s15erav3.balancing.Switch": Weighted,

@@ -66,8 +66,11 @@ class Experts(TypedDict, total=False):
     n_group: Annotated[AtLeastOne, Doc("equal groups of experts, of which a token may use topk_group")]
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
-        Literal["noaux_tc", "expert_choice", "hash"],
-        Doc("noaux_tc: tokens choose experts; expert_choice: experts choose tokens (a control); hash: by token id"),
+        Literal["noaux_tc", "expert_choice", "hash", "threshold"],
+        Doc("noaux_tc: top K by score; threshold: all above one; hash: by id; expert_choice: experts choose tokens"),
+    ]
+    max_experts_per_tok: Annotated[
+        AtLeastOne | None, Doc("most experts of a token with topk_method=threshold; null: twice num_experts_per_tok")
     ]
     scoring_func: Annotated[
         Literal["sigmoid", "softmax", "sqrtsoftplus"], Doc("function from the router's logits to affinities")
