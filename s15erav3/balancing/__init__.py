@@ -14,6 +14,7 @@ from s15erav3.balancing.none import Unbalanced
 from s15erav3.balancing.original import OriginalRule
 from s15erav3.balancing.proportional import Proportional
 from s15erav3.balancing.quantile import Quantile
+from s15erav3.balancing.relu_routing import ReLURouting
 from s15erav3.balancing.simbal import SimBal
 from s15erav3.balancing.sinkhorn import Sinkhorn
 from s15erav3.balancing.smebu import SMEBU
@@ -36,6 +37,7 @@ __all__ = [
     "OriginalRule",
     "Proportional",
     "Quantile",
+    "ReLURouting",
     "SimBal",
     "Sinkhorn",
     "Switch",

@@ -36,10 +36,11 @@ def by_expert(routing: Routing, values: Tensor) -> Tensor:
 def confidence(routing: Routing) -> Tensor:
     """Mean over tokens of the largest affinity divided by the sum, max_i s_i / sum_j s_j: fp64, scalar.
 
-    It is 1 / E for uniform affinities and 1 if all affinity is on a single expert. The bias is not included.
+    It is 1 / E for uniform affinities, 1 if all affinity is on a single expert, and 0 if there is none. The bias is not
+    included.
     """
     scores = routing.scores.detach().double()
-    return (scores.amax(dim=-1) / scores.sum(dim=-1)).mean()
+    return (scores.amax(dim=-1) / scores.sum(dim=-1).clamp(min=1e-30)).mean()
 
 
 def top_k_margin(routing: Routing) -> Tensor:

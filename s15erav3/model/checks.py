@@ -48,7 +48,7 @@ def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
 
 
 WORDS = {
-    "scoring_func": ("sigmoid", "softmax", "sqrtsoftplus"),
+    "scoring_func": ("sigmoid", "softmax", "sqrtsoftplus", "relu"),
     "router_init": ("normal", "orthogonal"),
     "topk_method": ("noaux_tc", "expert_choice", "hash", "threshold"),
     "bias_form": ("sum", "product", "logits"),

@@ -194,6 +194,8 @@ class ModelConfig:
         if self.topk_method != "threshold":
             if most is not None:
                 raise ConfigError(f"max_experts_per_tok={most} is for topk_method=threshold, found {self.topk_method}")
+            if self.scoring_func == "relu":
+                raise ConfigError(f"scoring_func=relu is for topk_method=threshold, found {self.topk_method}")
             return
         if self.bias_form != "sum":
             raise ConfigError(f"topk_method=threshold needs bias_form=sum, found {self.bias_form}")

@@ -48,8 +48,8 @@ Preference = Callable[[Tensor, int], Tensor]
 class Router(nn.Module):
     """Top-K of ``s + bias`` with affinities s, weighted by s *without* the bias.
 
-    s is a function of the logits W x: sigmoid, softmax over the experts, or sqrt(softplus) (DeepSeek-V4, arXiv
-    2606.19348), which is not bounded above.
+    s is a function of the logits W x: sigmoid, softmax over the experts, sqrt(softplus) (DeepSeek-V4, arXiv
+    2606.19348), which is not bounded above, or ReLU (arXiv 2412.14711) with ``topk_method="threshold"``.
 
     ``bias_form`` combines s and the bias for the choice: ``sum``; ``product``, s (1 + bias), as bias factors start at 1
     (arXiv 2408.15664, section 4.3); ``logits``, the logit of s plus the bias.
@@ -200,6 +200,8 @@ def affinities(logits: Tensor, scoring: str) -> Tensor:
         return logits.softmax(dim=-1)
     if scoring == "sigmoid":
         return logits.sigmoid()
+    if scoring == "relu":
+        return logits.relu()
     return F.softplus(logits.clamp(min=-80)).sqrt()  # below -103 softplus is 0 in fp32, and the root's gradient NaN
 
 

@@ -53,7 +53,7 @@ def data() -> CommentaryData:
     return CommentaryData(vocab_size=512, sequence_length=32, batch_size=4).prepare()
 
 
-GATED = ("switch", "expert_choice", "expert_threshold", "hash")
+GATED = ("switch", "expert_choice", "expert_threshold", "relu_routing", "hash")
 """Strategies that bring a gate of their own, which a dense model and one with groups cannot have."""
 NARROW = "experts.moe_intermediate_size=16"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from typing_extensions import Doc, TypedDict
 
 from s15erav3.cli.schema.kinds import (
@@ -13,6 +13,7 @@ from s15erav3.cli.schema.kinds import (
     Must,
     NotNegative,
     Positive,
+    Real,
     Share,
     ShareBelowOne,
     Whole,
@@ -103,6 +104,14 @@ class Threshold(AddOns, total=False):
 
 
 @closed
+class Relu(AddOns, total=False):
+    """``relu_routing``: gates by ReLU, with a loss of adaptive weight."""
+
+    start: Annotated[Positive, Doc("weight of the loss in the first step")]
+    factor: Annotated[Real, Gt(1), Doc("factor by which the weight grows or shrinks after each step")]
+
+
+@closed
 class AuxiliaryLoss(TypedDict, total=False):
     """``balancing/loss``: an auxiliary loss on load times affinity."""
 
@@ -176,6 +185,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.Quantile": Quantile,
     "s15erav3.balancing.ExpertThreshold": Threshold,
     "s15erav3.balancing.AuxiliaryLoss": Auxiliary,
+    "s15erav3.balancing.ReLURouting": Relu,
     "s15erav3.balancing.SimBal": Weighted,
     "s15erav3.balancing.Switch": Weighted,
     "s15erav3.balancing.BIP": Bip,

@@ -73,7 +73,8 @@ class Experts(TypedDict, total=False):
         AtLeastOne | None, Doc("most experts of a token with topk_method=threshold; null: twice num_experts_per_tok")
     ]
     scoring_func: Annotated[
-        Literal["sigmoid", "softmax", "sqrtsoftplus"], Doc("function from the router's logits to affinities")
+        Literal["sigmoid", "softmax", "sqrtsoftplus", "relu"],
+        Doc("function from the router's logits to affinities; relu: with topk_method=threshold"),
     ]
     router_init: Annotated[
         Literal["normal", "orthogonal"],
