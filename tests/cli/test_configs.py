@@ -55,6 +55,8 @@ def data() -> CommentaryData:
 
 GATED = ("switch", "expert_choice", "expert_threshold", "relu_routing", "hash")
 """Strategies that bring a gate of their own, which a dense model and one with groups cannot have."""
+ANY_NUMBER = ("expert_choice", "expert_threshold", "relu_routing")
+"""Strategies with any number of experts per token, which know no capacity."""
 NARROW = "experts.moe_intermediate_size=16"
 
 
@@ -99,7 +101,7 @@ def test_groups_go_with_rules_that_know_them_alone(balancing: str, data: Comment
         built(data, *settings)
 
 
-@pytest.mark.parametrize("balancing", [b for b in choices("balancing") if b != "expert_choice"])
+@pytest.mark.parametrize("balancing", [b for b in choices("balancing") if b not in ANY_NUMBER])
 def test_what_combines_with_every_strategy_does(balancing: str, data: CommentaryData) -> None:
     """``balancing.z_loss=...`` beside any choice: it reaches the loss and the routers, and the strategy stays."""
     add_ons = ["balancing.z_loss=1e-3", "balancing.capacity_factor=2.0", "balancing.router_jitter=0.1"]
