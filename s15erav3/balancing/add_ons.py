@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.refuse import refuse_expert_choice, refuse_thresholds
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import ConfigError, Router, TrainingRules
+from s15erav3.model import ConfigError, RoutedExperts, Router, TrainingRules
 
 
 class AddOns(Balancer):
@@ -99,6 +99,11 @@ class Combined(Balancer):
         """Prepare all parts."""
         for part in self.parts():
             part.prepare(token_counts)
+
+    def attach_experts(self, experts: Sequence[RoutedExperts]) -> None:
+        """Give them to all parts."""
+        for part in self.parts():
+            part.attach_experts(experts)
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Attach all parts, the add-ons last."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from s15erav3.model import Router, Routing
+from s15erav3.model import RoutedExperts, Router, Routing
 
 
 class MicroBatch(NamedTuple):
@@ -60,6 +60,9 @@ class Balancer(nn.Module):
         Args:
             token_counts: counts how often each token occurs in the training part, (V,); this reads the whole part.
         """
+
+    def attach_experts(self, experts: Sequence[RoutedExperts]) -> None:
+        """Store the experts, in the order of the routers: called before :meth:`attach`, for a run that trains."""
 
     def attach(self, routers: Sequence[Router]) -> None:
         """Set up the strategy for the routers of a model, in the order of its routings.

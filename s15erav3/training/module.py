@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
-from s15erav3.model import Output, Transformer, routers
+from s15erav3.model import Output, RoutedExperts, Transformer, routers
 from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
@@ -106,6 +106,7 @@ class LanguageModule(L.LightningModule):
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
         if self.routers:
+            balancer.attach_experts([module for module in net.modules() if isinstance(module, RoutedExperts)])
             balancer.attach(self.routers)
         self.samples_seen = 0
         self.tokens_seen = 0

@@ -139,6 +139,13 @@ class Loss(TypedDict, total=False):
 
 
 @closed
+class Coupling(Loss, total=False):
+    """``balancing/loss=erc``: ties each router row to what its expert responds to."""
+
+    margin: Annotated[Share, Doc("largest response of others relative to an expert's own; lower: more specialised")]
+
+
+@closed
 class Weighted(AddOns, Loss, total=False):
     """``simbal`` and ``switch``: a loss and its weight."""
 
@@ -201,5 +208,6 @@ LOSSES: dict[str, tuple[str, type]] = {
     "aux_sequence": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
     "aux_global": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
     "simbal": ("s15erav3.balancing.SimBal", Loss),
+    "erc": ("s15erav3.balancing.ExpertRouterCoupling", Coupling),
 }
 """The losses of ``balancing/loss``: name, ``_target_``, settings."""
