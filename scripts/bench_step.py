@@ -1,12 +1,12 @@
 """Time a training step against transformers' DeepseekV3 with the same weights.
 
-Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (or bf16 autocast on a GPU), eager and
-with compiled blocks, in turns within one run; prints medians, their ratios and the machine's GEMM ceiling, measured in
-the same turns. On the CPU it is the thread's own time that counts: other processes do not lengthen it.
+Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (bf16 autocast on a GPU and with --bf16),
+eager and with compiled blocks, in turns within one run; prints medians, their ratios and the machine's GEMM ceiling,
+measured in the same turns. On the CPU it is the thread's own time that counts: other processes do not lengthen it.
 
-    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 9] [--guard]
+    python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 9] [--bf16]
 
-With ``--guard`` what is compared is the module's own step with and without the guard against non-finite numbers.
+With ``--guard``, what is compared is the module's own step with and without the guard against non-finite numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from s15erav3.training.losses import chunked_cross_entropy
 COMPILED, GEMM = "s15erav3, compile=true", "gemm"
 
 
-def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor) -> Callable[[], None]:
-    """One training step of ``model`` on windows (B, T + 1)."""
+def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor, bf16: bool) -> Callable[[], None]:
+    """One training step of ``model`` on windows (B, T + 1), with bf16 autocast if asked."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
 
     def step() -> None:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.is_cuda):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
             value = loss(ids[:, :-1], ids[:, 1:])
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
@@ -47,9 +47,9 @@ def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Ten
     return step
 
 
-def gemm(device: torch.device) -> Callable[[], None]:
+def gemm(device: torch.device, bf16: bool) -> Callable[[], None]:
     """Ten products of 1024-wide matrices, in the precision of the step: the machine's ceiling."""
-    left, right = torch.randn(2, 1024, 1024, device=device).to(torch.bfloat16 if device.type == "cuda" else None)
+    left, right = torch.randn(2, 1024, 1024, device=device).to(torch.bfloat16 if bf16 else None)
 
     def products() -> None:
         for _ in range(10):
@@ -70,8 +70,10 @@ def main() -> None:
     parser.add_argument("--sequence", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--guard", action="store_true")
     args = parser.parse_args()
+    bf16 = args.bf16 or args.device == "cuda"
     torch.set_num_threads(1)
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -92,7 +94,10 @@ def main() -> None:
 
         return loss
 
-    steps = {"s15erav3": step_of(ours, loss_of(ours), ids), COMPILED: step_of(compiled, loss_of(compiled), ids)}
+    steps = {
+        "s15erav3": step_of(ours, loss_of(ours), ids, bf16),
+        COMPILED: step_of(compiled, loss_of(compiled), ids, bf16),
+    }
     for implementation in ("grouped_mm", "eager"):
         theirs = hf_twin(ours, experts_implementation=implementation).to(device).train()
 
@@ -100,12 +105,12 @@ def main() -> None:
             logits = model(input_ids=inputs, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-        steps[f"transformers, {implementation} experts"] = step_of(theirs, their_loss, ids)
+        steps[f"transformers, {implementation} experts"] = step_of(theirs, their_loss, ids, bf16)
 
     clock = time.perf_counter if ids.is_cuda else time.process_time
     times: dict[str, list[float]] = {name: [] for name in [*steps, GEMM]}
     for round_ in range(args.rounds + 2):
-        for name, step in {**steps, GEMM: gemm(device)}.items():
+        for name, step in {**steps, GEMM: gemm(device, bf16)}.items():
             spent = seconds(step, clock)
             if round_ >= 2:  # two rounds of warm-up
                 times[name].append(spent)
