@@ -63,15 +63,16 @@ class ReLURouting(Balancer):
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """Compute the loss of the class docstring: a scalar."""
-        gates = torch.stack([routing.scores for routing in micro_batch.routings])  # (L, N, E)
-        busy = (gates.detach() > 0).to(gates.dtype).mean(dim=1) * (gates.shape[-1] / self._top_k)  # f, (L, E)
-        return self.strength * (busy * gates.mean(dim=1)).sum(dim=-1).mean()
+        layers = [routing.scores for routing in micro_batch.routings]  # prediction blocks have fewer tokens
+        busy = torch.stack([(gates.detach() > 0).to(gates.dtype).mean(dim=0) for gates in layers])  # (L, E)
+        mean = torch.stack([gates.mean(dim=0) for gates in layers])
+        return self.strength * (busy * (busy.shape[-1] / self._top_k) * mean).sum(dim=-1).mean()
 
     def observe(self, micro_batch: MicroBatch) -> None:
         """Count the gates above 0."""
-        gates = torch.stack([routing.scores for routing in micro_batch.routings])
-        open_ = (gates > 0).sum()
-        self._gates.append(torch.stack((open_, torch.full_like(open_, gates.numel()))))
+        open_ = torch.stack([(routing.scores > 0).sum() for routing in micro_batch.routings]).sum()
+        gates = sum(routing.scores.numel() for routing in micro_batch.routings)
+        self._gates.append(torch.stack((open_, torch.full_like(open_, gates))))
 
     def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """Adapt lambda; return a zero update, (L, E)."""

@@ -41,7 +41,8 @@ class LoneStep:
 
     def __init__(self, cfg: DictConfig, device: str, vocabulary: int = VOCABULARY, bf16: bool = True) -> None:
         tokenizer = SimpleNamespace(n_vocab=vocabulary, end_of_text=0, byte_lengths=np.full(vocabulary, 4))
-        data: Any = SimpleNamespace(tokenizer=tokenizer)
+        words = np.arange(vocabulary)  # each token once, for strategies that count them
+        data: Any = SimpleNamespace(tokenizer=tokenizer, token_files=SimpleNamespace(part=lambda name: words))
         self.device, self.bf16 = device, bf16
         self.module: LanguageModule = build_module(cfg, data, device)
         move(self.module, device)

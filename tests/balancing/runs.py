@@ -32,7 +32,7 @@ RUNS = {
     "simbal": ["balancing=simbal"],
     "switch": ["balancing=switch"],
     "expert_threshold": ["balancing=expert_threshold", "model.num_nextn_predict_layers=1"],
-    "relu_routing": ["balancing=relu_routing"],
+    "relu_routing": ["balancing=relu_routing", "model.num_nextn_predict_layers=1"],
     "expert_choice": ["balancing=expert_choice"],
     "none": ["balancing=none"],
     "add_ons": [
