@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from s15erav3.analysis.collect import VOCABULARY, Routed
 from s15erav3.analysis.documents import by_document
 from s15erav3.analysis.effects_table import SUFFIX, write_ablation
 from s15erav3.analysis.measure import Measured, measure
-from s15erav3.analysis.sliding import sliding_nll
+from s15erav3.analysis.sliding import sliding_cost
 from s15erav3.analysis.specialisation import specialists
 from s15erav3.analysis.summary import summary
 from s15erav3.analysis.tables import long_table, write_table
@@ -120,13 +119,9 @@ def read(cfg: DictConfig, trained: Trained, data: CommentaryData, reference: Sav
 def sliding(cfg: DictConfig, trained: Trained, data: CommentaryData) -> dict[str, Any]:
     """Loss and bits per byte over windows that start every ``cfg.stride`` tokens."""
     batches = data.evaluation_dataloader(cfg.split, stride=cfg.stride)
-    nats = sliding_nll(trained.net, batches, cfg.stride, autocast=trained.autocast).double()
-    size = int(data.tokenizer.byte_lengths[data.token_files.part(cfg.split)[1:]].sum())
-    return {
-        "stride": cfg.stride,
-        "text/sliding_loss": nats.mean().item(),
-        "text/sliding_bpb": nats.sum().item() / math.log(2) / size,
-    }
+    lengths = torch.from_numpy(data.tokenizer.byte_lengths)
+    cost = sliding_cost(trained.net, batches, cfg.stride, lengths, autocast=trained.autocast)
+    return {"stride": cfg.stride, "text/sliding_loss": cost["loss"], "text/sliding_bpb": cost["bpb"]}
 
 
 def default_output(cfg: DictConfig, trained: Trained) -> Path:

@@ -55,6 +55,11 @@ LEARNING = (
            "Cross-entropy of the next token over the text that evaluate reads."),
     Metric("text/bpb", "bits per byte", "lower", ("evaluate",),
            "Bits per UTF-8 byte of the text that evaluate reads; of the validation part it is `val/bpb`."),
+    Metric("text/sliding_loss", "nats per token", "lower", ("evaluate",),
+           "`text/loss` by windows that start every `stride=` tokens and score only what is new to them."),
+    Metric("text/sliding_bpb", "bits per byte", "lower", ("evaluate",),
+           "`text/bpb` by these windows: each token has the sequence's length less `stride=` tokens before it, or all "
+           "that there are."),
     Metric("text/tokens", "tokens", "neither", ("evaluate",), "Tokens predicted of the text that evaluate reads."),
     Metric("text/bytes", "bytes", "neither", ("evaluate",), "UTF-8 bytes of these tokens."),
 )  # fmt: skip
