@@ -304,6 +304,11 @@ def test_the_page_in_a_browser(sweep_page: Path) -> None:
         assert page.js(axis) == "val/bpb"
         page.driver.find_elements("css selector", "#curves select")[0].send_keys("MaxVio global")
         page.wait(f"{axis} === 'MaxVio global'")
+        for over, title, last in (("FLOPs", "training FLOPs", 30 * 2048e6), ("wall clock", "training time (s)", 1.536)):
+            Select(page.driver.find_elements("css selector", "#curves select")[1]).select_by_visible_text(over)
+            page.wait(f"{axis.replace('yaxis', 'xaxis')} === '{title}'")
+            ends = "document.querySelector('#curves .chart').data.filter((t) => t.meta?.group !== undefined)"
+            assert max(page.js(f"{ends}.map((t) => Math.max(...t.x))")) == pytest.approx(last)
         page.screenshot("compare-dark")
         assert page.errors() == []
 

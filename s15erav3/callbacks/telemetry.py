@@ -102,7 +102,11 @@ class Telemetry(L.Callback):
             return
         self.latest = self._read(module, record)
         self.latest |= self.throughput.since_last(pl_module.device)
-        self.latest |= {"tokens": module.tokens_seen, "train/learning_rate": record.learning_rate}
+        self.latest |= {
+            "tokens": module.tokens_seen,
+            "flops": module.tokens_seen * self.throughput.flops_per_token,
+            "train/learning_rate": record.learning_rate,
+        }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step)
 

@@ -19,6 +19,7 @@ from s15erav3.comparison.scatter import Point, trade_off
 from s15erav3.comparison.settings import ABSENT, natural
 from s15erav3.comparison.tables import Grid, number
 from s15erav3.comparison.tables import text as told
+from s15erav3.figures.ruler import RULERS
 from s15erav3.pages.page import Chart, Choice, Html, Section, details, table
 
 MOST_GROUPS, MOST_CURVES, MOST_SETTINGS, MOST_VALUES = 300, 200, 12, 30
@@ -167,11 +168,12 @@ def curves_section(groups: Sequence[Group], labels: Sequence[str], colours: Colo
     """Plot overlaid curves; nothing if no run has logged metrics."""
     found = curves(groups, list(OVER_TIME), MOST_CURVES)
     single = sum(curve.run is not None for curve in found)
+    rulers = [name for name in RULERS if any(name in curve.spent for curve in found)]
     options: dict[tuple[str, ...], go.Figure | Html] = {}
     for metric, name in OVER_TIME.items():
         some = [curve for curve in found if np.isfinite(curve.values.get(metric, math.nan)).any()]
-        for over in ("steps", "tokens") if some else ():
-            lines = [_line(curve, groups, labels, metric, over, colours) for curve in some]
+        for over in rulers if some else ():
+            lines = [_line(curve, groups, labels, metric, over, colours) for curve in some if over in curve.spent]
             for part in ("all", "second half"):
                 options[name, over, part] = overlay(
                     lines, over, name, colours.legend, log=metric != BPB, end=part != "all"
@@ -183,7 +185,7 @@ def curves_section(groups: Sequence[Group], labels: Sequence[str], colours: Colo
     text += f" {default_text(colours)} Point at a line for its name."
     if single < total:
         text += f" Drawn: {single:,} of {total:,} runs, those of the first groups of the table that have logged."
-    caption = "val/bpb and MaxVio global have a point at each validation."
+    caption = "val/bpb and MaxVio global have a point at each validation. Training time is without validation."
     choice = Choice("Over the training", ["Metric", "Over", "Part"], options, caption, wide=True)
     return [Section("Curves", text, [choice])]
 
@@ -196,6 +198,5 @@ def _line(
     if curve.run is not None:
         name += f" seed={curve.run.config.get('seed')}" + ("" if curve.counted else f" ({curve.run.status})")
     bold = curve.run is None or (lone and curve.counted)
-    xs = curve.steps if over == "steps" else curve.tokens
     dash = "solid" if curve.counted else "dot"
-    return Line(name, curve.group, xs, curve.values[metric], colours.kinds[curve.group], bold, dash)
+    return Line(name, curve.group, curve.spent[over], curve.values[metric], colours.kinds[curve.group], bold, dash)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from s15erav3.comparison.groups import Group
+from s15erav3.figures.spent import COLUMNS, spent
 from s15erav3.runs.reader import Floats, Run, read_metrics
 
 
@@ -22,8 +24,8 @@ class Curve(NamedTuple):
     """Whether the run's metrics count for its group."""
     steps: Floats
     """(S,)."""
-    tokens: Floats
-    """Tokens seen up to each step, (S,); NaN where not logged."""
+    spent: dict[str, Floats]
+    """Steps, tokens, FLOPs and seconds up to each step by ruler, (S,) each; without those that are not logged."""
     values: dict[str, Floats]
     """Values by metric, (S,); NaN where a step lacks the metric."""
 
@@ -53,18 +55,21 @@ def middle(found: Sequence[Curve]) -> Curve:
     for curve in found[1:]:
         shared = np.intersect1d(shared, curve.steps)
     rows = [np.searchsorted(curve.steps, shared) for curve in found]
-    # np.median returns NaN where a value is missing, as intended
-    medians = {
-        name: np.median([c.values[name][at] for c, at in zip(found, rows, strict=True)], axis=0)
-        for name in found[0].values
-        if all(name in curve.values for curve in found)
+    values, spent = (_medians(tables, rows) for tables in zip(*((c.values, c.spent) for c in found), strict=True))
+    return Curve(found[0].group, None, True, shared, spent, values)
+
+
+def _medians(tables: Sequence[dict[str, Floats]], rows: Sequence[NDArray[np.intp]]) -> dict[str, Floats]:
+    """Return medians over tables at the rows of each, of columns that all have; NaN where a value is missing."""
+    return {
+        name: np.median([table[name][at] for table, at in zip(tables, rows, strict=True)], axis=0)
+        for name in tables[0]
+        if all(name in table for table in tables)
     }
-    tokens = np.median([c.tokens[at] for c, at in zip(found, rows, strict=True)], axis=0)
-    return Curve(found[0].group, None, True, shared, tokens, medians)
 
 
 def _read(group: int, run: Run, counted: bool, metrics: Sequence[str]) -> Curve | None:
-    table = read_metrics(run.folder, ["step", "tokens", *metrics])
+    table = read_metrics(run.folder, [*COLUMNS, *metrics])
     if "step" not in table or not np.isfinite(table["step"]).any():
         return None
     known = np.isfinite(table["step"])
@@ -74,7 +79,5 @@ def _read(group: int, run: Run, counted: bool, metrics: Sequence[str]) -> Curve 
         told = np.isfinite(column[known])
         merged[name] = np.full(len(steps), np.nan)
         merged[name][rows[told]] = column[known][told]
-    tokens = merged.get("tokens", np.full(len(steps), np.nan))
-    if (told := np.isfinite(tokens)).any():
-        tokens = np.interp(steps, steps[told], tokens[told])
-    return Curve(group, run, counted, steps, tokens, {name: merged[name] for name in metrics if name in merged})
+    values = {name: merged[name] for name in metrics if name in merged}
+    return Curve(group, run, counted, steps, spent(merged), values)

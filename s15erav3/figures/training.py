@@ -1,4 +1,4 @@
-"""Curves over training steps, with the tokens seen in the hover text."""
+"""Curves of a training over its steps, tokens, FLOPs or time, with the tokens seen in the hover text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
+from s15erav3.figures.ruler import STEPS, TOKENS, ruler
 from s15erav3.figures.style import figure, log_axis
 
 Floats = NDArray[np.float64]
@@ -20,12 +21,12 @@ class Series(NamedTuple):
     """One curve. Shapes: S points; non-finite points are omitted."""
 
     name: str
-    steps: ArrayLike
-    """(S,)."""
+    x: ArrayLike
+    """Steps, or what another ruler measures, (S,)."""
     values: ArrayLike
     """(S,)."""
     tokens: ArrayLike | None = None
-    """Tokens seen up to each step, (S,)."""
+    """Tokens seen up to each point, (S,)."""
     dash: str = "solid"
     colour: str | None = None
 
@@ -35,6 +36,7 @@ def curves(
     y: str,
     series: Sequence[Series],
     *,
+    over: str = STEPS,
     log: bool = False,
     from_zero: bool = False,
     at_most: int = 1000,
@@ -44,27 +46,29 @@ def curves(
 
     Args:
         y: title of the y axis, with its unit.
+        over: ruler of the x axis.
         log: use a logarithmic y axis if all values are above 0.
         from_zero: start the y axis at 0.
         at_most: maximum points drawn per curve; see :func:`thinned`.
         digits: significant digits kept.
     """
-    fig = figure(title, "step", y)
+    rule = ruler(over, [one.x for one in series])
+    fig = figure(title, rule.title, y)
     lowest = np.inf
     for one in series:
-        steps, values = np.asarray(one.steps, dtype=np.float64), np.asarray(one.values, dtype=np.float64)
-        good = np.isfinite(values) & np.isfinite(steps)
+        xs, values = np.asarray(one.x, dtype=np.float64), np.asarray(one.values, dtype=np.float64)
+        good = np.isfinite(values) & np.isfinite(xs)
         kept = np.flatnonzero(good)[thinned(values[good], at_most)]
         if not len(kept):
             continue
         lowest = min(lowest, float(values[kept].min()))
         text = None
-        if one.tokens is not None:
+        if one.tokens is not None and over != TOKENS:
             seen = np.asarray(one.tokens, dtype=np.float64)[kept]
             text = [f"{int(t):,} tokens" if np.isfinite(t) else "" for t in seen]
         fig.add_scatter(
             name=one.name,
-            x=[int(step) for step in steps[kept]],
+            x=rule.places(xs[kept]),
             y=[significant(value, digits) for value in values[kept].tolist()],
             text=text,
             mode="lines+markers" if len(kept) <= FEW and one.dash == "solid" else "lines",
@@ -72,6 +76,7 @@ def curves(
             hovertemplate="%{y}" + (" at %{text}" if text else "") + "<extra>%{fullData.name}</extra>",
         )
     fig.update_layout(hovermode="x unified", showlegend=len(series) > 1)
+    fig.update_xaxes(exponentformat=rule.exponent, hoverformat=rule.form)
     if fig.data:
         fig.update_xaxes(range=[0, 1.01 * max(max(trace.x) for trace in fig.data)])
     if from_zero:

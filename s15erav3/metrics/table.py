@@ -21,6 +21,9 @@ PROGRESS = (
     Metric("max_steps", "optimizer steps", "neither", ("result",), "Optimizer steps that were planned."),
     Metric("tokens", "tokens", "neither", ("train", "validation", "result"),
            "Tokens trained on so far, over all ranks."),
+    Metric("flops", "FLOPs", "neither", ("train", "result"),
+           "Model FLOPs of training so far: `tokens` times those of one token, a forward pass and twice that for the "
+           "backward pass; of the routed experts only the chosen ones count."),
     Metric("epochs", "passes", "neither", ("result",), "Passes over the training part, in windows."),
     Metric("wall_seconds", "s", "lower", ("result",),
            "Time from the start of the process, or of the resume, to its end."),

@@ -76,7 +76,7 @@ def unevenness(metrics: Metrics, balance: Balance) -> list[Chart]:
         series_of(metrics, "balance/maxvio_global", "over all of validation"),
     )
     if overall:
-        at = np.concatenate([np.asarray(series.steps) for series in overall])
+        at = np.concatenate([np.asarray(series.x) for series in overall])
         lows = [
             *(s._replace(name="floor of a step") for s in floor_line(of_step, at)),
             *(s._replace(name="floor of validation", dash="dot") for s in floor_line(of_validation, at)),

@@ -13,7 +13,7 @@ from torch import Tensor
 from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree
 from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.callbacks.telemetry import Telemetry
-from s15erav3.model import routers
+from s15erav3.model import routers, training_flops_per_token
 from s15erav3.training.module import StepRecord
 from tests.tiny import rows
 from tests.training.parts import Windows, module_for, tiny_net, trainer
@@ -52,6 +52,7 @@ def test_layers_ahead_have_their_columns_and_their_loss_its_mean(depth: int, tmp
             assert row[name] == pytest.approx(mean, rel=1e-6), name
     assert ("train/mtp_loss" in row) == (depth > 0)
     assert row["train/grad_norm"] == pytest.approx(seen.steps[-1].grad_norm.item())
+    assert row["flops"] == 4 * 8 * 7 * training_flops_per_token(net.config, 7)
 
     layers, last = [1, 2, *range(3, 3 + depth)], seen.steps[-1]
     assert last.loads is not None and last.bias_update is not None

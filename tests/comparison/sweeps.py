@@ -78,18 +78,21 @@ def write_run(
     return folder
 
 
-def write_metrics(folder: Path, rows: int = 10, columns: int = 4, *, bpb: float = 2.0) -> None:
-    """``metrics.csv``: a row every second step, validation in rows of its own as the logger writes them."""
+def write_metrics(folder: Path, rows: int = 10, columns: int = 4, *, bpb: float = 2.0, speed: float = 4e4) -> None:
+    """``metrics.csv``: a row every second step, validation in rows of its own as the logger writes them.
+
+    Args:
+        speed: tokens per second; a token takes a million FLOPs.
+    """
     extra = [f"load_L{i // 8:02d}/E{i % 8:02d}" for i in range(columns)]
-    lines = [
-        ",".join(["step", "tokens", "train/loss", "balance/maxvio_batch", *extra, "val/bpb", "balance/maxvio_global"])
-    ]
+    own = ["step", "tokens", "flops", "perf/tokens_per_second", "train/loss", "balance/maxvio_batch"]
+    lines = [",".join([*own, *extra, "val/bpb", "balance/maxvio_global"])]
     draw = random.Random(0)
     load = ",".join(f"{draw.random() * 2:.14f}" for _ in extra)
     for i in range(1, rows + 1):
-        lines.append(f"{2 * i},{2048 * i},{3 / i},{0.5 / i}{',' if extra else ''}{load},,")
+        lines.append(f"{2 * i},{2048 * i},{2048e6 * i},{speed},{3 / i},{0.5 / i}{',' if extra else ''}{load},,")
         if i % 5 == 0:
-            lines.append(f"{2 * i},,,{',' * len(extra)},{bpb + 1 / i},{0.4 / i}")
+            lines.append(f"{2 * i},,,,,{',' * len(extra)},{bpb + 1 / i},{0.4 / i}")
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
 
 

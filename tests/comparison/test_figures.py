@@ -97,7 +97,12 @@ def test_curves_leave_out_what_is_not_finite_and_put_bold_ones_on_top() -> None:
     assert overlay(lines, "steps", "y", LEGEND, log=True).layout.yaxis.type == "log"
     end = overlay(lines, "steps", "y", LEGEND, end=True).layout
     assert end.xaxis.range[0] < 1.5 and end.yaxis.range[0] < 1 and end.yaxis.range[1] < 3
-    assert len(overlay([], "x", "y", LEGEND, end=True).data) == 0
+    assert len(overlay([], "steps", "y", LEGEND, end=True).data) == 0
+    half = overlay(
+        [line._replace(x=[3600, 7200, 36_000][: len(line.x)]) for line in lines], "wall clock", "y", LEGEND, end=True
+    )
+    assert half.layout.xaxis.title.text == "training time (h)" and half.data[1].x == (1.0, 10.0)
+    assert 4.8 < half.layout.xaxis.range[0] < 5 < 10 < half.layout.xaxis.range[1] < 10.2
 
 
 def test_the_legend_has_an_entry_for_each_kind_and_room_for_others() -> None:

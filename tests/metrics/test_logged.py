@@ -31,7 +31,7 @@ RUNS = {
     "dense": ["experts=dense", "balancing=none"],
     "wide": ["experts=e32"],
 }
-FACTS = {"checkpoint", "reference", "reference_step", "data", "split", "sequence_length", "ablate_mode"}
+FACTS = {"checkpoint", "reference", "reference_step", "data", "split", "sequence_length", "stride", "ablate_mode"}
 """Of the JSON file of evaluate: what was measured."""
 
 Told = dict[str, dict[str, Any]]
@@ -49,7 +49,7 @@ def tell(run_dir: Path, settings: list[str]) -> Told:
     assert train("trainer.max_steps=5", *settings, run_dir=run_dir) == 0
     last = run_dir / "checkpoints" / "last.ckpt"
     removal = [] if "experts=dense" in settings else ["ablate=experts", "ablate_tokens=300"]
-    assert main(["evaluate", str(last), f"reference={last}", "trainer.accelerator=cpu", *removal]) == 0
+    assert main(["evaluate", str(last), f"reference={last}", "stride=20", "trainer.accelerator=cpu", *removal]) == 0
     found: Told = defaultdict(dict)
     with (run_dir / "metrics.csv").open(newline="") as stream:
         for row in csv.DictReader(stream):
