@@ -1,39 +1,38 @@
 """Routings in which a token uses any number of routed experts: how many slots they have, and what they need.
 
+The functions take a :class:`~s15erav3.model.config.ModelConfig`.
+
 Shapes: E routed experts, K experts per token on average, Z zero experts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from s15erav3.model.checks import ConfigError
-
-if TYPE_CHECKING:
-    from s15erav3.model.config import ModelConfig
 
 SLOTS = ("threshold", "zero_experts")
 """Values of ``topk_method`` with which a token has a fixed number of slots and uses any number of them."""
 
 
-def slots_per_token(config: ModelConfig) -> int:
+def slots_per_token(config: Any) -> int:
     """Width of a routing: K, or the most experts that a token can have where their number differs."""
     k = config.num_experts_per_tok
     if config.topk_method == "threshold":
-        return config.max_experts_per_tok or min(config.n_routed_experts, 2 * k)
+        return int(config.max_experts_per_tok or min(config.n_routed_experts, 2 * k))
     if config.topk_method == "zero_experts":
-        return config.max_experts_per_tok or (3 * k + 1) // 2
-    return k
+        return int(config.max_experts_per_tok or (3 * k + 1) // 2)
+    return int(k)
 
 
-def zero_experts(config: ModelConfig) -> int:
+def zero_experts(config: Any) -> int:
     """Z: experts that return their input; 0 unless ``topk_method`` is ``zero_experts``."""
     if config.topk_method != "zero_experts":
         return 0
-    return config.n_zero_experts or (config.n_routed_experts + 1) // 2
+    return int(config.n_zero_experts or (config.n_routed_experts + 1) // 2)
 
 
-def check(config: ModelConfig) -> None:
+def check_number_of_experts(config: Any) -> None:
     """Check what depends on a number of experts that differs between tokens.
 
     Raises:

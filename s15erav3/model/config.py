@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s15erav3.model import any_number
+from s15erav3.model.any_number import SLOTS, check_number_of_experts, slots_per_token, zero_experts
 from s15erav3.model.checks import ConfigError, check_types, check_words, checked_keys
 from s15erav3.model.rope import Yarn
 
@@ -166,7 +166,7 @@ class ModelConfig:
         check_words(self)
         if self.topk_method == "hash" and self.n_group > 1:
             raise ConfigError(f"topk_method=hash needs n_group=1, found {self.n_group}: its choice is not by score")
-        any_number.check(self)
+        check_number_of_experts(self)
         self._check_groups()
 
     @property
@@ -177,17 +177,17 @@ class ModelConfig:
     @property
     def fixed_top_k(self) -> bool:
         """Whether each token has ``num_experts_per_tok`` experts; otherwise that is their mean where loads are even."""
-        return not self.n_routed_experts or self.topk_method not in ("expert_choice", *any_number.SLOTS)
+        return not self.n_routed_experts or self.topk_method not in ("expert_choice", *SLOTS)
 
     @property
     def slots_per_token(self) -> int:
         """Width of a routing: ``num_experts_per_tok``, or the most experts that a token can have."""
-        return any_number.slots_per_token(self)
+        return slots_per_token(self)
 
     @property
     def zero_experts(self) -> int:
         """Z: experts of a layer that return their input, besides the routed ones."""
-        return any_number.zero_experts(self)
+        return zero_experts(self)
 
     @property
     def chooses_by_score(self) -> bool:
