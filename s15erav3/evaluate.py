@@ -162,6 +162,7 @@ SHOWN = (
     ("text/bytes", "{:,}"),
     ("balance/maxvio_global", "{:.4f}"),
     ("balance/maxvio_floor_global", "{:.4f}"),
+    ("balance/experts_per_token_global", "{:.4f}"),
     ("balance/minvio_global", "{:.4f}"),
     ("balance/gini_global", "{:.4f}"),
     *((f"balance/load_p{percent}_global", "{:.4f} fair shares") for percent in ("05", "50", "95")),

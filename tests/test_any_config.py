@@ -19,7 +19,7 @@ from tests.tiny import DATA, MODEL, RUN, result
 
 BALANCING = (
     *("none", "loss_free", "proportional", "smebu", "quantile", "original", "dsv3", "aux", "simbal", "bip", "switch"),
-    *("expert_choice", "expert_threshold", "relu_routing", "sinkhorn", "forced", "hash"),
+    *("expert_choice", "expert_threshold", "relu_routing", "zero_experts", "sinkhorn", "forced", "hash"),
 )
 SETTINGS = {
     "model.num_layers": (1, 2, 3),
@@ -38,6 +38,8 @@ SETTINGS = {
     "experts.scoring_func": ("sigmoid", "softmax", "sqrtsoftplus"),
     "experts.router_init": ("normal", "orthogonal"),
     "experts.norm_topk_prob": ("true", "false"),
+    "experts.max_experts_per_tok": ("null", 2, 3, 4),
+    "experts.n_zero_experts": ("null", 1, 3),
     "balancing.z_loss": (0.0, 0.001),
     "balancing.capacity_factor": ("null", 1.0, 1.5),
     "balancing.router_jitter": (0.0, 0.1),

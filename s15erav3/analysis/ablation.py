@@ -141,7 +141,7 @@ def remove(moe: MoE, tokens: Tensor, routing: Routing, expert: int, mode: Mode) 
     router, experts, weights = moe.router, routing.experts, routing.weights
     if routing.tokens is not None:  # expert choice: slots are not rows of tokens
         rows = routing.tokens[experts == expert]
-        found = moe.experts(tokens, routing._replace(weights=weights.masked_fill(experts == expert, 0)))[rows]
+        found = moe.mix(tokens, routing._replace(weights=weights.masked_fill(experts == expert, 0)))[rows]
     else:
         if mode == "reroute":
             bias = routing.bias.clone()
@@ -156,7 +156,7 @@ def remove(moe: MoE, tokens: Tensor, routing: Routing, expert: int, mode: Mode) 
         rows = changed.any(dim=-1).nonzero().squeeze(1)
         experts, weights = experts[rows], weights[rows]
         load = torch.bincount(experts.flatten(), minlength=len(routing.load))[: len(routing.load)]
-        found = moe.experts(tokens[rows], routing._replace(experts=experts, weights=weights, load=load))
-    if moe.shared_experts is not None:
-        found = found + moe.shared_experts(tokens[rows])
+        identity = None if routing.identity is None else routing.identity[rows]
+        routing = routing._replace(experts=experts, weights=weights, load=load, identity=identity)
+        found = moe.mix(tokens[rows], routing)
     return rows, found

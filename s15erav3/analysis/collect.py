@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from s15erav3.balancing.base import stack_loads
-from s15erav3.balancing.routing_diagnostics import confidence, saturation, top_k_margin
+from s15erav3.balancing.routing_diagnostics import confidence, experts_per_token, saturation, top_k_margin
 from s15erav3.data.labels import Domain
 from s15erav3.model import Routing, Transformer, routers
 from s15erav3.training.metrics import ExpertLoads
@@ -97,6 +97,7 @@ class Collector:
             "confidence",
             *(["margin"] if config.adds_bias else []),
             *(["saturation"] if with_reference else []),
+            *([] if config.fixed_top_k else ["experts_per_token_global"]),
         ]
         self.means = {name: TokenMean(n).to(device) for name in named}
         self.seen = 0
@@ -112,6 +113,9 @@ class Collector:
         self.loads.update(stack_loads(routings))
         self.together.update(routings)
         self.means["confidence"].update([confidence(routing) for routing in routings], tokens)
+        if "experts_per_token_global" in self.means:
+            used = [experts_per_token(routing) for routing in routings]
+            self.means["experts_per_token_global"].update(used, tokens)
         if "margin" in self.means:
             self.means["margin"].update([top_k_margin(routing) for routing in routings], tokens)
         if final is not None:

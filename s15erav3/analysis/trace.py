@@ -45,7 +45,7 @@ class Trace(NamedTuple):
     layers: list[int]
     """Indices of the L layers."""
     top_k: int | None
-    """Experts per token; ``None`` with expert choice and thresholds, where a token can have none."""
+    """Experts per token; ``None`` where they have no fixed number, and can have none."""
     length: int
     """Window length in tokens."""
     passages: list[Passage]
@@ -60,6 +60,8 @@ class Trace(NamedTuple):
     """Gate weights of these experts, (L, N, K); 0 for ``NOBODY``."""
     without_bias: Ints
     """Experts that s without bias would have selected, (L, N, K), in the same order."""
+    method: str = "noaux_tc"
+    """``topk_method`` of the model."""
 
 
 def sample_passages(
@@ -168,6 +170,7 @@ def trace(
         scores=scores.gather(-1, experts.clamp(min=0)).where(there, 0).numpy(),
         weights=weights.gather(-1, experts.clamp(min=0)).where(there, 0).numpy(),
         without_bias=_ordered(by_score, scores).numpy(),
+        method=config.topk_method,
     )
 
 
@@ -184,7 +187,7 @@ def _dense(router: Router, routing: Routing) -> tuple[Tensor, Tensor, Tensor, Te
     scores, by_bias = routing.scores.float(), chosen(routing)
     weights = by_expert(routing, routing.weights.float())
     by_score = by_bias
-    if routing.tokens is None and router.table is None and not router.by_threshold:
+    if routing.tokens is None and router.table is None and not router.by_threshold and not router.zeros:
         alone = router.select(routing.scores, torch.zeros_like(routing.bias))
         by_score = torch.zeros_like(by_bias).scatter(1, alone, True)
     return scores.cpu(), weights.cpu(), by_bias.cpu(), by_score.cpu()

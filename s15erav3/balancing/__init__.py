@@ -20,6 +20,7 @@ from s15erav3.balancing.simbal import SimBal
 from s15erav3.balancing.sinkhorn import Sinkhorn
 from s15erav3.balancing.smebu import SMEBU
 from s15erav3.balancing.switch import Switch
+from s15erav3.balancing.zero_experts import ZeroExperts
 
 __all__ = [
     "BIP",
@@ -44,4 +45,5 @@ __all__ = [
     "Sinkhorn",
     "Switch",
     "Unbalanced",
+    "ZeroExperts",
 ]

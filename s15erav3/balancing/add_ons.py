@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s15erav3.balancing.base import Balancer, MicroBatch
-from s15erav3.balancing.refuse import refuse_expert_choice, refuse_thresholds
+from s15erav3.balancing.refuse import refuse_any_number, refuse_expert_choice
 from s15erav3.errors import UserError, check_number
 from s15erav3.model import ConfigError, RoutedExperts, Router, TrainingRules
 
@@ -50,7 +50,7 @@ class AddOns(Balancer):
     def attach(self, routers: Sequence[Router]) -> None:
         """Set the rules on every router. Reject a capacity where tokens have no fixed number of experts."""
         if self.rules.capacity_factor is not None:
-            refuse_thresholds(routers, f"capacity_factor={self.rules.capacity_factor}")
+            refuse_any_number(routers, f"capacity_factor={self.rules.capacity_factor}")
             refuse_expert_choice(routers, f"capacity_factor={self.rules.capacity_factor}")
         for router in routers:
             router.rules = self.rules

@@ -59,7 +59,7 @@ class ExpertRouterCoupling(Balancer):
 
     def _of_layer(self, router: Router, experts: RoutedExperts) -> Tensor:
         with torch.autocast(router.weight.device.type, enabled=False):
-            rows = router.weight.float()
+            rows = router.weight[: len(router.bias)].float()  # zero experts have no gate projection
             noise = torch.empty_like(rows).uniform_(-1, 1) * reach(rows.detach()).unsqueeze(1)
             gates = experts.gate_up_proj[:, : experts.down_proj.shape[-1]].float()  # (E, F, D)
             response = torch.einsum("jfd,id->ijf", gates, rows * (1 + noise)).norm(dim=-1)  # M, (E, E)

@@ -21,11 +21,11 @@ def refuse_expert_choice(routers: Sequence[Router], strategy: str) -> None:
         )
 
 
-def refuse_thresholds(routers: Sequence[Router], strategy: str) -> None:
-    """Reject models in which a token uses the experts above a threshold.
+def refuse_any_number(routers: Sequence[Router], strategy: str) -> None:
+    """Reject models in which a token uses any number of experts that it chooses.
 
     Raises:
-        UserError: a router has thresholds.
+        UserError: a router has thresholds or zero experts.
     """
     if any(router.by_threshold for router in routers):
         raise UserError(
@@ -33,16 +33,22 @@ def refuse_thresholds(routers: Sequence[Router], strategy: str) -> None:
             "experts.topk_method=threshold each has those above their thresholds; use balancing=expert_threshold, or "
             "experts.topk_method=noaux_tc."
         )
+    if any(router.zeros for router in routers):
+        raise UserError(
+            f"balancing by {strategy} needs tokens that all have the same number of experts, but with "
+            "experts.topk_method=zero_experts some of a token's experts compute nothing; use balancing=zero_experts, "
+            "or experts.topk_method=noaux_tc."
+        )
 
 
 def require_choice_by_score(routers: Sequence[Router], strategy: str) -> None:
     """Reject models in which a token's experts are not the top K of ``s + bias``.
 
     Raises:
-        UserError: a router uses expert choice, hash routing or thresholds.
+        UserError: a router uses expert choice, hash routing, thresholds or zero experts.
     """
     refuse_expert_choice(routers, strategy)
-    refuse_thresholds(routers, strategy)
+    refuse_any_number(routers, strategy)
     if any(router.table is not None for router in routers):
         raise UserError(
             f"balancing by {strategy} needs tokens that choose experts by score, but with experts.topk_method=hash "

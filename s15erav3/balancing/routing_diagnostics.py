@@ -43,6 +43,11 @@ def confidence(routing: Routing) -> Tensor:
     return (scores.amax(dim=-1) / scores.sum(dim=-1).clamp(min=1e-30)).mean()
 
 
+def experts_per_token(routing: Routing) -> Tensor:
+    """Mean number of routed experts that a token uses: fp64, scalar. Zero experts do not count."""
+    return routing.load.sum().double() / len(routing.scores)
+
+
 def top_k_margin(routing: Routing) -> Tensor:
     """Mean over tokens of the K-th minus the (K + 1)-th largest s + b: fp64, scalar; 0 for K = E.
 

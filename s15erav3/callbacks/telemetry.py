@@ -91,7 +91,8 @@ class Telemetry(L.Callback):
         module = _language(pl_module)
         record = module.last_step
         assert record is not None
-        self.throughput.add(batch[:, 1:].numel() * trainer.world_size)
+        tokens = batch[:, 1:].numel() * trainer.world_size
+        self.throughput.add(tokens)
         losses = (record.loss, record.bpb, record.mtp_loss, record.balance_loss)
         now = torch.stack([loss.float() for loss in losses if loss is not None])
         if self._losses and len(self._losses[-1]) != len(now):
@@ -100,7 +101,7 @@ class Telemetry(L.Callback):
         step = trainer.global_step
         if step % self.every_n_steps and step not in (1, trainer.max_steps):
             return
-        self.latest = self._read(module, record)
+        self.latest = self._read(module, record, tokens)
         self.latest |= self.throughput.since_last(pl_module.device)
         self.latest |= {
             "tokens": module.tokens_seen,
@@ -110,7 +111,7 @@ class Telemetry(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step)
 
-    def _read(self, module: LanguageModule, record: StepRecord) -> Metrics:
+    def _read(self, module: LanguageModule, record: StepRecord, tokens: int) -> Metrics:
         """Read a row from the device; this is the only synchronisation."""
         losses, tolerant = torch.stack(self._losses), module.guard.tolerated > 0
         if tolerant:  # skipped steps do not count
@@ -141,7 +142,7 @@ class Telemetry(L.Callback):
             loads, biases, update = tables[:3]
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
-            metrics |= balance_metrics(config, loads, biases)
+            metrics |= balance_metrics(config, loads, biases, tokens)
             if record.dropped is not None:
                 metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:
@@ -167,17 +168,19 @@ class Telemetry(L.Callback):
             file.write(json.dumps(line) + "\n")
 
 
-def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor) -> Metrics:
+def balance_metrics(config: ModelConfig, loads: Tensor, biases: Tensor, tokens: int) -> Metrics:
     """Balance metrics of one optimizer step from its loads and the biases after it, both (L, E), on the host."""
-    tokens = int(loads[0].sum()) // config.num_experts_per_tok
-    floor = {"balance/maxvio_floor": random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)}
-    if not config.fixed_top_k:
-        floor = {}  # with expert choice the loads are even for any tokens; thresholds take any number of them
+    if config.fixed_top_k:
+        random = random_floor(tokens, config.n_routed_experts, config.num_experts_per_tok)
+        number = {"balance/maxvio_floor": random}
+    else:  # no floor: with expert choice the loads are even for any tokens; else there is any number of choices
+        used = loads[: config.num_moe_layers].sum(dim=-1).mean() / tokens
+        number = {"balance/experts_per_token": used.item()}
     even = {name: value.mean().item() for name, value in evenness(loads).items()}
     return {
         "balance/maxvio_batch": even["maxvio"],
         "balance/minvio_batch": even["minvio"],
-        **floor,
+        **number,
         **{f"balance/{name}": even[name] for name in ("entropy", "cv", "gini")},
         "balance/dead_experts": float(dead_experts(loads).sum()),
         "balance/bias_norm": bias_norm(biases).mean().item(),

@@ -76,6 +76,12 @@ BALANCE = (
            "MaxVio that even but random routing of as many tokens as one optimizer step has would show on average."),
     Metric("balance/maxvio_floor_global", "1", "neither", TEXT,
            "MaxVio that even but random routing of as many tokens as the whole text has would show on average."),
+    Metric("balance/experts_per_token", "experts", "neither", STEP,
+           "Routed experts that a token uses, mean over the tokens of one optimizer step and over layers; only where "
+           "tokens have no fixed number of experts."),
+    Metric("balance/experts_per_token_global", "experts", "neither", TEXT,
+           "Routed experts that a token uses, mean over the tokens of a whole text and over layers; only where tokens "
+           "have no fixed number of experts."),
     Metric("balance/minvio_batch", "1", "lower", STEP,
            "(mean load - smallest load) / mean load of one optimizer step, mean over layers; 1 with a dead expert."),
     Metric("balance/minvio_global", "1", "lower", TEXT,
@@ -148,6 +154,7 @@ BALANCE = (
 LAYER_OF_STEP = ("maxvio",)
 LAYER_OF_TEXT = (
     *("maxvio_global", "minvio_global", "entropy_global", "cv_global", "gini_global", "bias_norm", "bias_spread"),
+    "experts_per_token_global",
     *("confidence", "margin", "next_churn", "saturation", "coactivation", "output_similarity"),
 )
 DOMAIN = ("bits", "bits_plug_in", "share", "share_of_expert")

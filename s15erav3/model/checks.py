@@ -50,7 +50,7 @@ def check_types(config: Any, may_be_zero: Set[str], prefix: str = "") -> None:
 WORDS = {
     "scoring_func": ("sigmoid", "softmax", "sqrtsoftplus", "relu"),
     "router_init": ("normal", "orthogonal"),
-    "topk_method": ("noaux_tc", "expert_choice", "hash", "threshold"),
+    "topk_method": ("noaux_tc", "expert_choice", "hash", "threshold", "zero_experts"),
     "bias_form": ("sum", "product", "logits"),
 }
 """Settings that take one of some words."""

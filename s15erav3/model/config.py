@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from s15erav3.model.any_number import SLOTS, check_number_of_experts, slots_per_token, zero_experts
 from s15erav3.model.checks import ConfigError, check_types, check_words, checked_keys
 from s15erav3.model.rope import Yarn
 
@@ -56,6 +57,7 @@ class ModelConfig:
     router_init: str = "normal"
     bias_form: str = "sum"
     max_experts_per_tok: int | None = None
+    n_zero_experts: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -164,12 +166,7 @@ class ModelConfig:
         check_words(self)
         if self.topk_method == "hash" and self.n_group > 1:
             raise ConfigError(f"topk_method=hash needs n_group=1, found {self.n_group}: its choice is not by score")
-        if not self.fixed_top_k and (self.n_group > 1 or self.norm_topk_prob):
-            raise ConfigError(
-                f"topk_method={self.topk_method} needs n_group=1 and norm_topk_prob=false, found n_group="
-                f"{self.n_group} and norm_topk_prob={self.norm_topk_prob}: a token has no fixed number of experts there"
-            )
-        self._check_threshold()
+        check_number_of_experts(self)
         self._check_groups()
 
     @property
@@ -180,32 +177,17 @@ class ModelConfig:
     @property
     def fixed_top_k(self) -> bool:
         """Whether each token has ``num_experts_per_tok`` experts; otherwise that is their mean where loads are even."""
-        return not self.n_routed_experts or self.topk_method not in ("expert_choice", "threshold")
+        return not self.n_routed_experts or self.topk_method not in ("expert_choice", *SLOTS)
 
     @property
     def slots_per_token(self) -> int:
-        """Width of a routing: ``num_experts_per_tok``, or with thresholds the most experts that a token can have."""
-        if self.topk_method != "threshold":
-            return self.num_experts_per_tok
-        return self.max_experts_per_tok or min(self.n_routed_experts, 2 * self.num_experts_per_tok)
+        """Width of a routing: ``num_experts_per_tok``, or the most experts that a token can have."""
+        return slots_per_token(self)
 
-    def _check_threshold(self) -> None:
-        most, k = self.max_experts_per_tok, self.num_experts_per_tok
-        if self.topk_method != "threshold":
-            if most is not None:
-                raise ConfigError(f"max_experts_per_tok={most} is for topk_method=threshold, found {self.topk_method}")
-            if self.scoring_func == "relu":
-                raise ConfigError(f"scoring_func=relu is for topk_method=threshold, found {self.topk_method}")
-            return
-        if self.bias_form != "sum":
-            raise ConfigError(f"topk_method=threshold needs bias_form=sum, found {self.bias_form}")
-        if most is not None and not k <= most <= self.n_routed_experts:
-            raise ConfigError(
-                f"max_experts_per_tok={most} must be from num_experts_per_tok={k} to n_routed_experts="
-                f"{self.n_routed_experts}, or null"
-            )
-        if k == self.n_routed_experts:
-            raise ConfigError(f"topk_method=threshold needs num_experts_per_tok={k} below n_routed_experts")
+    @property
+    def zero_experts(self) -> int:
+        """Z: experts of a layer that return their input, besides the routed ones."""
+        return zero_experts(self)
 
     @property
     def chooses_by_score(self) -> bool:

@@ -44,7 +44,7 @@ def count_parameters(config: ModelConfig) -> Counts:
         mtp = ahead * (joint + block + 3 * hidden * config.intermediate_size)
         return Counts(common + mtp, common, embedding, mtp)
     expert = 3 * hidden * config.expert_size
-    router = config.n_routed_experts * hidden
+    router = (config.n_routed_experts + config.zero_experts) * hidden
     common += moe_layers * (router + config.n_shared_experts * expert)
     mtp = ahead * (joint + block + router + (config.n_shared_experts + config.n_routed_experts) * expert)
     return Counts(

@@ -76,11 +76,16 @@ class FoldedBlock:
             return x
         seen = normed * self.norm.weight if self.norm.folds else normed
         if self.stacked and (x.is_cuda or torch.compiler.is_compiling()):
-            return x + apply_experts(normed, self.router(seen, ids), *self.stacked)  # the host waits for nothing
-        experts, weights = self.router.choose(seen, ids)
+            routing = self.router(seen, ids)
+            if routing.identity is not None:
+                x = x + (seen * routing.identity.unsqueeze(1)).to(x.dtype)
+            return x + apply_experts(normed, routing, *self.stacked)  # the host waits for nothing
+        experts, weights, identity = self.router.choose(seen, ids)
+        if identity is not None:
+            x.add_(seen * identity.unsqueeze(1))
         if len(x) == 1:
             for expert, weight in zip(experts[0].tolist(), weights[0].tolist(), strict=True):
-                if weight:  # 0 where a threshold leaves a slot unused
+                if weight:  # 0 in a slot without a routed expert
                     gate_up, down = self.each[expert]
                     down.add_to(x, _swiglu(gate_up(normed)), weight)
             return x

@@ -1,4 +1,7 @@
-"""DeepSeekMoE: shared experts applied to every token, plus routed experts (DeepSeek-V3, section 2.1.2, eq. 12)."""
+"""DeepSeekMoE: shared experts applied to every token, plus routed experts (DeepSeek-V3, section 2.1.2, eq. 12).
+
+Shapes: N tokens, D hidden.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from s15erav3.model.router import Router, Routing
 
 
 class MoE(nn.Module):
-    """``shared(x) + sum_k g_k expert_k(x)``; several shared experts form one SwiGLU of their combined width."""
+    """``shared(x) + sum_k g_k expert_k(x)``; several shared experts form one SwiGLU of their combined width.
+
+    Zero experts return x (LongCat-Flash, arXiv 2509.01322, eq. 1).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -23,7 +29,13 @@ class MoE(nn.Module):
         """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens, whose ids are (B, T)."""
         tokens = x.reshape(-1, x.shape[-1])
         routing = self.router(tokens, ids)
-        out = self.experts(tokens, routing)
+        return self.mix(tokens, routing).view_as(x), routing
+
+    def mix(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """The outputs of all experts for tokens (N, D) that are routed like this: (N, D)."""
+        out: Tensor = self.experts(tokens, routing)
+        if routing.identity is not None:
+            out = out + (tokens * routing.identity.unsqueeze(-1)).to(out.dtype)
         if self.shared_experts is not None:
             out = out + self.shared_experts(tokens)
-        return out.view_as(x), routing
+        return out

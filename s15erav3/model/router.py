@@ -1,7 +1,8 @@
 """Expert selection: affinities, a selection bias, unbiased gate weights (DeepSeek-V3, eq. 12-16).
 
-Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token (with thresholds, the most that a token can
-have), G groups of experts; S slots, each one token at one expert: N * K, except with expert choice.
+Shapes: N tokens (B * T), D hidden, E routed experts, K experts per token (with thresholds and zero experts, the most
+that a token can have), Z zero experts, G groups of experts; S slots, each one token at one expert: N * K, except with
+expert choice.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ class Routing(NamedTuple):
     scores: Tensor
     """Affinities s, unbiased, fp32, (N, E)."""
     experts: Tensor
-    """Ids of the chosen experts, int64, (N, K); with expert choice (S,), sorted. With thresholds, E in slots that a
-    token does not use."""
+    """Ids of the chosen experts, int64, (N, K); with expert choice (S,), sorted. With thresholds and zero experts,
+    E in slots in which a token uses no routed expert."""
     weights: Tensor
     """Gate weights, same shape as ``experts``; if normalised, they sum to ``routed_scaling_factor``."""
     load: Tensor
-    """Tokens that chose each expert, int64, (E,); sums to S, with thresholds to the slots that are used."""
+    """Tokens that chose each expert, int64, (E,); sums to S, or to the slots with a routed expert."""
     logits: Tensor
-    """Input of the gate function, fp32, (N, E)."""
+    """Input of the gate function, fp32, (N, E), with zero experts (N, E + Z)."""
     bias: Tensor
     """Bias used for the selection, fp32, (E,): the router's buffer, which the bias update modifies after the step."""
     dropped: Tensor | None = None
     """Tokens dropped at each expert, int64, (E,); ``None`` without a capacity."""
     tokens: Tensor | None = None
     """Token of each slot, int64, (S,); only with expert choice."""
+    identity: Tensor | None = None
+    """Gate weight of a token's zero experts together, which return their input, (N,); only with zero experts."""
 
 
 Solver = Callable[[Tensor, Tensor], Tensor]
@@ -58,7 +61,9 @@ class Router(nn.Module):
     chosen: the groups with the largest sum of their two highest ``s + bias``. With
     ``topk_method="expert_choice"`` experts choose tokens instead, by s alone. With ``topk_method="hash"`` the
     experts of a token are row ``id`` of ``table``, a persistent buffer, int64, (V, K); weights still come from s. With
-    ``topk_method="threshold"`` a token uses those of its top K whose ``s + bias`` is above 0: any number up to K.
+    ``topk_method="threshold"`` a token uses those of its top K whose ``s + bias`` is above 0: any number up to K. With
+    ``topk_method="zero_experts"`` the top K are of E + Z experts, and the last Z (arXiv 2509.01322, section 2.1) return
+    their input; they have affinities, but no bias.
 
     ``bias`` is a persistent fp32 buffer, not a Parameter: it is changed by the bias update, not by gradients, and
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
@@ -74,7 +79,7 @@ class Router(nn.Module):
         super().__init__()
         self.top_k = config.num_experts_per_tok
         self.slots = config.slots_per_token
-        self.by_threshold = config.topk_method == "threshold"
+        self.by_threshold, self.zeros = config.topk_method == "threshold", config.zero_experts
         self.scaling = config.routed_scaling_factor
         self.normalise = config.norm_topk_prob
         self.scoring = config.scoring_func
@@ -84,7 +89,7 @@ class Router(nn.Module):
         self.rules = TrainingRules()
         self.solver: Solver | None = None
         self.preference: Preference | None = None
-        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts + self.zeros, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
         hashed = config.topk_method == "hash"
         self.register_buffer("table", torch.zeros(config.vocab_size, self.top_k, dtype=torch.int64) if hashed else None)
@@ -105,7 +110,7 @@ class Router(nn.Module):
         bias = self.bias
         if self.training and self.solver is not None:
             bias = self.solver(scores.detach(), bias)
-        tokens = None
+        tokens = identity = None
         if self.expert_choice:
             tokens, experts = experts_choose(scores.detach(), capacity(len(x), len(bias), self.top_k))
             weights = scores[tokens, experts] * self.scaling
@@ -113,6 +118,9 @@ class Router(nn.Module):
             best, used = self.above(scores.detach(), bias)
             weights = self.weigh(scores, best) * used
             experts = best.masked_fill(~used, len(bias))
+        elif self.zeros:
+            best, weights, identity = self.among_zeros(scores, bias)
+            experts, scores = best.clamp(max=len(bias)), scores[:, : len(bias)]
         else:
             if self.table is not None:
                 experts = self.look_up(ids)
@@ -122,7 +130,7 @@ class Router(nn.Module):
                 experts = self.select(scores.detach(), bias)
             weights = self.weigh(scores, experts)
         chosen = experts.flatten()
-        load = chosen.new_zeros(len(bias) + self.by_threshold)
+        load = chosen.new_zeros(len(bias) + 1)  # with a place for slots without an expert
         load = load.scatter_add(0, chosen, torch.ones_like(chosen))[: len(bias)]  # bincount would sync on a GPU
         dropped = None
         if rules.capacity_factor is not None:
@@ -130,19 +138,22 @@ class Router(nn.Module):
             weights = weights * within_capacity(experts, load, places)
             dropped = (load - places).clamp(min=0)
         weights = F.dropout(weights, rules.expert_dropout, training=rules.expert_dropout > 0)
-        return Routing(scores, experts, weights, load, logits, bias, dropped, tokens)
+        return Routing(scores, experts, weights, load, logits, bias, dropped, tokens, identity)
 
-    def choose(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return experts and weights as in :class:`Routing` for tokens (N, D), without training rules.
+    def choose(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return experts, weights and identity as in :class:`Routing` for tokens (N, D), without training rules.
 
-        With thresholds, slots that a token does not use hold an expert, too, with weight 0.
+        Slots without a routed expert hold one, too, with weight 0.
         """
         scores = self.score(x)[1]
+        if self.zeros:
+            experts, weights, identity = self.among_zeros(scores, self.bias)
+            return experts.clamp(max=len(self.bias) - 1), weights, identity
         if self.by_threshold:
             experts, used = self.above(scores.detach(), self.bias)
-            return experts, self.weigh(scores, experts) * used
+            return experts, self.weigh(scores, experts) * used, None
         experts = self.select(scores.detach(), self.bias) if self.table is None else self.look_up(ids)
-        return experts, self.weigh(scores, experts)
+        return experts, self.weigh(scores, experts), None
 
     def look_up(self, ids: Tensor | None) -> Tensor:
         """Experts of N token ids by the table of hash routing: int64, (N, K).
@@ -175,6 +186,21 @@ class Router(nn.Module):
         """The top K of ``s + bias`` for scores (N, E): int64, (N, K); and which of them are above 0: bool, (N, K)."""
         found = (scores + bias).topk(self.slots, dim=-1, sorted=False)
         return found.indices, found.values > 0
+
+    def among_zeros(self, scores: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose among routed and zero experts.
+
+        Args:
+            scores: (N, E + Z).
+            bias: of the routed experts, (E,).
+
+        Returns:
+            the top K, zero experts from E on, int64, (N, K); their weights, 0 for zero experts, (N, K); the sum of the
+            weights of zero experts, (N,).
+        """
+        best = (scores.detach() + F.pad(bias, (0, self.zeros))).topk(self.slots, dim=-1, sorted=False).indices
+        weights, zero = self.weigh(scores, best), best >= len(bias)
+        return best, weights * ~zero, (weights * zero).sum(dim=-1)
 
     def weigh(self, scores: Tensor, experts: Tensor) -> Tensor:
         """Compute gate weights (N, K) of experts (N, K) from the scores (N, E), without the bias."""

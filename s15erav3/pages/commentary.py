@@ -92,9 +92,11 @@ def _explanation(trace: Trace) -> str:
         "token, tap it, or reach it with Tab and the arrow keys for its scores; press an expert to see its tokens "
         f"alone. Each passage was read with the text before it, in windows of {trace.length} tokens as in training."
     )
-    if trace.top_k is None and trace.biases.any():
+    if trace.method == "threshold":
         return text + " Here a token uses the experts whose thresholds it exceeds: several, or none."
-    if trace.top_k is None:
+    if trace.method == "zero_experts":
+        return text + " Here a token may have few experts or none: zero experts, which compute nothing, are not shown."
+    if trace.method == "expert_choice":
         return text + (
             " Here experts choose tokens, within a window that ends with the shown text, so a token may have many "
             "experts or none."

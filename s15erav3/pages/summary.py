@@ -64,7 +64,7 @@ def shape(config: dict[str, Any]) -> str:
     if count:
         method, k = experts.get("topk_method"), experts.get("num_experts_per_tok")
         each = "which choose tokens" if method == "expert_choice" else f"{k} per token"
-        each = f"about {each}" if method == "threshold" else each
+        each = f"about {each}" if method in ("threshold", "zero_experts") else each
         parts += [f"{count} experts, {each}", str(balancing.get("_target_", "")).rpartition(".")[2]]
     elif layers:
         parts.append("dense")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from s15erav3.balancing.base import stack_loads
 from s15erav3.balancing.diagnostics import dead_experts, evenness, load_percentiles, random_floor
-from s15erav3.balancing.routing_diagnostics import churn, confidence, top_k_margin
+from s15erav3.balancing.routing_diagnostics import churn, confidence, experts_per_token, top_k_margin
 from s15erav3.model import ModelConfig, Router, Routing
 from s15erav3.training.metrics import BitsPerByte, ExpertLoads
 from s15erav3.training.routing_metrics import TokenMean
@@ -38,6 +38,7 @@ class Validation(nn.Module):
         self.fixed_top_k, self.by_score = config.fixed_top_k, config.chooses_by_score
         self.adds_bias = config.adds_bias
         self.confidence, self.margin, self.churn = TokenMean(layers), TokenMean(layers), TokenMean(layers)
+        self.used = TokenMean(layers)
         self.step_churn = StepChurn(layers) if layers else None
 
     def update(self, nll: Tensor, byte_lengths: Tensor, routings: Sequence[Routing]) -> None:
@@ -47,6 +48,8 @@ class Validation(nn.Module):
             return
         self.loads.update(stack_loads(routings))
         self.confidence.update([confidence(routing) for routing in routings], byte_lengths.numel())
+        if not self.fixed_top_k:
+            self.used.update([experts_per_token(routing) for routing in routings], byte_lengths.numel())
         if self.adds_bias:
             self.margin.update([top_k_margin(routing) for routing in routings], byte_lengths.numel())
 
@@ -78,6 +81,8 @@ class Validation(nn.Module):
             if self.fixed_top_k:
                 tokens = int(loads[0].sum()) // self.top_k
                 found["balance/maxvio_floor_global"] = torch.tensor(random_floor(tokens, loads.shape[-1], self.top_k))
+            else:
+                found["balance/experts_per_token_global"] = self.used.compute().mean()
             if self.adds_bias:
                 found["balance/margin"] = self.margin.compute().mean()
             if self.by_score and probed:
@@ -88,6 +93,6 @@ class Validation(nn.Module):
 
     def reset(self) -> None:
         """Clear all sums."""
-        for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn, self.step_churn):
+        for metric in (self.cost, self.loads, self.confidence, self.margin, self.churn, self.used, self.step_churn):
             if metric is not None:
                 metric.reset()

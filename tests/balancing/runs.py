@@ -33,6 +33,7 @@ RUNS = {
     "switch": ["balancing=switch"],
     "expert_threshold": ["balancing=expert_threshold", "model.num_nextn_predict_layers=1"],
     "relu_routing": ["balancing=relu_routing", "model.num_nextn_predict_layers=1"],
+    "zero_experts": ["balancing=zero_experts", "model.num_nextn_predict_layers=1"],
     "expert_choice": ["balancing=expert_choice"],
     "none": ["balancing=none"],
     "add_ons": [

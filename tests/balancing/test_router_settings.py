@@ -9,7 +9,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from s15erav3.__main__ import main
-from s15erav3.balancing import Balancer, ExpertChoice, ExpertThreshold, Hash, LossFree, ReLURouting, SimBal, Switch
+from s15erav3.balancing import (
+    Balancer,
+    ExpertChoice,
+    ExpertThreshold,
+    Hash,
+    LossFree,
+    ReLURouting,
+    SimBal,
+    Switch,
+    ZeroExperts,
+)
 from s15erav3.cli.trust import conf_dir
 from tests.tiny import TINY, result, train
 
@@ -23,6 +33,7 @@ from tests.tiny import TINY, result, train
         ("hash", Hash),
         ("expert_threshold", ExpertThreshold),
         ("relu_routing", ReLURouting),
+        ("zero_experts", ZeroExperts),
     ],
 )
 def test_the_files_set_what_the_strategies_say(choice: str, strategy: type[Balancer]) -> None:
@@ -32,7 +43,9 @@ def test_the_files_set_what_the_strategies_say(choice: str, strategy: type[Balan
     changed = {key: value for key, value in its.items() if value != plain[key]}
     assert changed == dict(strategy.router_settings)
     others = [p for p in (Path(conf_dir()) / "balancing").glob("*.yaml") if "experts" in OmegaConf.load(p)]
-    assert {p.stem for p in others} == {"switch", "expert_choice", "simbal", "hash", "expert_threshold", "relu_routing"}
+    assert {p.stem for p in others} == {
+        *("switch", "expert_choice", "simbal", "hash", "expert_threshold", "relu_routing", "zero_experts")
+    }
     assert dict(LossFree.router_settings) == {}
 
 

@@ -53,9 +53,9 @@ def data() -> CommentaryData:
     return CommentaryData(vocab_size=512, sequence_length=32, batch_size=4).prepare()
 
 
-GATED = ("switch", "expert_choice", "expert_threshold", "relu_routing", "hash")
+GATED = ("switch", "expert_choice", "expert_threshold", "relu_routing", "zero_experts", "hash")
 """Strategies that bring a gate of their own, which a dense model and one with groups cannot have."""
-ANY_NUMBER = ("expert_choice", "expert_threshold", "relu_routing")
+ANY_NUMBER = ("expert_choice", "expert_threshold", "relu_routing", "zero_experts")
 """Strategies with any number of experts per token, which know no capacity."""
 NARROW = "experts.moe_intermediate_size=16"
 

@@ -25,6 +25,7 @@ class Copied(Exception):
         ["balancing=bip"],
         ["balancing=quantile"],
         ["balancing=expert_choice"],
+        ["balancing=zero_experts"],
         ["balancing.capacity_factor=1.25", "balancing.router_jitter=0.1", "balancing.expert_dropout=0.1"],
         ["experts=e32", "experts.n_group=4", "experts.topk_group=2"],
     ],
@@ -41,7 +42,9 @@ def test_the_net_is_one_graph(fake_step: Callable[..., Any], settings: list[str]
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
-@pytest.mark.parametrize("settings", [[], ["experts=e32"], ["balancing.capacity_factor=1.25"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "settings", [[], ["experts=e32"], ["balancing.capacity_factor=1.25"], ["balancing=zero_experts"]], ids=" ".join
+)
 def test_telemetry_copies_once(
     fake_step: Callable[..., Any], settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

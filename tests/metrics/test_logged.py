@@ -30,6 +30,7 @@ RUNS = {
     "aux": ["balancing=aux", "trainer.accumulate_grad_batches=2"],
     "dense": ["experts=dense", "balancing=none"],
     "wide": ["experts=e32"],
+    "zero": ["balancing=zero_experts"],
 }
 FACTS = {"checkpoint", "reference", "reference_step", "data", "split", "sequence_length", "stride", "ablate_mode"}
 """Of the JSON file of evaluate: what was measured."""
@@ -48,7 +49,7 @@ def tell(run_dir: Path, settings: list[str]) -> Told:
     """Train five steps, evaluate the last checkpoint against itself, and read everything back."""
     assert train("trainer.max_steps=5", *settings, run_dir=run_dir) == 0
     last = run_dir / "checkpoints" / "last.ckpt"
-    removal = [] if "experts=dense" in settings else ["ablate=experts", "ablate_tokens=300"]
+    removal = [] if "experts=dense" in settings else ["ablate=experts", "ablate_mode=zero", "ablate_tokens=300"]
     assert main(["evaluate", str(last), f"reference={last}", "stride=20", "trainer.accelerator=cpu", *removal]) == 0
     found: Told = defaultdict(dict)
     with (run_dir / "metrics.csv").open(newline="") as stream:

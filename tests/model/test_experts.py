@@ -235,5 +235,7 @@ def test_routing_is_a_tuple_of_tensors() -> None:
     """Compilers and sharding wrappers look inside NamedTuples; they would not see tensors of a dataclass."""
     routing = random_routing(3, 4, 2, seed=0)
     assert isinstance(routing, tuple) and Routing._fields[:4] == ("scores", "experts", "weights", "load")
-    leaves = torch.utils._pytree.tree_leaves(routing._replace(dropped=routing.load, tokens=routing.load))
+    leaves = torch.utils._pytree.tree_leaves(
+        routing._replace(dropped=routing.load, tokens=routing.load, identity=routing.load)
+    )
     assert len(leaves) == len(Routing._fields) and all(isinstance(leaf, torch.Tensor) for leaf in leaves)

@@ -50,8 +50,8 @@ class Plain(AddOns, total=False):
 
 
 @closed
-class Rule(AddOns, total=False):
-    """``loss_free`` and ``proportional``: a bias that follows the error of the loads."""
+class Scheduled(AddOns, total=False):
+    """``zero_experts``: a bias that follows the error of the loads."""
 
     rate: Rate
     schedule: Annotated[
@@ -59,6 +59,12 @@ class Rule(AddOns, total=False):
         Doc("the rate over training: constant; cosine down to 0; freeze: constant, then 0"),
     ]
     freeze_at: FreezeAt
+
+
+@closed
+class Rule(Scheduled, total=False):
+    """``loss_free`` and ``proportional``: the same, which can be centred."""
+
     centred: Annotated[bool, Doc("whether the mean over the experts is subtracted from the bias update")]
 
 
@@ -193,6 +199,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.ExpertThreshold": Threshold,
     "s15erav3.balancing.AuxiliaryLoss": Auxiliary,
     "s15erav3.balancing.ReLURouting": Relu,
+    "s15erav3.balancing.ZeroExperts": Scheduled,
     "s15erav3.balancing.SimBal": Weighted,
     "s15erav3.balancing.Switch": Weighted,
     "s15erav3.balancing.BIP": Bip,

@@ -66,11 +66,22 @@ class Experts(TypedDict, total=False):
     n_group: Annotated[AtLeastOne, Doc("equal groups of experts, of which a token may use topk_group")]
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
-        Literal["noaux_tc", "expert_choice", "hash", "threshold"],
-        Doc("noaux_tc: top K by score; threshold: all above one; hash: by id; expert_choice: experts choose tokens"),
+        Literal["noaux_tc", "expert_choice", "hash", "threshold", "zero_experts"],
+        Doc(
+            "noaux_tc: top K by score; threshold: all above one; zero_experts: top K with experts that compute "
+            "nothing; hash: by id; expert_choice: experts choose tokens"
+        ),
     ]
     max_experts_per_tok: Annotated[
-        AtLeastOne | None, Doc("most experts of a token with topk_method=threshold; null: twice num_experts_per_tok")
+        AtLeastOne | None,
+        Doc(
+            "most experts of a token with topk_method=threshold (null: twice num_experts_per_tok), or its experts, "
+            "zero experts included, with zero_experts (null: 1.5 times, rounded up)"
+        ),
+    ]
+    n_zero_experts: Annotated[
+        AtLeastOne | None,
+        Doc("experts that return their input, with topk_method=zero_experts; null: half of n_routed_experts"),
     ]
     scoring_func: Annotated[
         Literal["sigmoid", "softmax", "sqrtsoftplus", "relu"],
