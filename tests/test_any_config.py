@@ -19,7 +19,16 @@ from tests.tiny import DATA, MODEL, RUN, result
 
 BALANCING = (
     *("none", "loss_free", "proportional", "smebu", "quantile", "original", "dsv3", "aux", "simbal", "bip", "switch"),
-    *("expert_choice", "expert_threshold", "relu_routing", "zero_experts", "sinkhorn", "forced", "hash"),
+    *(
+        "expert_choice",
+        "expert_threshold",
+        "relu_routing",
+        "zero_experts",
+        "causal_sequence_bias",
+        "sinkhorn",
+        "forced",
+        "hash",
+    ),
 )
 SETTINGS = {
     "model.num_layers": (1, 2, 3),

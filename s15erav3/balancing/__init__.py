@@ -4,6 +4,7 @@ from s15erav3.balancing.add_ons import AddOns, Combined
 from s15erav3.balancing.auxiliary import AuxiliaryLoss
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.bip import BIP
+from s15erav3.balancing.causal_sequence import CausalSequenceBias
 from s15erav3.balancing.coupling import ExpertRouterCoupling
 from s15erav3.balancing.deepseek_v3 import DeepSeekV3
 from s15erav3.balancing.expert_choice import ExpertChoice
@@ -28,6 +29,7 @@ __all__ = [
     "AddOns",
     "AuxiliaryLoss",
     "Balancer",
+    "CausalSequenceBias",
     "Combined",
     "DeepSeekV3",
     "ExpertChoice",

@@ -28,7 +28,7 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Routing]:
         """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens, whose ids are (B, T)."""
         tokens = x.reshape(-1, x.shape[-1])
-        routing = self.router(tokens, ids)
+        routing = self.router(tokens, ids, len(x))
         return self.mix(tokens, routing).view_as(x), routing
 
     def mix(self, tokens: Tensor, routing: Routing) -> Tensor:

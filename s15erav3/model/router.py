@@ -47,6 +47,9 @@ Solver = Callable[[Tensor, Tensor], Tensor]
 Preference = Callable[[Tensor, int], Tensor]
 """Maps detached scores (N, E) and K to values (N, E) whose top K are the chosen experts, in place of ``s + bias``."""
 
+SequenceBias = Callable[["Router", Tensor, Tensor], Tensor]
+"""Maps a router, detached scores (B, T, E) and the bias (E,) to a bias for the choice of each token, (B, T, E)."""
+
 
 class Router(nn.Module):
     """Top-K of ``s + bias`` with affinities s, weighted by s *without* the bias.
@@ -69,7 +72,7 @@ class Router(nn.Module):
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
     round away updates of 1e-3.
 
-    ``rules``, ``solver`` and ``preference`` are set by the balancing strategy and apply in training only.
+    ``rules``, ``solver``, ``preference`` and ``within`` are set by the balancing strategy and apply in training only.
     """
 
     bias: Tensor
@@ -89,6 +92,7 @@ class Router(nn.Module):
         self.rules = TrainingRules()
         self.solver: Solver | None = None
         self.preference: Preference | None = None
+        self.within: SequenceBias | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts + self.zeros, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
         hashed = config.topk_method == "hash"
@@ -101,8 +105,8 @@ class Router(nn.Module):
         self.bias = self.bias.float() if bias.is_meta else bias.to(self.bias.device)
         return self
 
-    def forward(self, x: Tensor, ids: Tensor | None = None) -> Routing:
-        """Route N tokens (N, D); ``ids``, N token ids in any shape, are needed for hash routing only."""
+    def forward(self, x: Tensor, ids: Tensor | None = None, sequences: int = 1) -> Routing:
+        """Route N tokens (N, D) of B ``sequences``; ``ids``, N token ids in any shape, are for hash routing only."""
         rules = self.rules if self.training else TrainingRules()
         if rules.router_jitter:
             x = x * torch.empty_like(x).uniform_(1 - rules.router_jitter, 1 + rules.router_jitter)
@@ -126,6 +130,9 @@ class Router(nn.Module):
                 experts = self.look_up(ids)
             elif self.training and self.preference is not None:
                 experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
+            elif self.training and self.within is not None:
+                by_token = self.within(self, scores.detach().unflatten(0, (sequences, -1)), bias)
+                experts = self.select(scores.detach(), by_token.flatten(0, 1))
             else:
                 experts = self.select(scores.detach(), bias)
             weights = self.weigh(scores, experts)
@@ -173,7 +180,7 @@ class Router(nn.Module):
             return logits, affinities(logits, self.scoring)
 
     def select(self, scores: Tensor, bias: Tensor) -> Tensor:
-        """Select K experts per token from scores (N, E) and a bias (E,): int64, (N, K)."""
+        """Select K experts per token from scores (N, E) and a bias (E,) or (N, E): int64, (N, K)."""
         if self.bias_form == "product":
             preference = scores * (1 + bias)
         elif self.bias_form == "logits":

@@ -26,6 +26,7 @@ class Copied(Exception):
         ["balancing=quantile"],
         ["balancing=expert_choice"],
         ["balancing=zero_experts"],
+        ["balancing=causal_sequence_bias"],
         ["balancing.capacity_factor=1.25", "balancing.router_jitter=0.1", "balancing.expert_dropout=0.1"],
         ["experts=e32", "experts.n_group=4", "experts.topk_group=2"],
     ],

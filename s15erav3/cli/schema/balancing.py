@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from typing_extensions import Doc, TypedDict
 
 from s15erav3.cli.schema.kinds import (
+    AtLeastOne,
     Hint,
     Must,
     NotNegative,
@@ -66,6 +67,15 @@ class Rule(Scheduled, total=False):
     """``loss_free`` and ``proportional``: the same, which can be centred."""
 
     centred: Annotated[bool, Doc("whether the mean over the experts is subtracted from the bias update")]
+
+
+@closed
+class CausalSequence(Rule, total=False):
+    """``causal_sequence_bias``: the sign rule, and a bias within each sequence."""
+
+    strength: Annotated[Positive, Doc("bias of an expert that no earlier token used, in units of the affinity score")]
+    prior: Annotated[Positive, Doc("tokens of even load that are counted before each sequence")]
+    block: Annotated[AtLeastOne, Doc("tokens of a sequence that are routed at once, by the loads of those before them")]
 
 
 @closed
@@ -193,6 +203,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.ExpertChoice": Plain,
     "s15erav3.balancing.LossFree": Rule,
     "s15erav3.balancing.Proportional": Rule,
+    "s15erav3.balancing.CausalSequenceBias": CausalSequence,
     "s15erav3.balancing.SMEBU": Smebu,
     "s15erav3.balancing.OriginalRule": Original,
     "s15erav3.balancing.Quantile": Quantile,
