@@ -12,20 +12,17 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from s15erav3.balancing import Balancer
+from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree, Quantile
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import adamw, muon
 from s15erav3.training.sharded import ShardedStrategy
 from s15erav3.training.shards import own, whole_state
 from tests.training.parts import VOCABULARY, module_for, tiny_net, trainer
 
-ROOT = Path(__file__).resolve().parents[2]
 ADAMW = partial(adamw, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, decay_embeddings=False)
 MUON = partial(
     muon, lr=3e-3, momentum=0.95, weight_decay=0.1, adamw_lr=3e-3, betas=(0.9, 0.95), eps=1e-8,
@@ -39,12 +36,12 @@ FORMS: dict[str, Callable[[], Any]] = {
 MICRO, ROWS, LENGTH = 2, 8, 9
 
 
-def strategy_of(name: str) -> Balancer:
-    """The balancing strategy of ``conf/balancing/NAME.yaml`` with a faster rate."""
-    settings = OmegaConf.load(ROOT / "conf" / "balancing" / f"{name}.yaml")
-    for key in ("defaults", "z_loss", "router_jitter", "capacity_factor", "expert_dropout"):
-        settings.pop(key, None)
-    return instantiate(settings)
+STRATEGIES: dict[str, Callable[[], Balancer]] = {
+    "loss_free": lambda: LossFree(0.02),
+    "quantile": Quantile,
+    "aux_global": lambda: AuxiliaryLoss(0.1, "global"),
+    "dsv3": lambda: Combined(LossFree(0.02), AddOns(), {"aux": AuxiliaryLoss(0.1, "sequence", "unbiased")}),
+}
 
 
 class Shares(L.LightningDataModule):
@@ -100,7 +97,7 @@ def fit(
     torch.manual_seed(0)
     shape = {"num_nextn_predict_layers": 1, "initializer_range": 0.1} | dict(net or {})
     module = module_for(
-        strategy_of(balancing), tiny_net(**shape), micro_batches=MICRO, optimizer=optimizer, **settings
+        STRATEGIES[balancing](), tiny_net(**shape), micro_batches=MICRO, optimizer=optimizer, **settings
     )
     diary = Diary()
     ranks = dist.get_world_size() if dist.is_initialized() else 1
