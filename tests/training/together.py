@@ -32,6 +32,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "one": lambda: "auto",
     "ddp": lambda: DDPStrategy(broadcast_buffers=False),
     "fsdp": ShardedStrategy,
+    "expert_parallel": lambda: ShardedStrategy(expert_parallel=True),
 }
 MICRO, ROWS, LENGTH = 2, 8, 9
 
