@@ -68,6 +68,9 @@ BALANCE = (
            "MaxVio that even but random routing of as many tokens as one optimizer step has would show on average."),
     Metric("balance/maxvio_floor_global", "1", "neither", TEXT,
            "MaxVio that even but random routing of as many tokens as the whole text has would show on average."),
+    Metric("balance/rank_maxvio", "1", "lower", STEP,
+           "With expert parallelism: MaxVio of the ranks in place of the experts, (most tokens that travel to a rank - "
+           "mean) / mean, of one optimizer step, mean over layers. The slowest rank sets the time of a step."),
     Metric("balance/minvio_batch", "1", "lower", STEP,
            "(mean load - smallest load) / mean load of one optimizer step, mean over layers; 1 with a dead expert."),
     Metric("balance/minvio_global", "1", "lower", TEXT,

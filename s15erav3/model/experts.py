@@ -63,9 +63,7 @@ class RoutedExperts(nn.Module):
         return apply_experts(x, routing, self.gate_up_proj, self.down_proj, self.compute)
 
 
-def apply_experts(
-    x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, compute: Compute | None = None
-) -> Tensor:
+def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, compute: Compute | None = None) -> Tensor:
     """Functional form of :class:`RoutedExperts`, with weights (E, 2 F, D) and (E, D, F) as arguments.
 
     ``compute`` applies each expert to its rows, :func:`grouped_swiglu` by default.
@@ -85,7 +83,7 @@ def apply_experts(
     slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
     k = routing.experts.shape[1]
     rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
-    back: Tensor = Permute.apply(compute(rows, gate_up, down, ends), slot, order)  # type: ignore[no-untyped-call]
+    back = permuted(compute(rows, gate_up, down, ends), slot, order)
     weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
     return weighted.sum(dim=1).to(x.dtype)
 
@@ -142,8 +140,14 @@ class _Scatter(torch.autograd.Function):
         return grad.index_select(0, slot).view(-1, ctx.k, grad.shape[-1]).sum(dim=1), None, None, None
 
 
-class Permute(torch.autograd.Function):
-    """``x[index]`` for a permutation. Its gradient is a gather with the inverse permutation."""
+def permuted(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """``x[index]`` for a permutation (S,) of the rows of x (S, D). Its gradient is a gather with the inverse."""
+    out: Tensor = _Permute.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Permute(torch.autograd.Function):
+    """See :func:`permuted`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 
-from s15erav3.model.experts import Permute, grouped_swiglu
+from s15erav3.model.experts import grouped_swiglu, permuted
 from s15erav3.training.shards import own
 
 
@@ -30,7 +30,9 @@ def exchanged_swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) 
     """
     if torch.is_autocast_enabled(rows.device.type):
         rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-    counts = ends.diff(prepend=ends.new_zeros(1)).view(dist.get_world_size(), -1)  # to each rank, for each of its experts
+    counts = ends.diff(prepend=ends.new_zeros(1)).view(
+        dist.get_world_size(), -1
+    )  # to each rank, for each of its experts
     arriving = torch.empty_like(counts)  # from each rank, for each expert here
     dist.all_to_all_single(arriving, counts)
     sent, received = torch.stack((counts, arriving)).sum(dim=-1).tolist()
@@ -40,20 +42,20 @@ def exchanged_swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) 
     order = expert.repeat_interleave(arriving.flatten(), output_size=sum(received)).argsort(stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    here = Permute.apply(_travel(rows, sent, received), order, place)
+    here = permuted(_travel(rows, sent, received), order, place)
     made = grouped_swiglu(here, _experts(gate_up), _experts(down), arriving.sum(dim=0).cumsum(0).to(torch.int32))
-    return _travel(Permute.apply(made, place, order), received, sent)
+    return _travel(permuted(made, place, order), received, sent)
 
 
 def _experts(stack: Tensor) -> Tensor:
     """This rank's experts. Their gradient is the sum over all ranks' tokens, and every other weight's is the mean."""
     part = own(stack)
     if part.requires_grad:
-        part.register_hook(lambda grad: grad / dist.get_world_size())
+        part.register_hook(lambda grad: grad / dist.get_world_size())  # type: ignore[no-untyped-call]
     return part
 
 
 def _travel(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
     """Send the first ``sent[0]`` rows to rank 0 and so on; the gradient travels the other way."""
-    out: Tensor = all_to_all_single_autograd(rows.contiguous(), received, sent, dist.group.WORLD)
-    return out
+    assert dist.group.WORLD is not None
+    return all_to_all_single_autograd(rows.contiguous(), received, sent, dist.group.WORLD)

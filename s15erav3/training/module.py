@@ -19,7 +19,7 @@ from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
-from s15erav3.training.shards import is_sharded, whole
+from s15erav3.training.shards import has_shards, whole
 from s15erav3.training.step_churn import some_windows
 from s15erav3.training.validation import Validation
 
@@ -262,7 +262,7 @@ class LanguageModule(L.LightningModule):
                     return self.objective(windows, batch, count, progress).loss
 
             part = None
-            if not is_sharded(self.net):  # no rank can run a sharded net on its own
+            if not has_shards(self.net):  # no rank can run a sharded net on its own
                 part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
             what = first_of_ranks(part or ("the loss" if loss_bad else None), self.trainer.world_size)
             raise Diverged(f"{what or 'the norm of the gradient'} is not finite at step {step}")

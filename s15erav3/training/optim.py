@@ -167,11 +167,11 @@ class MuonAdamW(Optimizer):
                 updates, keep = updates.masked_fill(bad, 0.0), torch.where(bad, 1.0, keep)
             size = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
             for (parameter, _), update in zip(members, torch.split(updates, [len(u) for _, u in members]), strict=True):
-                rows = own(parameter)
+                part = own(parameter)
                 if parameter.ndim == 2:
                     update = own(divided(update.reshape(parameter.shape), parameter))
-                rows.mul_(keep)
-                rows.add_(update.reshape(rows.shape), alpha=-size)
+                part.mul_(keep)
+                part.add_(update.reshape(part.shape), alpha=-size)
 
     def _adamw(self, group: Group) -> None:
         params = [p for p in group["params"] if p.grad is not None]

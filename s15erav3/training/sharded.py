@@ -35,9 +35,7 @@ def shard(net: Transformer, device: torch.device, *, bf16: bool, expert_parallel
     staying = divide_experts(net, mesh) if expert_parallel else set()
     policy = MixedPrecisionPolicy()
     if bf16:
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for router in routers(net):
             fully_shard(router, mesh=mesh)
     for block in [module for module in net.modules() if isinstance(module, Block)]:

@@ -40,7 +40,10 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with whole tensors, on all ranks; a parameter with two names is gathered once, as it is saved once."""
+    """The state dict with whole tensors, on all ranks.
+
+    A parameter with two names is one tensor here too, which a checkpoint stores once.
+    """
     gathered: dict[Tensor, Tensor] = {}
     state = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -50,14 +53,14 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def is_sharded(module: nn.Module) -> bool:
+def has_shards(module: nn.Module) -> bool:
     """Whether any parameter is sharded."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def whole_net(net: Transformer) -> Transformer:
     """The net itself, or a copy with whole weights if it is sharded, in evaluation mode; called by all ranks."""
-    if not is_sharded(net):
+    if not has_shards(net):
         return net
     with torch.device("meta"):  # draws no weights, and so no random numbers
         copy = Transformer(net.config)
