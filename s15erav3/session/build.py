@@ -210,6 +210,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     elif is_sharded(cfg):
         settings["strategy"] = ShardedStrategy(expert_parallel=settings["strategy"] == "expert_parallel")
+        settings["inference_mode"] = False  # FSDP keeps what it gathers into, and training cannot use inference tensors
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
         # Before LastCheckpoint, which reads should_stop.

@@ -46,10 +46,12 @@ class StepChurn(nn.Module):
         self.step = step
         if self._ids is None:
             self._ids = some_windows(next(iter(loader)))[:, :-1]
-        with trainer.precision_plugin.val_step_context():
+        # As in Lightning's validation, so that compiled blocks are not compiled again.
+        inference = torch.inference_mode(trainer.fit_loop.epoch_loop.val_loop.inference_mode)
+        with inference, trainer.precision_plugin.val_step_context():
             self.begin(net, routers, self._ids.to(trainer.strategy.root_device))
 
-    @torch.inference_mode()  # as in Lightning's validation, so that compiled blocks are not compiled again
+    @torch.no_grad()
     def begin(self, net: Transformer, routers: Sequence[Router], ids: Tensor) -> None:
         """Record the experts of the probe, ids (B, T), and the biases before a step, in evaluation mode."""
         with evaluation_mode(net):

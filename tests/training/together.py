@@ -16,18 +16,20 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFree, Quantile
+from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, ExpertThreshold, Forced, LossFree, Quantile
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import adamw, muon
 from s15erav3.training.sharded import ShardedStrategy
-from s15erav3.training.shards import own, whole_state
+from s15erav3.training.shards import own, whole_net, whole_state
 from tests.training.parts import VOCABULARY, module_for, tiny_net, trainer
 
-ADAMW = partial(adamw, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, decay_embeddings=False)
-MUON = partial(
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "adamw": partial(adamw, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, decay_embeddings=False),
+    "muon": partial(
     muon, lr=3e-3, momentum=0.95, weight_decay=0.1, adamw_lr=3e-3, betas=(0.9, 0.95), eps=1e-8,
     adamw_weight_decay=0.0, decay_embeddings=False, router="muon", bf16=False,
-)  # fmt: skip
+    ),
+}  # fmt: skip
 FORMS: dict[str, Callable[[], Any]] = {
     "one": lambda: "auto",
     "ddp": lambda: DDPStrategy(broadcast_buffers=False),
@@ -41,6 +43,9 @@ STRATEGIES: dict[str, Callable[[], Balancer]] = {
     "loss_free": lambda: LossFree(0.02),
     "quantile": Quantile,
     "aux_global": lambda: AuxiliaryLoss(0.1, "global"),
+    "single": lambda: Forced("single"),
+    "expert_threshold": lambda: ExpertThreshold(),
+    "none": Balancer,
     "dsv3": lambda: Combined(LossFree(0.02), AddOns(), {"aux": AuxiliaryLoss(0.1, "sequence", "unbiased")}),
 }
 
@@ -66,18 +71,21 @@ class Shares(L.LightningDataModule):
 
 
 class Diary(L.Callback):
-    """What each step did: the mean loss over ranks, loads, biases, norm of the gradient."""
+    """What each step did: losses, means over ranks; loads, biases, norm of the gradient; bytes of the gradient here."""
 
     def __init__(self) -> None:
         self.pages: list[dict[str, Tensor]] = []
+        self.gradient = 0
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.gradient = sum(own(p.grad).nbytes for p in pl_module.net.parameters() if p.grad is not None)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         record = pl_module.last_step
-        loss = trainer.strategy.reduce(record.loss.clone(), reduce_op="mean")
-        page = {"loss": loss, "loads": record.loads, "norm": record.grad_norm}
+        page = {"loads": record.loads, "norm": record.grad_norm}
         page |= {"biases": torch.stack([router.bias for router in pl_module.routers])}
-        if record.mtp_loss is not None:
-            page["mtp"] = trainer.strategy.reduce(record.mtp_loss.clone(), reduce_op="mean")
+        for name, loss in (("loss", record.loss), ("mtp", record.mtp_loss)):
+            page[name] = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
         self.pages.append({name: value.detach().clone().double() for name, value in page.items()})
 
 
@@ -85,38 +93,79 @@ def fit(
     form: str,
     balancing: str = "loss_free",
     *,
-    steps: int = 30,
-    optimizer: Callable[..., Any] = ADAMW,
+    steps: int = 4,
+    optimizer: str = "adamw",
     resume: str | None = None,
     start: int = 0,
     save: str | None = None,
+    bad_step: int | None = None,
     net: Mapping[str, Any] | None = None,
-    precision: str = "32-true",
+    precision: Any = "32-true",
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train; return each step's figures, whole weights at the end, and bytes of this rank's training state."""
+    """Train in one of the ``FORMS``.
+
+    Args:
+        start: steps of the run that ``resume`` continues.
+        save: file of a checkpoint at the end.
+        bad_step: this step's loss is not a number on the last rank.
+
+    Returns:
+        ``pages`` of the :class:`Diary`; whole ``weights``; ``logits`` of a copy of the net for other tokens; bytes of
+        the training state here; ``dtypes`` of weights in the forward pass.
+    """
     torch.manual_seed(0)
     shape = {"num_nextn_predict_layers": 1, "initializer_range": 0.1} | dict(net or {})
     module = module_for(
-        STRATEGIES[balancing](), tiny_net(**shape), micro_batches=MICRO, optimizer=optimizer, **settings
+        STRATEGIES[balancing](), tiny_net(**shape), micro_batches=MICRO, optimizer=OPTIMIZERS[optimizer], **settings
     )
-    diary = Diary()
+    diary, dtypes = Diary(), {}
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    fitting = trainer(
-        steps, callbacks=[diary], strategy=FORMS[form](), precision=precision, num_nodes=1,
-        **{"devices": ranks, "enable_checkpointing": False},
-    )  # fmt: skip
+    for name in ("router", "experts", "shared_experts.gate_proj"):
+        part = module.net.get_submodule(f"layers.1.mlp.{name}")
+        part.register_forward_hook(lambda m, *_, name=name: dtypes.update({name: next(m.parameters()).dtype}))
+    if bad_step is not None and (ranks == 1 or dist.get_rank() == ranks - 1):
+        right = module.objective
+
+        def wrong(*args: Any) -> Any:
+            found = right(*args)
+            return found._replace(loss=found.loss * float("nan")) if module.trainer.global_step == bad_step else found
+
+        module.objective = wrong  # type: ignore[method-assign]
+    fitting = trainer(steps, callbacks=[diary], strategy=FORMS[form](), precision=precision, devices=ranks)
     fitting.fit(module, Shares(steps, start), ckpt_path=resume)
     if save:
         fitting.save_checkpoint(save)
-    return {"pages": diary.pages, "weights": whole_state(module.net), "bytes": held(module)}
+    copy, ids = whole_net(module.net).eval(), torch.arange(LENGTH).unsqueeze(0)
+    with torch.no_grad():
+        logits = copy.logits(copy(ids).hidden) if precision == "32-true" else torch.zeros(())
+    return {
+        "pages": diary.pages,
+        "weights": whole_state(module.net),
+        "logits": logits,
+        "bytes": diary.gradient + held(module),
+        "dtypes": dtypes,
+    }
 
 
 def held(module: LanguageModule) -> int:
-    """Bytes of parameters, and of the optimizer's state, that this process holds."""
+    """Bytes of parameters and of the optimizer's state that this process holds."""
     optimizer: Any = module.optimizers(use_pl_optimizer=False)
     tensors = [*module.net.parameters(), *(v for s in optimizer.state.values() for v in s.values())]
-    return sum(own(tensor).untyped_storage().nbytes() for tensor in dict.fromkeys(tensors))
+    return sum(own(tensor).nbytes for tensor in tensors)
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], since: int = 0) -> None:
+    """Losses, biases and weights to 1e-6, loads exactly, at every step."""
+    assert len(found["pages"]) == len(wanted["pages"][since:]) > 0
+    for step, (page, other) in enumerate(zip(found["pages"], wanted["pages"][since:], strict=True), start=since):
+        assert torch.equal(page["loads"], other["loads"]), step
+        for name in ("loss", "mtp", "biases", "norm"):
+            torch.testing.assert_close(page[name], other[name], rtol=1e-6, atol=1e-6, msg=f"{name}, step {step}")
+    assert found["weights"].keys() == wanted["weights"].keys()
+    for name, weight in found["weights"].items():
+        torch.testing.assert_close(weight, wanted["weights"][name], rtol=0, atol=2e-6, msg=name)
+    torch.testing.assert_close(found["logits"], wanted["logits"], rtol=0, atol=1e-5)
 
 
 def _rank(rank: int, ranks: int, port: int, work: Callable[[], Any], folder: str) -> None:
