@@ -161,7 +161,8 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any], since: int = 0) -
     for step, (page, other) in enumerate(zip(found["pages"], wanted["pages"][since:], strict=True), start=since):
         assert torch.equal(page["loads"], other["loads"]), step
         for name in ("loss", "mtp", "biases", "norm"):
-            torch.testing.assert_close(page[name], other[name], rtol=1e-6, atol=1e-6, msg=f"{name}, step {step}")
+            told = f"{name}, step {step}"
+            torch.testing.assert_close(page[name], other[name], rtol=1e-6, atol=1e-6, equal_nan=True, msg=told)
     assert found["weights"].keys() == wanted["weights"].keys()
     for name, weight in found["weights"].items():
         torch.testing.assert_close(weight, wanted["weights"][name], rtol=0, atol=2e-6, msg=name)
