@@ -45,6 +45,9 @@ class Balancer(nn.Module):
     """Whether the strategy decides which experts a token uses, other than through a loss. True for a class that
     overrides :meth:`bias_update` and does not say otherwise."""
 
+    reads_weights: bool = False
+    """Whether :meth:`loss` reads weights of the model, which a sharded strategy divides over ranks."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
         """Derive ``selects``; accept ``bias_change``, the method's name until version 0.2, as ``bias_update``."""
         super().__init_subclass__(**settings)
@@ -60,6 +63,10 @@ class Balancer(nn.Module):
         Args:
             token_counts: counts how often each token occurs in the training part, (V,); this reads the whole part.
         """
+
+    def parts(self) -> Iterator[Balancer]:
+        """The strategies that this one is made of: itself."""
+        yield self
 
     def attach_experts(self, experts: Sequence[RoutedExperts]) -> None:
         """Store the experts, in the order of the routers: called before :meth:`attach`, for a run that trains."""

@@ -33,6 +33,8 @@ class ExpertRouterCoupling(Balancer):
         UserError: a value is out of range.
     """
 
+    reads_weights = True
+
     def __init__(self, alpha: float = 1.0, margin: float = 1.0) -> None:
         super().__init__()
         check_number("balancing.alpha", alpha, above=0, hint="; use balancing=none for no balancing")

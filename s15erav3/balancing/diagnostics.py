@@ -53,6 +53,11 @@ def dead_experts(loads: Tensor) -> Tensor:
     return (loads == 0).sum(dim=-1)
 
 
+def rank_loads(loads: Tensor, ranks: int) -> Tensor:
+    """Tokens that travel to each rank with expert parallelism, E / R experts each: (L, E) -> (L, R)."""
+    return loads.view(len(loads), ranks, -1).sum(dim=-1)
+
+
 def coefficient_of_variation(loads: Tensor) -> Tensor:
     """Standard deviation of the loads divided by their mean: (L, E) -> (L,)."""
     loads = loads.double()

@@ -28,6 +28,7 @@ class SimBal(Balancer):
         UserError: the value is out of range.
     """
 
+    reads_weights = True
     router_settings = MappingProxyType({"router_init": "orthogonal"})
 
     def __init__(self, alpha: float = 0.1) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from s15erav3.model.generate import generate
 from s15erav3.model.sampling import Sampling
+from s15erav3.training.shards import whole_net
 
 
 class Samples(L.Callback):
@@ -44,12 +45,15 @@ class Samples(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net: Any = pl_module.net
-        if not trainer.is_global_zero or not self.max_new_tokens or not net.config.causal:
+        if not self.max_new_tokens or not net.config.causal:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.prompts is None:
             self.prompts = data.prompts()
         if not self.prompts:
+            return
+        net = whole_net(net)  # by all ranks
+        if not trainer.is_global_zero:
             return
         tokenizer = data.tokenizer
         tokens: list[list[int]] = [[] for _ in self.prompts]

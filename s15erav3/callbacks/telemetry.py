@@ -15,7 +15,9 @@ from s15erav3.balancing.diagnostics import (
     bias_spread,
     dead_experts,
     evenness,
+    max_violation,
     random_floor,
+    rank_loads,
 )
 from s15erav3.callbacks.expert_series import all_experts, condenses, few_experts, layer_balance
 from s15erav3.callbacks.throughput import Throughput
@@ -143,6 +145,9 @@ class Telemetry(L.Callback):
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
             metrics |= balance_metrics(config, loads, biases, tokens)
+            if getattr(module.trainer.strategy, "expert_parallel", False):
+                per_rank = rank_loads(loads, module.trainer.world_size)
+                metrics["balance/rank_maxvio"] = max_violation(per_rank).mean().item()
             if record.dropped is not None:
                 metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:

@@ -5,6 +5,7 @@ Shapes: N tokens, K experts per token, D hidden, E experts, F width of an expert
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class SwiGLU(nn.Module):
         return out
 
 
+Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""A function with the arguments and the result of :func:`grouped_swiglu`."""
+
+
 class RoutedExperts(nn.Module):
     """E SwiGLU experts as stacked parameters, each applied to the tokens that chose it.
 
@@ -43,6 +48,7 @@ class RoutedExperts(nn.Module):
         experts, hidden, width = config.n_routed_experts, config.hidden_size, config.expert_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
+        self.compute: Compute = grouped_swiglu
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """Compute ``sum_k weights[n, k] * expert_{experts[n, k]}(x[n])``, summed over the slots of token n.
@@ -54,18 +60,21 @@ class RoutedExperts(nn.Module):
         Returns:
             (N, D) in x's dtype.
         """
-        return apply_experts(x, routing, self.gate_up_proj, self.down_proj)
+        return apply_experts(x, routing, self.gate_up_proj, self.down_proj, self.compute)
 
 
-def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
+def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, compute: Compute | None = None) -> Tensor:
     """Functional form of :class:`RoutedExperts`, with weights (E, 2 F, D) and (E, D, F) as arguments.
+
+    ``compute`` applies each expert to its rows, :func:`grouped_swiglu` by default.
 
     Dropped tokens, tokens of dropped experts and slots that are not used are multiplied like any other, then weighted
     with 0.
     """
+    compute = compute or grouped_swiglu
     ends = routing.load.cumsum(0).to(torch.int32)
     if routing.tokens is not None:  # expert choice: slots are already sorted; a token can have any number of them
-        out = _swiglu(x.index_select(0, routing.tokens), gate_up, down, ends)
+        out = compute(x.index_select(0, routing.tokens), gate_up, down, ends)
         weighted = (out * routing.weights.unsqueeze(-1)).to(x.dtype)
         return torch.zeros_like(x).index_add(0, routing.tokens, weighted)
     order = routing.experts.flatten().argsort(stable=True)  # (N * K): slots sorted by expert
@@ -74,13 +83,13 @@ def apply_experts(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) ->
     slot[order] = torch.arange(order.numel(), device=order.device)  # where each slot went
     k = routing.experts.shape[1]
     rows: Tensor = _Scatter.apply(x, order, slot, k)  # type: ignore[no-untyped-call]
-    back: Tensor = _Permute.apply(_swiglu(rows, gate_up, down, ends), slot, order)  # type: ignore[no-untyped-call]
+    back = permuted(compute(rows, gate_up, down, ends), slot, order)
     weighted = back.view(-1, k, x.shape[-1]) * routing.weights.unsqueeze(-1)  # (N, K, D)
     return weighted.sum(dim=1).to(x.dtype)
 
 
-def _swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
-    """Apply each expert to its own rows: (S, D), sorted by expert -> (S, D)."""
+def grouped_swiglu(rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """Apply each expert to its own rows: (S, D), sorted by expert -> (S, D). ``ends``: see :func:`grouped_linear`."""
     gate, up = grouped_linear(rows, gate_up, ends).chunk(2, dim=-1)
     out: Tensor = grouped_linear(F.silu(gate) * up, down, ends)
     return out
@@ -131,8 +140,14 @@ class _Scatter(torch.autograd.Function):
         return grad.index_select(0, slot).view(-1, ctx.k, grad.shape[-1]).sum(dim=1), None, None, None
 
 
+def permuted(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """``x[index]`` for a permutation (S,) of the rows of x (S, D). Its gradient is a gather with the inverse."""
+    out: Tensor = _Permute.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+    return out
+
+
 class _Permute(torch.autograd.Function):
-    """``x[index]`` for a permutation. Its gradient is a gather with the inverse permutation."""
+    """See :func:`permuted`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("trainer.val_check_interval", "callbacks"), "length"),
     # how it is computed, with the same result
     **dict.fromkeys(("compile", "loss_chunk", "data.eval_batch_size", "data.num_workers"), "machine"),
-    **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout"), "machine"),
+    **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout", "trainer.strategy"), "machine"),
     # files, which are compared by content
     **dict.fromkeys(("data.path", "init_from"), "file"),
     # what the weights were trained for, or the unit of the position in the data

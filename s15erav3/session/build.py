@@ -36,9 +36,11 @@ from s15erav3.model import ConfigError, ModelConfig, Transformer, count_paramete
 from s15erav3.ranks.outside import check_ranks
 from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
+from s15erav3.session.sharding import is_sharded
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.training.sharded import ShardedStrategy
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def restore_balancer(config: Mapping[str, Any], net: Transformer, where: Path) -
 def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> LanguageModule:
     """Build the LightningModule with net, balancing, optimizer and schedule."""
     config = model_config(cfg, data.tokenizer.n_vocab)
-    refuse_if_too_large(count_parameters(config).total, device)
+    # A sharded model is built in the host's memory, and no device has all of it.
+    refuse_if_too_large(count_parameters(config).total, "cpu" if is_sharded(cfg) else device)
     net = Transformer(config)
     if cfg.compile:
         compile_blocks(net, device)
@@ -205,6 +208,9 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     del settings["max_steps"]  # set below, once the number of ranks is known
     if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
+    elif is_sharded(cfg):
+        settings["strategy"] = ShardedStrategy(expert_parallel=settings["strategy"] == "expert_parallel")
+        settings["inference_mode"] = False  # FSDP keeps what it gathers into, and training cannot use inference tensors
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
         # Before LastCheckpoint, which reads should_stop.

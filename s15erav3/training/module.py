@@ -19,6 +19,8 @@ from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
+from s15erav3.training.shards import has_shards, whole
+from s15erav3.training.step_churn import some_windows
 from s15erav3.training.validation import Validation
 
 
@@ -177,7 +179,7 @@ class LanguageModule(L.LightningModule):
 
         limit = self.gradient_clip or float("inf")
         with torch.autocast(self.device.type, enabled=False):
-            grad_norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True)
+            grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), limit, foreach=True))
             loss = nll / batch[:, 1:].numel()
             bad = ~torch.isfinite(grad_norm + loss)
             if self.trainer.world_size > 1:
@@ -259,21 +261,24 @@ class LanguageModule(L.LightningModule):
                 with self.trainer.precision_plugin.train_step_context():
                     return self.objective(windows, batch, count, progress).loss
 
-            part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
+            part = None
+            if not has_shards(self.net):  # no rank can run a sharded net on its own
+                part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
             what = first_of_ranks(part or ("the loss" if loss_bad else None), self.trainer.world_size)
             raise Diverged(f"{what or 'the norm of the gradient'} is not finite at step {step}")
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Accumulate the cost and the routing of windows (B, T + 1), without training or balancing."""
-        if not len(batch):  # a rank may have no windows left
-            return
-        nll, out = self._nll(batch)
-        self.validation.update(nll, self.byte_lengths[batch[:, 1:]], out.routings)
-        if batch_idx == 0 and self.trainer.is_global_zero:
-            if self._bias_update is not None:
+        windows = some_windows(batch)
+        nll, out = self._nll(windows)
+        if len(batch):
+            self.validation.update(nll, self.byte_lengths[windows[:, 1:]], out.routings)
+        if batch_idx == 0:
+            first = self.trainer.is_global_zero
+            if first and self._bias_update is not None:
                 self.validation.probe(self.routers, out.routings, self._bias_update)
             if self._step_probed and self.validation.step_churn is not None:
-                self.validation.step_churn.finish(self.net, self.routers, batch[:, :-1], out.routings)
+                self.validation.step_churn.finish(self.net, self.routers, windows[:, :-1], out.routings, counts=first)
 
     def on_validation_epoch_end(self) -> None:
         """Publish ``val/*`` and the balance over the whole validation set."""

@@ -13,6 +13,7 @@ from torch.optim.adamw import adamw as adamw_step
 
 from s15erav3.model.experts import RoutedExperts
 from s15erav3.model.router import Router
+from s15erav3.training.shards import divided, from_own, own, whole
 
 Group = dict[str, Any]
 
@@ -151,9 +152,12 @@ class MuonAdamW(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             # Moving the momentum towards itself leaves it unchanged.
-            grad = parameter.grad if bad is None else torch.where(bad, state["momentum"], parameter.grad)
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            update = grad.lerp(state["momentum"], group["momentum"])
+            grad, average = own(parameter.grad), own(state["momentum"])
+            grad = grad if bad is None else torch.where(bad, average, grad)
+            average.lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(average, group["momentum"])
+            if parameter.ndim == 2:  # a rank has whole matrices of a sharded stack, but rows of a single one
+                update = whole(from_own(update, parameter))
             shape = (parameter.shape[-2] // stacked, parameter.shape[-1])
             by_shape.setdefault(shape, []).append((parameter, update.view(-1, *shape)))
         for (rows, columns), members in by_shape.items():
@@ -163,8 +167,11 @@ class MuonAdamW(Optimizer):
                 updates, keep = updates.masked_fill(bad, 0.0), torch.where(bad, 1.0, keep)
             size = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
             for (parameter, _), update in zip(members, torch.split(updates, [len(u) for _, u in members]), strict=True):
-                parameter.mul_(keep)
-                parameter.add_(update.reshape(parameter.shape), alpha=-size)
+                part = own(parameter)
+                if parameter.ndim == 2:
+                    update = own(divided(update.reshape(parameter.shape), parameter))
+                part.mul_(keep)
+                part.add_(update.reshape(part.shape), alpha=-size)
 
     def _adamw(self, group: Group) -> None:
         params = [p for p in group["params"] if p.grad is not None]

@@ -35,19 +35,23 @@ class StepChurn(nn.Module):
         self._biases: list[Tensor] = []
 
     def before_step(self, trainer: L.Trainer, net: Transformer, routers: Sequence[Router]) -> None:
-        """Call :meth:`begin` on the first rank, with the first batch of a validation, if one follows the next step."""
+        """Call :meth:`begin` with the first batch of a validation, if one follows the next step.
+
+        Only the first rank's result counts. The others run their first batch too, as a sharded net needs all ranks.
+        """
         step, loader = trainer.global_step + 1, trainer.val_dataloaders
         followed = step >= trainer.max_steps > 0 or step % (trainer.val_check_batch or 1) == 0
         if loader is None or not followed:
             return
         self.step = step
-        if trainer.is_global_zero:
-            if self._ids is None:
-                self._ids = next(iter(loader))[:, :-1]
-            with trainer.precision_plugin.val_step_context():
-                self.begin(net, routers, self._ids.to(trainer.strategy.root_device))
+        if self._ids is None:
+            self._ids = some_windows(next(iter(loader)))[:, :-1]
+        # As in Lightning's validation, so that compiled blocks are not compiled again.
+        inference = torch.inference_mode(trainer.fit_loop.epoch_loop.val_loop.inference_mode)
+        with inference, trainer.precision_plugin.val_step_context():
+            self.begin(net, routers, self._ids.to(trainer.strategy.root_device))
 
-    @torch.inference_mode()  # as in Lightning's validation, so that compiled blocks are not compiled again
+    @torch.no_grad()
     def begin(self, net: Transformer, routers: Sequence[Router], ids: Tensor) -> None:
         """Record the experts of the probe, ids (B, T), and the biases before a step, in evaluation mode."""
         with evaluation_mode(net):
@@ -55,14 +59,28 @@ class StepChurn(nn.Module):
         self._biases = [router.bias.clone() for router in routers]
 
     @torch.no_grad()
-    def finish(self, net: Transformer, routers: Sequence[Router], ids: Tensor, routings: Sequence[Routing]) -> None:
-        """Compare with the model after the step, which routed the probe as ``routings``; it is in evaluation mode."""
+    def finish(
+        self,
+        net: Transformer,
+        routers: Sequence[Router],
+        ids: Tensor,
+        routings: Sequence[Routing],
+        *,
+        counts: bool = True,
+    ) -> None:
+        """Compare with the model after the step, which routed the probe as ``routings``; it is in evaluation mode.
+
+        Args:
+            counts: whether to add the result, as the first rank does.
+        """
         after = [router.bias.clone() for router in routers]
         _set(routers, self._biases)
         try:
             moved_weights = net(ids).routings
         finally:
             _set(routers, after)
+        if not counts:
+            return
         for mean, now in ((self.whole, routings), (self.weights, moved_weights)):
             mean.update([_turned(*pair) for pair in zip(self._experts, now, strict=True)], ids.numel())
 
@@ -77,6 +95,14 @@ class StepChurn(nn.Module):
         """Clear the sums."""
         self.whole.reset()
         self.weights.reset()
+
+
+def some_windows(batch: Tensor) -> Tensor:
+    """Windows (B, T + 1), or one of zeros in place of none.
+
+    A rank may have no windows left. If the net is sharded, the others still need its part of the weights.
+    """
+    return batch if len(batch) else batch.new_zeros(1, batch.shape[1])
 
 
 @contextmanager

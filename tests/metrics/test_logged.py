@@ -85,8 +85,8 @@ def test_nothing_is_in_the_table_that_is_not_told(told: dict[str, Told]) -> None
         for name in values
         if (metric := find(name)) is not None
     }
-    compiled_only = {("perf/compile_seconds", "result")}  # none of these runs waits for a compiler
-    assert {(metric.name, place) for metric in METRICS for place in metric.where} - compiled_only <= seen
+    others = {"perf/compile_seconds", "balance/rank_maxvio"}  # these runs wait for no compiler, and have one rank
+    assert {(metric.name, place) for metric in METRICS for place in metric.where if metric.name not in others} <= seen
 
 
 def test_evaluate_shows_what_the_table_has(told: dict[str, Told]) -> None:

@@ -73,7 +73,7 @@ def trainer(steps: int = 3, **settings: Any) -> L.Trainer:
     """A Trainer on the CPU that prints and writes nothing."""
     return L.Trainer(
         accelerator="cpu",
-        devices=1,
+        devices=settings.pop("devices", 1),
         max_steps=steps,
         logger=False,
         enable_progress_bar=False,

@@ -78,8 +78,8 @@ class Trainer(TypedDict, total=False):
     num_nodes: Annotated[AtLeastOne, Doc("number of machines, where srun or torchrun starts the ranks")]
     strategy: Annotated[
         Text | Mapping[str, Any],
-        Must("auto, the name of a Lightning strategy, or its settings with _target_"),
-        Doc("strategy for several devices; auto: DDP"),
+        Must("auto, fsdp, expert_parallel, the name of a Lightning strategy, or its settings with _target_"),
+        Doc("strategy for several devices; auto: DDP; fsdp, expert_parallel: each keeps a part of the model"),
     ]
     precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs with native bf16, else 32-true")]
     threads: Annotated[

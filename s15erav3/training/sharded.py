@@ -1,0 +1,101 @@
+"""Fully sharded training (FSDP2; ZeRO-3, arXiv 1910.02054) and expert parallelism as a Lightning strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.optim import Optimizer
+
+from s15erav3.model import RoutedExperts, Transformer, routers
+from s15erav3.model.block import Block
+from s15erav3.training.exchange import exchanged_swiglu
+from s15erav3.training.shards import divided_optimizer_state, whole_optimizer_state, whole_state
+
+
+def shard(net: Transformer, device: torch.device, *, bf16: bool, expert_parallel: bool = False) -> None:
+    """Shard the parameters of a net, whole and equal on every rank, in place; buffers stay whole.
+
+    A block's weights are gathered for its forward pass and again for its backward pass; embedding, head and last norm
+    from the forward pass until the end of the backward pass.
+
+    Args:
+        bf16: gather blocks in bf16, in which autocast multiplies, and add up gradients in fp32. Routers, embedding and
+            head are gathered in fp32.
+        expert_parallel: never gather routed experts. Each rank keeps its experts, and tokens travel to them.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    staying = divide_experts(net, mesh) if expert_parallel else set()
+    policy = MixedPrecisionPolicy()
+    if bf16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for router in routers(net):
+            fully_shard(router, mesh=mesh)
+    for block in [module for module in net.modules() if isinstance(module, Block)]:
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=staying)
+    fully_shard(net, mesh=mesh, ignored_params=staying)
+
+
+def divide_experts(net: Transformer, mesh: DeviceMesh) -> set[nn.Parameter]:
+    """Keep E / R experts of each layer on each of R ranks; their tokens travel. Return the sharded stacks."""
+    stacks = set()
+    for experts in [module for module in net.modules() if isinstance(module, RoutedExperts)]:
+        experts.compute = exchanged_swiglu
+        for name, stack in list(experts.named_parameters()):
+            part = distribute_tensor(stack.detach(), mesh, [Shard(0)], src_data_rank=None)
+            sharded = nn.Parameter(part, requires_grad=stack.requires_grad)
+            setattr(experts, name, sharded)
+            stacks.add(sharded)
+    return stacks
+
+
+class ShardedStrategy(DDPStrategy):
+    """One process for each device, as in DDP, each with a part of the weights, gradients and optimizer state.
+
+    Gradients are averaged over ranks as in DDP, in every micro-batch, so that no rank holds a whole gradient.
+    Checkpoints are those of a single process: the first rank gathers and writes them; every rank reads them whole and
+    keeps its part. So a run can be resumed on any number of ranks, and by any strategy.
+
+    Args:
+        expert_parallel: keep routed experts where they are, and let tokens travel to them; see :func:`shard`.
+    """
+
+    def __init__(self, expert_parallel: bool = False) -> None:
+        super().__init__()
+        self.expert_parallel = expert_parallel
+
+    def model_to_device(self) -> None:
+        """Shard the net, then move the rest: a device never holds more than its part and one block."""
+        module: Any = self.lightning_module
+        bf16 = self.precision_plugin.precision == "bf16-mixed"
+        shard(module.net, self.root_device, bf16=bf16, expert_parallel=self.expert_parallel)
+        super().model_to_device()
+
+    def configure_ddp(self) -> None:
+        """Wrap nothing: the sharded blocks communicate themselves."""
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors on the host; on the first rank only, which writes them."""
+        module = self.lightning_module
+        assert module is not None
+        state = whole_state(module)
+        return {name: tensor.cpu() for name, tensor in state.items()} if self.is_global_zero else {}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Whole tensors on the host; on the first rank only."""
+        return whole_optimizer_state(optimizer.state_dict(), self.is_global_zero)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep this rank's part of whole tensors."""
+        states = [
+            divided_optimizer_state(state, optimizer)
+            for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
+        ]
+        super().load_optimizer_state_dict({"optimizer_states": states})
