@@ -131,7 +131,7 @@ class Router(nn.Module):
             elif self.training and self.preference is not None:
                 experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
             elif self.training and self.within is not None:
-                by_token = self.within(self, scores.detach().unflatten(0, (sequences, -1)), bias)
+                by_token = self.within(self, scores.detach().view(sequences, -1, scores.shape[-1]), bias)
                 experts = self.select(scores.detach(), by_token.flatten(0, 1))
             else:
                 experts = self.select(scores.detach(), bias)
