@@ -30,7 +30,7 @@ from s15erav3.data.messages import listed
 from s15erav3.errors import UserError, check_number
 from s15erav3.files import at_home, replace_text
 from s15erav3.loading import Saved, Trained, extended, load, restore
-from s15erav3.session.ablation import ablation, refuse_ablation, show_ablation
+from s15erav3.session.ablation import ablation, log_ablation, refuse_ablation, show_ablation
 from s15erav3.session.build import restore_balancer
 from s15erav3.session.reference import refuse_unlike
 from s15erav3.terminal import results, say
@@ -91,6 +91,7 @@ def evaluate(cfg: DictConfig) -> float:
     if removed is not None:
         show_ablation(removed.effects)
         say(f"wrote {output.with_suffix(SUFFIX)}")
+        log_ablation(removed, trained.saved)
     return float(record["text/bpb"])
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from s15erav3.__main__ import main
 from s15erav3.callbacks.telemetry import Telemetry
+from s15erav3.loggers.wandb_history import steps_known
+from s15erav3.loggers.wandb_later import Table, log_later
 from tests.loggers.wandb_reader import (
     assert_same_media,
     assert_same_rows,
     fragments,
     history,
+    matrix,
     plain_of,
     records,
     updated,
@@ -25,6 +30,7 @@ from tests.loggers.wandb_reader import (
 from tests.tiny import TINY, result, rows, train
 
 pytestmark = pytest.mark.slow
+LOGGED = {"logger": {"wandb": {"_target_": "s15erav3.loggers.wandb.wandb_logger", "project": "s15erav3"}}}
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +135,60 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch
     found = history(run_dir)
     assert [row["trainer/global_step"] for row in found if "train/loss" in row] == [1, 2, 4, 6, 8]  # none twice
     assert found[-1]["samples"]["nrows"] == len(rows(run_dir / "samples.jsonl")) == 4
+
+
+def test_an_ablation_is_added_to_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every expert of evaluate's JSON, in a fragment of the same run, and later rows of training are not lost to it.
+    Seen to fail with a run of its own, with the row known as one of training, and with the table transposed."""
+    run_dir = tmp_path / "run"
+    assert train("logger=wandb", "trainer.max_steps=4", run_dir=run_dir) == 0
+    last = run_dir / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    assert main(["evaluate", str(last), "ablate=experts", "ablate_tokens=200", "trainer.accelerator=cpu"]) == 0
+    assert "wandb sync" in capsys.readouterr().err
+    *_, row = history(run_dir)
+    assert row["trainer/global_step"] == 4 and row.keys() - {"_step", "_runtime", "_timestamp"} == {
+        "trainer/global_step", "ablation/experts", "ablation/heatmap",
+    }  # fmt: skip
+    fragment = fragments(run_dir)[-1]
+    measured = json.loads((run_dir / "evaluate-last-val.json").read_text())
+    table = json.loads((fragment / "files" / row["ablation/experts"]["path"]).read_text())
+    assert table["columns"] == ["layer", "expert", "ablation/change", "ablation/half"]
+    assert table["data"] == [
+        [layer, expert, change, half]
+        for layer, changes, halves in zip(
+            measured["layers"], measured["ablation/change"], measured["ablation/half"], strict=True
+        )
+        for expert, (change, half) in enumerate(zip(changes, halves, strict=True))
+    ]
+    drawn = json.loads((fragment / "files" / row["ablation/heatmap"]["path"]).read_text())["data"][0]
+    assert matrix(drawn["z"]) == pytest.approx([line[2] for line in table["data"]], abs=1e-4)
+    runs = list(records(run_dir, "run"))
+    assert len(runs) == 2 and len({(run["run_id"], run["display_name"], run["project"]) for run in runs}) == 1
+    assert [record.get("exit_code", 0) for record in records(run_dir, "exit")] == [0, 0]
+    log_later(run_dir, LOGGED, 99, {"ablation/experts": Table(["a"], [[1]])}, {})
+    assert history(run_dir)[-1]["trainer/global_step"] == 99 and steps_known(run_dir, None) == {1, 2, 4}
+
+
+def test_an_ablation_is_told_to_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not where the run was not logged, nor while it is training; an error of W&B is a sentence."""
+    run_dir = tmp_path / "run"
+    assert train("trainer.max_steps=2", run_dir=run_dir) == 0
+    command = ["evaluate", str(run_dir / "checkpoints" / "last.ckpt"), "ablate=experts", "ablate_tokens=100"]
+    assert main(command) == 0
+    assert not (run_dir / "wandb").exists()
+    logged = {"logger": {"wandb": LOGGED["logger"]["wandb"] | {"project": "a/b"}}}
+    (run_dir / "wandb").mkdir()
+    (run_dir / "wandb" / "run-id.txt").write_text("abc\n")
+    capsys.readouterr()
+    log_later(run_dir, {}, 2, {}, {})
+    log_later(run_dir, {"logger": {"csv": {"_target_": "x"}}}, 2, {}, {})
+    assert capsys.readouterr().err == ""
+    log_later(run_dir, logged, 2, {"t": Table(["a"], [[1]])}, {})
+    assert "W&B was not told (UserError: logger.wandb cannot start" in capsys.readouterr().err
+    (run_dir / "result.json").unlink()
+    progress = {"step": 1, "max_steps": 2, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    (run_dir / "progress.json").write_text(json.dumps(progress))
+    log_later(run_dir, logged, 2, {"t": Table(["a"], [[1]])}, {})
+    assert "still training" in capsys.readouterr().err
+    assert [path.name for path in (run_dir / "wandb").iterdir()] == ["run-id.txt"]

@@ -13,8 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_place import commands, place
-from s15erav3.loggers.wandb_server import arrived, begin, give_up, sync_command, tell, within
-from s15erav3.runs import naming
+from s15erav3.loggers.wandb_server import end, start, sync_command, tell, within
 from s15erav3.runs.records import logs_again, read_lines
 
 
@@ -138,14 +137,7 @@ class RunLogger(WandbLogger):
         figures = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
         self._send(lambda: run.summary.update(figures))
         missing = "" if self._lost else within(self.finish_timeout, lambda: self._send_large(result, exit_code == 0))
-        try:
-            run.finish(exit_code=exit_code)
-            whole = run.settings._offline or arrived(run)
-        except TimeoutError:
-            whole = False
-        except OSError:  # the process has exited
-            whole = False
-            give_up()
+        whole = end(run, exit_code)
         if missing:
             tell(f"W&B did not receive the table of samples or the checkpoint ({missing}); they are in {self.folder}")
         if not whole:
@@ -201,17 +193,14 @@ def wandb_logger(
     """
     folder, run = Path(save_dir), None
     if not getattr(rank_zero_only, "rank", 0):
-        chosen = naming.choices(folder)
-        run = begin(
+        run = start(
             folder,
-            init_timeout=init_timeout,
-            finish_timeout=finish_timeout,
             project=project,
             group=group,
-            job_type="train",
-            name=name or naming.run_name(folder, chosen),
-            tags=naming.tags(chosen, list(tags)),
-            config={"choices": chosen},
+            name=name,
+            tags=tags,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
             **settings,
         )
     same = logs_again(folder)

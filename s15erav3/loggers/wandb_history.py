@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 STEP = "trainer/global_step"
+AFTERWARDS = {"samples.path", "ablation/experts.path"}
+"""Tables that come in rows of their own, after the training."""
 
 
 def steps_known(folder: Path, arrived: int | None) -> set[int]:
@@ -30,6 +32,6 @@ def steps_known(folder: Path, arrived: int | None) -> set[int]:
         for line in read.stdout.splitlines():
             if b'"type":"history"' in line:
                 row = json.loads(line)["history"]["item"]
-                if STEP in row and "samples.path" not in row and (arrived is None or row["_step"] < arrived):
+                if STEP in row and not row.keys() & AFTERWARDS and (arrived is None or row["_step"] < arrived):
                     found.add(int(row[STEP]))
     return found

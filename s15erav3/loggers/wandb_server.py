@@ -8,12 +8,13 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from s15erav3.errors import UserError, one_line
+from s15erav3.runs import naming
 
 FLUSH = 0.02
 """Seconds until logged data is in W&B's file; the default is 15, and a kill would lose as much."""
@@ -68,6 +69,47 @@ def begin(folder: Path, *, init_timeout: float, finish_timeout: float, **argumen
     note.parent.mkdir(exist_ok=True)
     note.write_text(run_id + "\n")
     return run
+
+
+def start(
+    folder: Path,
+    *,
+    project: str,
+    group: str | None = None,
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    **more: Any,
+) -> Any:
+    """Call :func:`begin` with what tells the run from others, each time that it is started.
+
+    Args:
+        name: ``None`` generates a name from the settings that distinguish this run from others.
+        tags: in addition to those of the config choices.
+        more: further arguments of :func:`begin`.
+    """
+    chosen = naming.choices(folder)
+    return begin(
+        folder,
+        project=project,
+        group=group,
+        job_type="train",
+        name=name or naming.run_name(folder, chosen),
+        tags=naming.tags(chosen, list(tags)),
+        config={"choices": chosen},
+        **more,
+    )
+
+
+def end(run: Any, exit_code: int) -> bool:
+    """Close a run; return whether W&B has all of it, on the server or, offline, on disk."""
+    try:
+        run.finish(exit_code=exit_code)
+        return bool(run.settings._offline) or arrived(run)
+    except TimeoutError:
+        return False
+    except OSError:  # the process has exited
+        give_up()
+        return False
 
 
 def _mode() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from s15erav3.analysis.effects import Effects
 from s15erav3.analysis.effects_table import SUFFIX, Ablation, read_ablation
 from s15erav3.analysis.effects_text import (
     DOMAINS,
@@ -20,6 +21,7 @@ from s15erav3.analysis.tables import SPARSE
 from s15erav3.figures.heatmap import change_heatmap
 from s15erav3.pages.page import Chart, Choice, Html, Section, table
 
+TITLE = "Cost without each expert"
 MODES = {"reroute": "its tokens go to their next best expert", "zero": "its output is 0"}
 
 
@@ -33,21 +35,25 @@ def ablation_sections(run_dir: Path) -> list[Section]:
     return []
 
 
+def whole_text(effects: Effects) -> go.Figure:
+    """Plot the whole text's change without each expert, layers x experts."""
+    return change_heatmap(effects.change[0], effects.layers, TITLE)
+
+
 def ablation_section(found: Ablation) -> Section:
     """Build the section: layers x experts by value, the largest effects, specialists against other experts.
 
     Names of players are left out of the figures: there are too many, and each occurs in few documents.
     """
     effects, about = found
-    title = "Cost without each expert"
     options: dict[tuple[str, ...], go.Figure] = {
-        ("all" if domain == "all" else f"{domain}: {value}",): change_heatmap(change, effects.layers, title)
+        ("all" if domain == "all" else f"{domain}: {value}",): change_heatmap(change, effects.layers, TITLE)
         for (domain, value), change in zip(effects.groups, effects.change, strict=True)
         if domain not in SPARSE
     }
     caption = "Orange: these tokens cost more bits per byte when the expert is removed; blue: less."
     blocks: list[Chart | Choice | Html] = [
-        Choice(title, ("tokens",), options, caption, wide=True),
+        Choice(TITLE, ("tokens",), options, caption, wide=True),
         table(LARGEST, largest_rows(effects), "Bits per byte more without an expert: the largest of the whole text"),
     ]
     if effects.domains:

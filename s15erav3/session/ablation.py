@@ -1,7 +1,8 @@
-"""``evaluate ablate=experts``: remove each expert in turn, and print what that costs."""
+"""``evaluate ablate=experts``: remove each expert in turn, print what that costs, and add it to the run's W&B run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,9 @@ from s15erav3.data.datamodule import CommentaryData
 from s15erav3.data.labels import label_tokens
 from s15erav3.data.windows import EvaluationBatches, EvaluationWindows
 from s15erav3.errors import UserError
-from s15erav3.loading import Trained
+from s15erav3.loading import Saved, Trained
+from s15erav3.loggers.wandb_later import Table as Rows
+from s15erav3.loggers.wandb_later import log_later
 from s15erav3.terminal import console, results, say
 
 
@@ -55,6 +58,25 @@ def ablation(cfg: DictConfig, trained: Trained, data: CommentaryData) -> Ablatio
     about = {"checkpoint": str(trained.saved.file), "step": trained.saved.step, "split": cfg.split}
     about |= {"ablate_mode": cfg.ablate_mode, "ablation/tokens": len(tokens) - 1}
     return Ablation(effects(costs, division, config.moe_layers[: config.num_moe_layers]), about)
+
+
+def log_ablation(found: Ablation, saved: Saved) -> None:
+    """Add the table of all experts and its heatmap to the run's W&B run, if it has one."""
+    if saved.file.parent.name != "checkpoints":
+        return
+    from s15erav3.pages.ablation import whole_text  # slow (0.5 s), and needed here only
+
+    effects = found.effects
+    rows = [
+        [layer, expert, change, half if math.isfinite(half) else None]
+        for layer, changes, halves in zip(
+            effects.layers, effects.change[0].tolist(), effects.half[0].tolist(), strict=True
+        )
+        for expert, (change, half) in enumerate(zip(changes, halves, strict=True))
+    ]
+    table = Rows(("layer", "expert", "ablation/change", "ablation/half"), rows)
+    tables, figures = {"ablation/experts": table}, {"ablation/heatmap": whole_text(effects)}
+    log_later(saved.file.parent.parent, saved.config, saved.step, tables, figures)
 
 
 def show_ablation(found: Effects) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from s15erav3.loggers import wandb as loggers
+from s15erav3.loggers import wandb_server
 
 
 def gone(*args: Any, **kwargs: Any) -> NoReturn:
@@ -24,7 +25,7 @@ def test_training_goes_on_when_wandbs_process_is_gone(
     settings = SimpleNamespace(_offline=True, sync_dir=str(tmp_path / "wandb" / "offline-run"))
     run = SimpleNamespace(id="x", define_metric=lambda *_, **__: None, log=gone, finish=gone, settings=settings)
     forgotten: list[bool] = []
-    monkeypatch.setattr(loggers, "give_up", lambda: forgotten.append(True))
+    monkeypatch.setattr(wandb_server, "give_up", lambda: forgotten.append(True))
     monkeypatch.setattr(loggers.RunLogger, "experiment", run)
     logger = loggers.RunLogger(None, tmp_path, "p", x_axis="tokens", log_model="best", finish_timeout=1)
     for step in (1, 2, 3):
