@@ -143,7 +143,7 @@ def test_every_form_trains_as_one(tmp_path: Path, ranks: int, steps: int, names:
 
 
 ROUTINGS: dict[str, dict[str, Any]] = {
-    "expert_choice": {"balancing": "none", "net": {"topk_method": "expert_choice"}},
+    "expert_choice": {"balancing": "none", "net": {"topk_method": "expert_choice", "norm_topk_prob": False}},
     "threshold": {"balancing": "expert_threshold", "net": {"topk_method": "threshold", "norm_topk_prob": False}},
 }
 
