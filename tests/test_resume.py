@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ import torch
 from s15erav3.__main__ import main
 from s15erav3.callbacks.run_state import collect_rng, restore_rng
 from s15erav3.training.module import LanguageModule
-from tests.tiny import TINY, result, rows, train
+from s15erav3.training.step_churn import StepChurn
+from tests.tiny import TINY, few, result, rows, train
 
 STEPS = 11
 LONG = [f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "schedule.warmup_steps=2"]
@@ -175,6 +177,58 @@ def test_a_kill_during_a_validation_loses_nothing(
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_run(run_dir, unbroken["adamw"])
+
+
+CHURNING = [
+    *("trainer.max_steps=7", "trainer.val_check_interval=2", "callbacks.checkpoint.every_n_steps=3"),
+    *("balancing.rate=0.02", "balancing.router_jitter=0.1", "optimizer.lr=0.004", "schedule.warmup_steps=0"),
+]
+"""Validations at 2, 4, 6 and 7. Whoever draws from the generators while probing would train another model."""
+
+
+@pytest.fixture(scope="module")
+def churning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted, most of whose steps change some experts of the probe."""
+    run_dir = tmp_path_factory.mktemp("churning") / "run"
+    assert train(*CHURNING, run_dir=run_dir) == 0
+    series = [row["balance/step_churn"] for row in metrics(run_dir) if row["balance/step_churn"]]
+    assert len(series) == 4 and all(0 < float(share) < 1 for share in series) and len({*series}) > 2
+    return run_dir
+
+
+@pytest.mark.parametrize("at", few(("before", "signal 3", "signal 4", "validation"), "before", "validation"))
+def test_the_churn_of_steps_goes_on_as_if_nothing_had_been(
+    at: str, churning: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every figure of metrics.csv but speeds, to the bit, in a run that ends while the probe of step 4 is routed, with
+    a signal in the step before or in that step, or in its validation. Seen to fail without the first probe after a
+    resume, with other tokens as probe after it, and with a first probe that draws from the generators."""
+    owner, name = (LanguageModule, "validation_step") if at == "validation" else (StepChurn, "begin")
+    owner, name = (LanguageModule, "_nll") if at.startswith("signal") else (owner, name)
+    original, step = getattr(owner, name), int(at[-1]) if at.startswith("signal") else 4
+    sent: list[int] = []
+
+    def ends(self: Any, *args: Any, **settings: Any) -> Any:
+        now = self.step if isinstance(self, StepChurn) else self.trainer.global_step + self.training
+        if now == step and not sent:
+            sent.append(now)
+            if not at.startswith("signal"):
+                raise Killed
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args, **settings)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, ends)
+        if at.startswith("signal"):
+            assert train(*CHURNING, run_dir=run_dir) == 128 + signal.SIGTERM
+        else:
+            with pytest.raises(Killed):
+                train(*CHURNING, run_dir=run_dir)
+    assert sent
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert metrics(run_dir) == metrics(churning)
+    assert_same_run(run_dir, churning)
 
 
 def test_settings_given_on_resume_hold_and_are_remembered(tmp_path: Path) -> None:
