@@ -94,6 +94,10 @@ class CausalSequenceBias(LossFree):
 
     def bias_update(self, loads: Tensor, progress: float) -> Tensor:
         """Apply the sign rule to the loads by s + b, in place of those of the step: (L, E)."""
-        by_bias = sum_over_ranks(torch.stack(self._loads).sum(dim=0))
+        return super().bias_update(self._loads_by_bias(), progress)
+
+    def _loads_by_bias(self) -> Tensor:
+        """Loads by s + b of the step, over all ranks, (L, E); the next step starts without them."""
+        loads = sum_over_ranks(torch.stack(self._loads).sum(dim=0))
         self._loads.clear()
-        return super().bias_update(by_bias, progress)
+        return loads
