@@ -37,6 +37,8 @@ FORMS: dict[str, Callable[[], Any]] = {
     "expert_parallel": lambda: ShardedStrategy(expert_parallel=True),
 }
 MICRO, ROWS, LENGTH = 2, 8, 9
+MOST = 40
+"""Batches of an epoch: more than any run has steps. The data module's epoch never ends."""
 
 
 STRATEGIES: dict[str, Callable[[], Balancer]] = {
@@ -57,10 +59,10 @@ class Shares(L.LightningDataModule):
         start: steps done before.
     """
 
-    def __init__(self, steps: int, start: int = 0) -> None:
+    def __init__(self, start: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.batches = [torch.randint(0, VOCABULARY, (ROWS, LENGTH + 1), generator=generator) for _ in range(steps)]
+        self.batches = [torch.randint(0, VOCABULARY, (ROWS, LENGTH + 1), generator=generator) for _ in range(MOST)]
         self.batches = self.batches[start:]
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -133,7 +135,7 @@ def fit(
 
         module.objective = wrong  # type: ignore[method-assign]
     fitting = trainer(steps, callbacks=[diary], strategy=FORMS[form](), precision=precision, devices=ranks)
-    fitting.fit(module, Shares(steps, start), ckpt_path=resume)
+    fitting.fit(module, Shares(start), ckpt_path=resume)
     if save:
         fitting.save_checkpoint(save)
     copy, ids = whole_net(module.net).eval(), torch.arange(LENGTH).unsqueeze(0)
