@@ -167,7 +167,8 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any], since: int = 0) -
             torch.testing.assert_close(page[name], other[name], rtol=1e-6, atol=1e-6, equal_nan=True, msg=told)
     assert found["weights"].keys() == wanted["weights"].keys()
     for name, weight in found["weights"].items():
-        torch.testing.assert_close(weight, wanted["weights"][name], rtol=0, atol=2e-6, msg=name)
+        # AdamW divides by the root of v, so the rounding of a gradient near 0 moves its weight: DDP's, too.
+        torch.testing.assert_close(weight, wanted["weights"][name], rtol=0, atol=5e-6, msg=name)
     torch.testing.assert_close(found["logits"], wanted["logits"], rtol=0, atol=1e-5)
 
 
