@@ -67,17 +67,11 @@ class Experts(TypedDict, total=False):
     topk_group: Annotated[AtLeastOne, Doc("groups that a token may use, at most n_group")]
     topk_method: Annotated[
         Literal["noaux_tc", "expert_choice", "hash", "threshold", "zero_experts"],
-        Doc(
-            "noaux_tc: top K by score; threshold: all above one; zero_experts: top K with experts that compute "
-            "nothing; hash: by id; expert_choice: experts choose tokens"
-        ),
+        Doc("noaux_tc: top K by score; threshold: all above one; zero_experts; hash: by token id; expert_choice"),
     ]
     max_experts_per_tok: Annotated[
         AtLeastOne | None,
-        Doc(
-            "most experts of a token with topk_method=threshold (null: twice num_experts_per_tok), or its experts, "
-            "zero experts included, with zero_experts (null: 1.5 times, rounded up)"
-        ),
+        Doc("most experts of a token; null: twice num_experts_per_tok with threshold, 1.5 times with zero_experts"),
     ]
     n_zero_experts: Annotated[
         AtLeastOne | None,
