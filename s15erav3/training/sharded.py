@@ -81,6 +81,13 @@ class ShardedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Wrap nothing: the sharded blocks communicate themselves."""
 
+    def teardown(self) -> None:
+        """As the base classes, but leave the weights where they are: half gathered, as after an error in a collective,
+        they cannot be moved, and Lightning's attempt would hide that error."""
+        assert self.cluster_environment is not None and self.accelerator is not None
+        for part in (self.cluster_environment, self.precision_plugin, self.accelerator, self.checkpoint_io):
+            part.teardown()
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors on the host; on the first rank only, which writes them."""
         module = self.lightning_module
