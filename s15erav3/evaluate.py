@@ -91,7 +91,8 @@ def evaluate(cfg: DictConfig) -> float:
     if removed is not None:
         show_ablation(removed.effects)
         say(f"wrote {output.with_suffix(SUFFIX)}")
-        log_ablation(removed, trained.saved)
+        if cfg.wandb:
+            log_ablation(removed, trained.saved)
     return float(record["text/bpb"])
 
 

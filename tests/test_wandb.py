@@ -144,7 +144,7 @@ def test_an_ablation_is_added_to_the_run(tmp_path: Path, capsys: pytest.CaptureF
     assert train("logger=wandb", "trainer.max_steps=4", run_dir=run_dir) == 0
     last = run_dir / "checkpoints" / "last.ckpt"
     capsys.readouterr()
-    assert main(["evaluate", str(last), "ablate=experts", "ablate_tokens=200", "trainer.accelerator=cpu"]) == 0
+    assert main(["evaluate", str(last), "ablate=experts", "ablate_tokens=200", "wandb=true"]) == 0
     assert "wandb sync" in capsys.readouterr().err
     *_, row = history(run_dir)
     assert row["trainer/global_step"] == 4 and row.keys() - {"_step", "_runtime", "_timestamp"} == {
@@ -171,19 +171,23 @@ def test_an_ablation_is_added_to_the_run(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_an_ablation_is_told_to_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not where the run was not logged, nor while it is training; an error of W&B is a sentence."""
+    """Not unless asked, not where the run was not logged, nor while it is training; an error of W&B is a sentence."""
     run_dir = tmp_path / "run"
     assert train("trainer.max_steps=2", run_dir=run_dir) == 0
     command = ["evaluate", str(run_dir / "checkpoints" / "last.ckpt"), "ablate=experts", "ablate_tokens=100"]
-    assert main(command) == 0
+    assert main([*command, "wandb=true"]) == 0
+    assert "is not the folder of a run that was logged there" in capsys.readouterr().err
     assert not (run_dir / "wandb").exists()
     logged = {"logger": {"wandb": LOGGED["logger"]["wandb"] | {"project": "a/b"}}}
     (run_dir / "wandb").mkdir()
     (run_dir / "wandb" / "run-id.txt").write_text("abc\n")
     capsys.readouterr()
+    assert main(command) == main([*command[:2], "wandb=false"]) == 0  # a folder that names one: only if asked
+    assert "W&B" not in capsys.readouterr().err
+    assert main([*command[:2], "wandb=true"]) == 2
     log_later(run_dir, {}, 2, {}, {})
     log_later(run_dir, {"logger": {"csv": {"_target_": "x"}}}, 2, {}, {})
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.count("W&B was not told, as ") == 2
     log_later(run_dir, logged, 2, {"t": Table(["a"], [[1]])}, {})
     assert "W&B was not told (UserError: logger.wandb cannot start" in capsys.readouterr().err
     (run_dir / "result.json").unlink()

@@ -26,9 +26,10 @@ class Table(NamedTuple):
 def log_later(
     folder: Path, config: Mapping[str, Any], step: int, tables: Mapping[str, Table], figures: Mapping[str, Any]
 ) -> None:
-    """Add a row with tables and Plotly figures to the W&B run of a folder; nothing if the run was not logged to W&B.
+    """Add a row with tables and Plotly figures to the W&B run of a folder.
 
-    A run that is still training is left alone, as its own process writes there. Errors of W&B are told in a sentence.
+    A run that is still training is left alone, as its own process writes there. That, errors of W&B, and a run that was
+    not logged to it are told in a sentence.
 
     Args:
         folder: the run's folder, with W&B's files below ``wandb/``.
@@ -39,6 +40,7 @@ def log_later(
     its = [one for one in loggers.values() if isinstance(one, dict)] if isinstance(loggers, dict) else []
     settings = next((one for one in its if one.get("_target_") == TARGET), None)
     if settings is None or not (folder / "wandb" / "run-id.txt").is_file():
+        tell(f"W&B was not told, as {folder} is not the folder of a run that was logged there (logger=wandb)")
         return
     status = read_run(folder).status
     if status == "running":

@@ -1,4 +1,4 @@
-"""``evaluate ablate=experts``: remove each expert in turn, print what that costs, and add it to the run's W&B run."""
+"""``evaluate ablate=experts``: remove each expert in turn, print what that costs, and log it to W&B if asked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def refuse_ablation(cfg: DictConfig, trained: Trained) -> None:
     """Refuse what cannot be ablated, before anything is measured.
 
     Raises:
-        UserError: the model has no experts, or its experts no substitutes.
+        UserError: the model has no experts, or its experts no substitutes; or there is nothing to log.
     """
+    if cfg.wandb and not cfg.ablate:
+        raise UserError("wandb=true logs what ablate=experts measures; add ablate=experts, or leave wandb out.")
     if cfg.ablate and (why := impossible(trained.net.config, cfg.ablate_mode)):
         raise UserError(f"ablate={cfg.ablate}, ablate_mode={cfg.ablate_mode} is not possible: {why}.")
 
@@ -62,8 +64,6 @@ def ablation(cfg: DictConfig, trained: Trained, data: CommentaryData) -> Ablatio
 
 def log_ablation(found: Ablation, saved: Saved) -> None:
     """Add the table of all experts and its heatmap to the run's W&B run, if it has one."""
-    if saved.file.parent.name != "checkpoints":
-        return
     from s15erav3.pages.ablation import whole_text  # slow (0.5 s), and needed here only
 
     effects = found.effects

@@ -53,6 +53,7 @@ class Evaluate(TypedDict, total=False):
         Literal["reroute", "zero"], Doc("route an expert's tokens to their next best one, or zero its output")
     ]
     ablate_tokens: Annotated[AtLeastOne | None, Doc("first tokens of the text to remove experts on; null: all")]
+    wandb: Annotated[bool, Doc("add what was ablated to the W&B run that the folder names")]
     output: Annotated[
         Path | None,
         Doc("JSON file, .jsonl and .parquet beside it; null: evaluate-CHECKPOINT-SPLIT.json in the run's folder"),
