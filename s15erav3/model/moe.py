@@ -5,14 +5,15 @@ Shapes: N tokens, D hidden.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.experts import RoutedExperts, SwiGLU
+from s15erav3.model.recompute import Recomputing
 from s15erav3.model.router import Router, Routing
 
 
-class MoE(nn.Module):
+class MoE(Recomputing):
     """``shared(x) + sum_k g_k expert_k(x)``; several shared experts form one SwiGLU of their combined width.
 
     Zero experts return x (LongCat-Flash, arXiv 2509.01322, eq. 1).
@@ -29,7 +30,7 @@ class MoE(nn.Module):
         """Map (B, T, D) -> (B, T, D); also return the routing of the N = B * T tokens, whose ids are (B, T)."""
         tokens = x.reshape(-1, x.shape[-1])
         routing = self.router(tokens, ids, len(x))
-        return self.mix(tokens, routing).view_as(x), routing
+        return self.run(self.mix, tokens, routing).view_as(x), routing
 
     def mix(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The outputs of all experts for tokens (N, D) that are routed like this: (N, D)."""

@@ -12,8 +12,10 @@ from s15erav3.model.block import Block
 from s15erav3.model.config import ModelConfig
 from s15erav3.model.experts import RoutedExperts
 from s15erav3.model.kv_cache import Step
+from s15erav3.model.moe import MoE
 from s15erav3.model.mtp import PredictionBlock
 from s15erav3.model.norm import RMSNorm
+from s15erav3.model.recompute import Recompute, Recomputing
 from s15erav3.model.rope import rope_angles
 from s15erav3.model.router import Router, Routing
 
@@ -71,6 +73,12 @@ class Transformer(nn.Module):
             if router.table is not None:
                 order = torch.rand(len(router.table), len(router.bias), device=router.table.device)
                 router.table.copy_(order.argsort(dim=-1)[:, : router.top_k])
+
+    def recompute(self, parts: Recompute) -> None:
+        """Let parts of every layer run again in the backward pass: less memory, more time, the same numbers."""
+        for module in self.modules():
+            if isinstance(module, Recomputing):
+                module.recompute = parts == "full" or (parts == "experts" and isinstance(module, MoE))
 
     def forward(self, ids: Tensor, step: Step | None = None, *, look_ahead: bool = False) -> Output:
         """Run the model on token ids.

@@ -25,7 +25,9 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "data.max_epochs"), "length"),
     **dict.fromkeys(("trainer.val_check_interval", "callbacks"), "length"),
     # how it is computed, with the same result
-    **dict.fromkeys(("compile", "loss_chunk", "data.eval_batch_size", "data.num_workers"), "machine"),
+    **dict.fromkeys(
+        ("compile", "activation_checkpointing", "loss_chunk", "data.eval_batch_size", "data.num_workers"), "machine"
+    ),
     **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout", "trainer.strategy"), "machine"),
     # files, which are compared by content
     **dict.fromkeys(("data.path", "init_from"), "file"),

@@ -113,6 +113,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
     # A sharded model is built in the host's memory, and no device has all of it.
     refuse_if_too_large(count_parameters(config).total, "cpu" if is_sharded(cfg) else device)
     net = Transformer(config)
+    net.recompute(cfg.get("activation_checkpointing", "none"))
     if cfg.compile:
         compile_blocks(net, device)
     optimizer = OmegaConf.merge(cfg.optimizer)

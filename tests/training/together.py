@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, ExpertThreshold, Forced, LossFree, Quantile
+from s15erav3.model.recompute import Recompute
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import adamw, muon
 from s15erav3.training.sharded import ShardedStrategy
@@ -103,6 +104,7 @@ def fit(
     bad_step: int | None = None,
     net: Mapping[str, Any] | None = None,
     precision: Any = "32-true",
+    recompute: Recompute = "none",
     **settings: Any,
 ) -> dict[str, Any]:
     """Train in one of the ``FORMS``.
@@ -121,6 +123,7 @@ def fit(
     module = module_for(
         STRATEGIES[balancing](), tiny_net(**shape), micro_batches=MICRO, optimizer=OPTIMIZERS[optimizer], **settings
     )
+    module.net.recompute(recompute)
     diary, dtypes = Diary(), {}
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     for name in ("router", "experts", "shared_experts.gate_proj"):

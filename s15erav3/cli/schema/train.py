@@ -23,6 +23,9 @@ class Train(TypedDict, total=False):
     ]
     compile: Annotated[bool, Doc("torch.compile the model's blocks: slow first steps, faster ones later")]
     report: Annotated[bool, Doc("write report.html at the end")]
+    activation_checkpointing: Annotated[
+        Literal["none", "experts", "full"], Doc("parts that run again in the backward pass, to save memory")
+    ]
     loss_chunk: Annotated[AtLeastOne, Doc("tokens whose logits are in memory at one time")]
     rounding: Annotated[
         Count, Doc("above 0: the same training with other rounding, by chunks of the loss that many tokens shorter")
