@@ -6,6 +6,7 @@ measured in the same turns. On the CPU it is the thread's own time that counts: 
 
     python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 9] [--bf16]
 
+With ``--recompute``, steps with activation checkpointing are timed too, and the bytes that forward passes keep printed.
 With ``--guard``, what is compared is the module's own step with and without the guard against non-finite numbers.
 """
 
@@ -47,6 +48,17 @@ def step_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], ids: Ten
     return step
 
 
+def kept(loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor, bf16: bool) -> float:
+    """MB that a forward pass allocates and that are still there at its end, for the backward pass."""
+    autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16)
+    with torch.profiler.profile(profile_memory=True) as profile, autocast:
+        graph = loss(ids[:, :-1], ids[:, 1:])
+    name = "self_device_memory_usage" if ids.is_cuda else "self_cpu_memory_usage"
+    held = sum(getattr(event, name) for event in profile.events() or ())
+    del graph
+    return held / 2**20
+
+
 def gemm(device: torch.device, bf16: bool) -> Callable[[], None]:
     """Ten products of 1024-wide matrices, in the precision of the step: the machine's ceiling."""
     left, right = torch.randn(2, 1024, 1024, device=device).to(torch.bfloat16 if bf16 else None)
@@ -71,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--guard", action="store_true")
     args = parser.parse_args()
     bf16 = args.bf16 or args.device == "cuda"
@@ -98,6 +111,11 @@ def main() -> None:
         "s15erav3": step_of(ours, loss_of(ours), ids, bf16),
         COMPILED: step_of(compiled, loss_of(compiled), ids, bf16),
     }
+    for parts in ("experts", "full") if args.recompute else ():
+        less = copy.deepcopy(ours)
+        less.recompute(parts)
+        steps[f"s15erav3, recomputes {parts}"] = step_of(less, loss_of(less), ids, bf16)
+        print(f"recomputes {parts}: {kept(loss_of(less), ids, bf16):,.0f} of {kept(loss_of(ours), ids, bf16):,.0f} MB")
     for implementation in ("grouped_mm", "eager"):
         theirs = hf_twin(ours, experts_implementation=implementation).to(device).train()
 

@@ -20,23 +20,15 @@ ROUTINGS: dict[str, dict[str, Any]] = {
 
 
 def step(model: Transformer, ids: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor], int]:
-    """Loss, gradients, and bytes kept for the backward pass, weights aside."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
+    """Loss, gradients, and bytes allocated by the forward pass that are there at its end."""
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+    with torch.profiler.profile(profile_memory=True) as profile, autocast:
         out = model(ids, look_ahead=True)
         states = torch.cat([out.hidden, *out.ahead], dim=1)
         loss = model.logits(states).float().square().mean() + sum(r.weights.sum() for r in out.routings)
-    weights = list(model.parameters())
-    for weight in weights:
-        kept.pop(weight.untyped_storage().data_ptr(), None)
-    grads = torch.autograd.grad(loss, weights, allow_unused=True)
-    return loss.detach(), [grad for grad in grads if grad is not None], sum(kept.values())
+    kept = sum(event.self_cpu_memory_usage for event in profile.events() or ())
+    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return loss.detach(), [grad for grad in grads if grad is not None], kept
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
