@@ -1,0 +1,164 @@
+"""Time of a training step against the imbalance of ranks, with expert parallelism and with DDP.
+
+Routing is forced: even, by Zipf's law with growing exponents, all tokens to the first experts. So loads are known, and
+what a step takes depends on them alone. Ranks meet in every layer with experts; a step takes as long as the busiest
+rank. Each rank is one process with one thread (gloo), or with one GPU (NCCL), in turns within one run.
+
+    python scripts/bench_parallel.py [--ranks 2] [--model small] [--experts e16] [--batch 1] [--rounds 7] [--out FILE]
+
+Skewed loads are fewer and larger products, which are faster; DDP, whose ranks multiply their own tokens, shows that
+alone. *Wait* is what expert parallelism takes more, to its even load, than DDP to its own.
+
+Prints a table; ``--out`` also writes it as JSON. Ranks must have a core or a GPU each: on a shared one they do not
+wait for each other, as the one with fewer tokens leaves its time to the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from hf_twin import load_config
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from s15erav3.balancing import Forced
+from s15erav3.balancing.base import stack_loads, sum_over_ranks
+from s15erav3.balancing.diagnostics import max_violation, rank_loads
+from s15erav3.cores import usable_cores
+from s15erav3.model import Transformer, routers
+from s15erav3.training.losses import chunked_cross_entropy
+from s15erav3.training.sharded import shard
+
+LOADS = {
+    "even": Forced("even"),
+    **{f"zipf, exponent {exponent}": Forced("zipf", exponent) for exponent in (0.0, 0.5, 1.0, 2.0)},
+    "single": Forced("single"),
+}
+FORMS = ("expert_parallel", "ddp")
+
+
+def build(form: str, args: argparse.Namespace, device: torch.device) -> nn.Module:
+    """The same model in one of the ``FORMS``."""
+    torch.manual_seed(0)
+    net = Transformer(load_config(args.model, args.experts, 4096)).to(device)
+    if form == "ddp":
+        return DistributedDataParallel(net)
+    shard(net, device, bf16=False, expert_parallel=True)
+    return net
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """One row for each load: MaxVio of experts and of ranks, and median seconds of a step in each form."""
+    nets = {form: build(form, args, device) for form in FORMS}
+    optimizers = {form: torch.optim.AdamW(net.parameters(), lr=1e-4) for form, net in nets.items()}
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    ids = torch.randint(4096, (args.batch, args.sequence + 1), generator=generator).to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+    def step(form: str) -> torch.Tensor:
+        net = nets[form]
+        with autocast:
+            out = net(ids[:, :-1])
+            head = (net.module if form == "ddp" else net).lm_head.weight
+            loss = chunked_cross_entropy(out.hidden.flatten(0, 1), head, ids[:, 1:].flatten(), 512).mean()
+        loss.backward()
+        optimizers[form].step()
+        optimizers[form].zero_grad(set_to_none=True)
+        return stack_loads(out.routings)
+
+    rows = {name: {form: [] for form in FORMS} for name in LOADS}
+    loads = {}
+    for turn in range(args.rounds + 1):  # the first turn warms up
+        for name, forced in LOADS.items():
+            for form, net in nets.items():
+                forced.attach(routers(net))
+                synchronize(device)
+                began = time.perf_counter()
+                loads[name] = step(form)
+                synchronize(device)
+                if turn:
+                    rows[name][form].append(time.perf_counter() - began)
+    found = []
+    for name, times in rows.items():
+        whole_loads = sum_over_ranks(loads[name])
+        found.append(
+            {
+                "load": name,
+                "maxvio": max_violation(whole_loads).mean().item(),
+                "rank_maxvio": max_violation(rank_loads(whole_loads, dist.get_world_size())).mean().item(),
+                **{form: statistics.median(spent) for form, spent in times.items()},
+            }
+        )
+    return found
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for this rank's device and for all ranks."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    dist.barrier()
+
+
+def rank_main(rank: int, port: int, args: argparse.Namespace) -> None:
+    """One rank; the first one prints."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    gpus = torch.cuda.device_count() >= args.ranks
+    device = torch.device("cuda", rank) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if gpus else "gloo", rank=rank, world_size=args.ranks)
+    found = measure(args, device)
+    if rank == 0:
+        report(found, args, torch.cuda.get_device_name() if gpus else "CPU")
+    dist.barrier()  # a rank that leaves early aborts the others
+    dist.destroy_process_group()
+
+
+def report(found: list[dict[str, Any]], args: argparse.Namespace, device: str) -> None:
+    """Print the table, in Markdown, and write the JSON."""
+    even = found[0]
+    print(f"{args.ranks} ranks ({device}), model={args.model} experts={args.experts}, {args.batch} x {args.sequence}")
+    print("| load | MaxVio of experts | of ranks | expert_parallel | to even | ddp | to even | wait |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for row in found:
+        ratios = [row[form] / even[form] for form in FORMS]
+        times = " | ".join(f"{row[form] * 1e3:,.0f} ms | {r:.2f}" for form, r in zip(FORMS, ratios, strict=True))
+        wait = ratios[0] / ratios[1] - 1
+        print(f"| {row['load']} | {row['maxvio']:.2f} | {row['rank_maxvio']:.2f} | {times} | {wait:+.0%} |")
+    if args.out:
+        about = {"device": device, "torch": torch.__version__, **{k: v for k, v in vars(args).items() if k != "out"}}
+        args.out.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Start the ranks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--experts", default="e16")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    places = max(torch.cuda.device_count(), usable_cores())
+    if places < args.ranks:
+        parser.error(f"--ranks={args.ranks} needs as many GPUs or cores, found {places}; use fewer ranks.")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, args=(port, args), nprocs=args.ranks)
+
+
+if __name__ == "__main__":
+    main()
