@@ -93,10 +93,20 @@ class Slurm:
         munge = [f"--{option}={self.folder}/munge.{end}" for option, end in places.items()]
         self._run("munge", "munged", "--foreground", "--force", *munge)
         until(lambda: (self.folder / "munge.socket").exists(), 10)
-        self._run("controller", "slurmctld", "-D")
+        self.start_controller()
         for name in NODES:
             self.start_node(name)
         until(lambda: self.states() == ["idle"] * len(NODES), 60)
+
+    def start_controller(self) -> None:
+        """Start the scheduler's daemon."""
+        self._run("controller", "slurmctld", "-D")
+
+    def kill_controller(self) -> None:
+        """Kill the scheduler's daemon; jobs and nodes stay."""
+        daemon = self.daemons.pop("controller")
+        daemon.kill()
+        daemon.wait()
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node."""

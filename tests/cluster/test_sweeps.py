@@ -31,6 +31,11 @@ def names(folder: Path) -> dict[int, str]:
     return {int(n): name for n, (name, _) in json.loads((folder / ".sweep" / "queue.json").read_text()).items()}
 
 
+def logs(folder: Path, job: int) -> str:
+    """What a job of a sweep has said, each time it ran."""
+    return "".join(file.read_text() for file in (folder / ".submitit" / names(folder)[job]).glob("*_log.out"))
+
+
 def steps(run: Path) -> list[int]:
     """The logged steps of a run."""
     return [row["step"] for row in read_lines(run / "balance.jsonl").rows]
@@ -85,8 +90,38 @@ def test_a_job_that_is_requeued_or_runs_out_of_time_continues_at_its_step(slurm:
     assert begins == [("1", 0), ("1", 4), ("2", 0), ("2", 4)]
     for job in range(2):
         assert steps(folder / str(job)) == [*range(1, 9)]
-        log = "".join(file.read_text() for file in (folder / ".submitit" / names(folder)[job]).glob("*_log.out"))
-        assert ("Caught signal SIGUSR2" in log) == (job == 1)
+        assert ("Caught signal SIGUSR2" in logs(folder, job)) == (job == 1)
+
+
+def test_a_job_at_its_time_limit_continues_at_its_step(slurm: Slurm, tmp_path: Path) -> None:
+    """Slurm itself sends SIGUSR2, and SIGCONT with it, some time before the minute is over."""
+    folder = tmp_path / "sweep"
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20"]
+    with command(folder, *SMALL, *limits, "seed=1", *accidents(tmp_path, {"*": ["hold", 4]}, "seed")) as waits:
+        until(lambda: stands(tmp_path, "1"), 300)
+        until(lambda: "Bypassing signal SIGCONT" in logs(folder, 0), 120)
+        (tmp_path / "plan.json").unlink()
+        assert "1 jobs, 1 done" in ended(waits, 0)
+    assert [(what, step) for what, _, step, *_ in record(tmp_path) if what == "begin"] == [("begin", 0), ("begin", 4)]
+    assert "Caught signal SIGUSR2" in logs(folder, 0)
+    assert steps(folder / "0") == [*range(1, 9)]
+
+
+def test_jobs_and_their_sweep_outlive_the_scheduler(slurm: Slurm, tmp_path: Path) -> None:
+    """Its daemon is killed and started again while jobs run: none is lost, and none begins twice."""
+    folder = tmp_path / "sweep"
+    with command(folder, *SMALL, "seed=1,2", *accidents(tmp_path, {"*": ["hold", 4]}, "seed")) as waits:
+        until(lambda: stands(tmp_path, "1") and stands(tmp_path, "2"), 300)
+        slurm.kill_controller()
+        try:
+            until(lambda: "Slurm does not answer; its jobs go on" in str(waits.stderr and waits.stderr.readline()), 120)
+        finally:
+            slurm.start_controller()
+        until(lambda: names(folder)[0] in ask("squeue", "--noheader", "--array", "--format=%i"), 60)
+        (tmp_path / "plan.json").unlink()
+        assert "2 jobs, 2 done" in ended(waits, 0)
+    assert sorted((key, step) for what, key, step, *_ in record(tmp_path) if what == "begin") == [("1", 0), ("2", 0)]
+    assert [steps(folder / str(job)) for job in range(2)] == [[*range(1, 9)]] * 2
 
 
 def test_ctrl_c_leaves_the_jobs_in_the_queue_and_a_resumed_sweep_waits_for_them(slurm: Slurm, tmp_path: Path) -> None:
