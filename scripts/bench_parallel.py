@@ -1,4 +1,4 @@
-"""Time of a training step against the imbalance of ranks, with expert parallelism and with DDP.
+"""Time of a training step against the imbalance of ranks, with expert parallelism and with DDP; memory of a rank.
 
 Routing is forced: even, by Zipf's law with growing exponents, all tokens to the first experts. So loads are known, and
 what a step takes depends on them alone. Ranks meet in every layer with experts; a step takes as long as the busiest
@@ -31,12 +31,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from s15erav3.balancing import Forced
-from s15erav3.balancing.base import stack_loads, sum_over_ranks
+from s15erav3.balancing.base import max_over_ranks, stack_loads, sum_over_ranks
 from s15erav3.balancing.diagnostics import max_violation, rank_loads
 from s15erav3.cores import usable_cores
-from s15erav3.model import Transformer, routers
+from s15erav3.model import Transformer, count_parameters, routers
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.sharded import shard
+from s15erav3.training.shards import own
 
 LOADS = {
     "even": Forced("even"),
@@ -56,8 +57,9 @@ def build(form: str, args: argparse.Namespace, device: torch.device) -> nn.Modul
     return net
 
 
-def measure(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """One row for each load: MaxVio of experts and of ranks, and median seconds of a step in each form."""
+def measure(args: argparse.Namespace, device: torch.device) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """One row for each load: MaxVio of experts and of ranks, and median seconds of a step in each form; and the bytes
+    of weights, gradients and optimizer state that the rank with the most holds in each form."""
     nets = {form: build(form, args, device) for form in FORMS}
     optimizers = {form: torch.optim.AdamW(net.parameters(), lr=1e-4) for form, net in nets.items()}
     generator = torch.Generator().manual_seed(dist.get_rank())
@@ -71,10 +73,13 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
             head = (net.module if form == "ddp" else net).lm_head.weight
             loss = chunked_cross_entropy(out.hidden.flatten(0, 1), head, ids[:, 1:].flatten(), 512).mean()
         loss.backward()
+        sizes = (bytes_of(p, p.grad, *optimizers[form].state[p].values()) for p in net.parameters())
+        held[form] = largest(sum(sizes), device)
         optimizers[form].step()
         optimizers[form].zero_grad(set_to_none=True)
         return stack_loads(out.routings)
 
+    held: dict[str, int] = {}
     rows = {name: {form: [] for form in FORMS} for name in LOADS}
     loads = {}
     for turn in range(args.rounds + 1):  # the first turn warms up
@@ -98,7 +103,17 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
                 **{form: statistics.median(spent) for form, spent in times.items()},
             }
         )
-    return found
+    return found, held
+
+
+def bytes_of(*tensors: Any) -> int:
+    """Bytes of tensors on this rank, of which sharded ones are a part."""
+    return sum(own(tensor).nbytes for tensor in tensors if tensor is not None)
+
+
+def largest(here: int, device: torch.device) -> int:
+    """The largest value of all ranks."""
+    return int(max_over_ranks(torch.tensor(here, device=device)).item())
 
 
 def synchronize(device: torch.device) -> None:
@@ -117,14 +132,14 @@ def rank_main(rank: int, port: int, args: argparse.Namespace) -> None:
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
     dist.init_process_group("nccl" if gpus else "gloo", rank=rank, world_size=args.ranks)
-    found = measure(args, device)
+    found, held = measure(args, device)
     if rank == 0:
-        report(found, args, torch.cuda.get_device_name() if gpus else "CPU")
+        report(found, held, args, torch.cuda.get_device_name() if gpus else "CPU")
     dist.barrier()  # a rank that leaves early aborts the others
     dist.destroy_process_group()
 
 
-def report(found: list[dict[str, Any]], args: argparse.Namespace, device: str) -> None:
+def report(found: list[dict[str, Any]], held: dict[str, int], args: argparse.Namespace, device: str) -> None:
     """Print the table, in Markdown, and write the JSON."""
     even = found[0]
     print(f"{args.ranks} ranks ({device}), model={args.model} experts={args.experts}, {args.batch} x {args.sequence}")
@@ -135,9 +150,13 @@ def report(found: list[dict[str, Any]], args: argparse.Namespace, device: str) -
         times = " | ".join(f"{row[form] * 1e3:,.0f} ms | {r:.2f}" for form, r in zip(FORMS, ratios, strict=True))
         wait = ratios[0] / ratios[1] - 1
         print(f"| {row['load']} | {row['maxvio']:.2f} | {row['rank_maxvio']:.2f} | {times} | {wait:+.0%} |")
+    whole = 16 * count_parameters(load_config(args.model, args.experts, 4096)).total  # fp32, with two moments
+    for form, size in held.items():
+        computed = whole / (args.ranks if form == "expert_parallel" else 1)
+        print(f"{form}: a rank holds {size / 2**20:,.1f} MB of training state; computed {computed / 2**20:,.1f} MB")
     if args.out:
         about = {"device": device, "torch": torch.__version__, **{k: v for k, v in vars(args).items() if k != "out"}}
-        args.out.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
+        args.out.write_text(json.dumps(about | {"rows": found, "bytes": held}, indent=1) + "\n")
 
 
 def main() -> None:

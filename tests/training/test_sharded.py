@@ -141,6 +141,9 @@ def test_every_form_trains_as_one(tmp_path: Path, ranks: int, steps: int, names:
             for (_, settings), got in zip(cases, rank, strict=True):
                 if settings["balancing"] == name:
                     assert_same(got, wanted)
+        for form, part in {"ddp": 1.0, **dict.fromkeys(SHARDED, 1 / ranks)}.items():
+            held = max(rank[cases.index((form, {"balancing": name, "steps": steps}))]["bytes"] for rank in found)
+            assert held / wanted["bytes"] == pytest.approx(part, abs=0.04)
 
 
 ROUTINGS: dict[str, dict[str, Any]] = {
