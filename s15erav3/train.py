@@ -7,7 +7,7 @@ from s15erav3.cli.flags import Line, split
 from s15erav3.cli.hydra_setup import run
 from s15erav3.cli.overrides import key_of, quote, taken
 from s15erav3.errors import UserError
-from s15erav3.ranks.outside import meet, outside
+from s15erav3.ranks.outside import answer, meet, outside
 from s15erav3.session.outcome import say_interrupted
 from s15erav3.session.resume import resume
 from s15erav3.session.run import train
@@ -38,4 +38,8 @@ def main(arguments: list[str]) -> int:
             run("train", train, [*line.flags, *rest])
     except Interrupted as error:
         return say_interrupted(error)
+    except UserError as error:
+        if answer(error):
+            raise SystemExit(error.exit_status) from error
+        raise
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
+from socket import gethostname
 from typing import Any, NamedTuple
 
 from s15erav3.errors import UserError
@@ -15,6 +17,7 @@ PATIENCE = timedelta(minutes=10)
 """How long the other ranks wait for the first one, which may have to tokenize the text."""
 
 _store: Any = None
+_here: Outside | None = None
 
 
 class Outside(NamedTuple):
@@ -65,7 +68,7 @@ def meet(here: Outside) -> str:
         UserError: the first rank cannot be reached.
         SystemExit: the first rank has ended; it has reported why.
     """
-    global _store
+    global _store, _here
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
     first = here.rank == 0
@@ -80,6 +83,7 @@ def meet(here: Outside) -> str:
             f"rank {here.rank} of {here.ranks} cannot reach the first rank at {here.address}:{here.port} "
             f"({type(error).__name__}); check that the name resolves on every node and that the port is free and open."
         ) from error
+    _here = here
     if first:
         return ""
     try:
@@ -89,9 +93,41 @@ def meet(here: Outside) -> str:
 
 
 def announce(folder: str) -> None:
-    """Tell the other ranks the run's folder, if there are any: the first rank is ready to train."""
-    if _store is not None:
-        _store.set(KEY, folder)
+    """Tell the other ranks the run's folder, if there are any, and wait until they are ready to train, too.
+
+    Raises:
+        UserError: one of them cannot.
+    """
+    if _store is None or _here is None:
+        return
+    from torch.distributed import DistError
+
+    _store.set(KEY, folder)
+    for rank in range(1, _here.ranks):
+        try:
+            answer = _store.get(f"{KEY}/{rank}").decode()
+        except (DistError, RuntimeError) as error:
+            raise UserError(
+                f"rank {rank} of {_here.ranks} was not ready to train {PATIENCE.total_seconds():g} s after the first "
+                "one; look for what it has printed, then repeat the command."
+            ) from error
+        if answer:
+            raise UserError(f"rank {rank} of {_here.ranks}, {answer} All nodes must see the same files.")
+
+
+def answer(refusal: UserError | None = None) -> bool:
+    """Tell the first rank that this one is ready to train, or why it cannot.
+
+    Returns:
+        whether the first rank tells the user: false for a rank that is alone, the first, or ready already.
+    """
+    global _here
+    if _here is None or _here.rank == 0:
+        return False
+    with suppress(Exception):  # the first rank has gone, and tells why
+        _store.set(f"{KEY}/{_here.rank}", f"on {gethostname()}: {refusal}" if refusal else "")
+    _here = None
+    return refusal is not None
 
 
 def check_ranks(nodes: int, devices: int) -> None:

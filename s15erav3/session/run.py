@@ -26,7 +26,7 @@ from s15erav3.cli.overrides import quote
 from s15erav3.errors import Accident, UserError, disk_full, one_line, tell
 from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
-from s15erav3.ranks.outside import announce
+from s15erav3.ranks.outside import announce, answer
 from s15erav3.ranks.together import together
 from s15erav3.ranks.watch import RankEnded, at_most
 from s15erav3.runs.checkpoint import candidates
@@ -116,14 +116,17 @@ def _train(
             claimed = True
             write_config(run_dir, cfg, HydraConfig.instance().cfg)  # type: ignore[arg-type]
             beat(run_dir, {"step": 0, "first_step": 0})
-        session = prepare(cfg, run_dir, resumed, more)
+        prepared = prepare(cfg, run_dir, resumed, more)
+        if is_first_rank():
+            announce(str(run_dir))  # while a run that is resumed is as it was, in case another rank cannot begin
+        else:
+            answer()
+        session = prepared
         file = resumed and resumed.file
         if resumed is not None:
             resumed.payload.clear()  # Lightning reads the file again; avoid two copies in memory
             if is_first_rank():
                 (run_dir / "result.json").unlink(missing_ok=True)  # it marks the run as ended
-        if is_first_rank():
-            announce(str(run_dir))
         banner(cfg, *session, run_dir, resumed is not None)
         again = [f"hydra.run.dir={quote(str(run_dir))}", *([f"resume={file}"] if file else [])]
         timeout = cfg.trainer.get("rank_timeout", SINCE["trainer"]["rank_timeout"])

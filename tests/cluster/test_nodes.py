@@ -58,21 +58,41 @@ def test_srun_on_two_nodes_trains_what_two_local_ranks_train(slurm: Slurm, tmp_p
 
 def test_torchrun_on_two_nodes_trains_what_two_local_ranks_train(tmp_path: Path, local: Path) -> None:
     """Two torchrun agents on loopback, as two machines would run them."""
-    with free_port() as taken:
-        port = taken.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    agents = [
-        subprocess.Popen(
-            [*torchrun, f"--node-rank={node}", "-m", "s15erav3", "train", *TWO],
-            cwd=tmp_path, text=True, stderr=subprocess.PIPE,
-        )
-        for node in range(2)
-    ]  # fmt: skip
-    said = [agent.communicate(timeout=400)[1] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+    statuses, said = torchrun(TWO, tmp_path, tmp_path)
+    assert statuses == [0, 0], said
     assert "".join(said).count("folder  ") == 1
     check(tmp_path, local)
+
+
+def test_a_node_that_does_not_see_the_folder(tmp_path: Path, local: Path) -> None:
+    """The first rank tells it and ends, and does not wait until it is given up."""
+    (tmp_path / "elsewhere").mkdir()
+    here = local.parents[2]
+    resumed = [f"resume={local.relative_to(here)}", "trainer.max_steps=8"]
+    two = ["trainer.devices=1", "trainer.num_nodes=2"]
+    statuses, said = torchrun([*resumed, *two], here, tmp_path / "elsewhere")
+    errors = [line for line in "".join(said).splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: rank 1 of 2, on "), said
+    assert errors[0].endswith("All nodes must see the same files.") and errors[0] in said[0]
+    assert statuses == [1, 1] and all("exitcode  : 2" in one for one in said)
+    assert result(local)["steps"] == 6
+
+
+def torchrun(settings: list[str], *folders: Path) -> tuple[list[int], list[str]]:
+    """Train by one torchrun agent in each folder; return their statuses and what they said."""
+    with free_port() as taken:
+        port = taken.getsockname()[1]
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(folders)}", "--nproc-per-node=1"]
+    words += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    agents = [
+        subprocess.Popen(
+            [*words, f"--node-rank={node}", "-m", "s15erav3", "train", *settings],
+            cwd=folder, text=True, stderr=subprocess.PIPE,
+        )
+        for node, folder in enumerate(folders)
+    ]  # fmt: skip
+    said = [agent.communicate(timeout=400)[1] for agent in agents]
+    return [agent.returncode for agent in agents], said
 
 
 @pytest.mark.parametrize(
