@@ -92,8 +92,7 @@ class ShardedStrategy(DDPStrategy):
         """Whole tensors on the host; on the first rank only, which writes them."""
         module = self.lightning_module
         assert module is not None
-        state = whole_state(module)
-        return {name: tensor.cpu() for name, tensor in state.items()} if self.is_global_zero else {}
+        return whole_state(module, host=True, keep=self.is_global_zero)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Whole tensors on the host; on the first rank only."""

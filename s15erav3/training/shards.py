@@ -39,17 +39,23 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with whole tensors, on all ranks.
+def whole_state(module: nn.Module, *, host: bool = False, keep: bool = True) -> dict[str, Tensor]:
+    """The state dict with whole tensors; called by all ranks.
 
     A parameter with two names is one tensor here too, which a checkpoint stores once.
+
+    Args:
+        host: move each tensor to the host as soon as it is gathered, so that a device never holds more than one.
+        keep: whether this rank needs the state; without, it is empty.
     """
-    gathered: dict[Tensor, Tensor] = {}
+    gathered: dict[Tensor, Tensor | None] = {}
     state = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if tensor not in gathered:
-            gathered[tensor] = whole(tensor.detach())
-        state[name] = gathered[tensor]
+            full = whole(tensor.detach())
+            gathered[tensor] = (full.cpu() if host else full) if keep else None
+        if (kept := gathered[tensor]) is not None:
+            state[name] = kept
     return state
 
 
