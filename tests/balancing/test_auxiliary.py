@@ -48,6 +48,25 @@ def test_micro_by_hand() -> None:
     torch.testing.assert_close(AuxiliaryLoss(1.0).loss(micro_batch(routing_of(twice, 2))), torch.tensor(expected))
 
 
+def test_groups_by_hand() -> None:
+    """DeepSeek-V2, eq. 26-28, for groups (0 1) and (2 3). Seen to fail with the sum of f in place of its mean, with the
+    mean of P in place of its sum, and with every second expert as a group."""
+    scores = [[0.6, 0.2, 0.1, 0.1], [0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.7, 0.1, 0.1]]
+    f = [4 / 4 * count for count in (2, 1, 0, 1)]  # E / (K N) = 4 / (1 * 4)
+    p = [sum(row[i] for row in scores) / 4 for i in range(4)]
+    expected = 0.5 * ((f[0] + f[1]) / 2 * (p[0] + p[1]) + (f[2] + f[3]) / 2 * (p[2] + p[3]))
+    routing = routing_of(scores, 1)
+    for scope in ("micro", "global"):
+        loss = AuxiliaryLoss(0.5, scope, groups=2).loss(micro_batch(routing))  # type: ignore[arg-type]
+        torch.testing.assert_close(loss, torch.tensor(expected))
+    loss = AuxiliaryLoss(0.5, "sequence", groups=2).loss(micro_batch(routing))
+    torch.testing.assert_close(loss, torch.tensor(expected))
+    whole = AuxiliaryLoss(0.5, groups=4).loss(micro_batch(routing))
+    torch.testing.assert_close(whole, AuxiliaryLoss(0.5).loss(micro_batch(routing)))
+    with pytest.raises(UserError, match=r"balancing\.groups=3 must divide experts\.n_routed_experts=4"):
+        AuxiliaryLoss(0.1, groups=3).attach([Router(softmax_config(4, 2))])
+
+
 @pytest.mark.parametrize("scope", ["micro", "sequence", "global"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_even_loads_and_even_shares_cost_alpha_per_layer(scope: Any, k: int) -> None:

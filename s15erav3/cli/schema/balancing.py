@@ -140,6 +140,9 @@ class AuxiliaryLoss(TypedDict, total=False):
         Literal["chosen", "unbiased"],
         Doc("experts that a token counts for: those that it used, or the top K of its affinities without the bias"),
     ]
+    groups: Annotated[
+        Annotated[Whole, Ge(2)] | None, Doc("balance so many groups of neighbouring experts; null: each expert")
+    ]
 
 
 @closed
@@ -225,6 +228,7 @@ LOSSES: dict[str, tuple[str, type]] = {
     "aux": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
     "aux_sequence": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
     "aux_global": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
+    "aux_device": ("s15erav3.balancing.AuxiliaryLoss", AuxiliaryLoss),
     "simbal": ("s15erav3.balancing.SimBal", Loss),
     "erc": ("s15erav3.balancing.ExpertRouterCoupling", Coupling),
 }
