@@ -44,8 +44,10 @@ def check_address(address: str) -> None:
     """
     if address == "local":
         return
+    remedy = "give HOST:PORT of a running head node, and type it on a node of its cluster (ray start --head starts one)"
+    if address.startswith("ray://"):  # of machines outside the cluster: not tested
+        raise UserError(f"hydra.launcher.address={address} is that of Ray's client, which cannot be used; {remedy}.")
     command = [sys.executable, "-P", "-c", PROBE, address]
-    remedy = "give HOST:PORT of a running head node, from one of its nodes (ray start --head starts a cluster)"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -81,19 +82,21 @@ def test_a_job_that_loses_its_process_or_its_node_continues_at_its_step(cluster:
     """Once by SIGKILL, once with its node; each step is there once, and the account has nothing to tell."""
     folder, lost = tmp_path / "sweep", cluster.add_node(num_cpus=1, resources={"third": 1})
     options = "+hydra.launcher.options.resources.third=0.1"
-    with command(folder, *CPU, "seed=1", options, *accidents(tmp_path, {"*": ["hold", 4]}, "seed")) as waits:
+    with command(folder, *CPU, "seed=1,2", options, *accidents(tmp_path, {"1": ["hold", 4]}, "seed")) as waits:
         until(lambda: stands(tmp_path, "1"), 300)
         os.kill(process(tmp_path, "1"), signal.SIGKILL)
-        until(lambda: len(begins(tmp_path)) == 2, 300)
+        until(lambda: [key for key, _ in begins(tmp_path)].count("1") == 2, 300)
         cluster.remove_node(lost, allow_graceful=False)
+        fresh = cluster.add_node(num_cpus=1, resources={"third": 1})
         (tmp_path / "plan.json").unlink()
-        cluster.add_node(num_cpus=1, resources={"third": 1})
         said = ended(waits, 0)
+    cluster.remove_node(fresh)
     assert "seed=1: its process was killed; started again, 1 of 3" in said
     assert "seed=1: its node was lost; started again, 2 of 3" in said
-    assert "1 jobs, 1 done" in said and "raylet" not in said
-    assert begins(tmp_path) == [("1", 0), ("1", 4), ("1", 4)]
-    assert steps(folder / "0") == [*range(1, 9)] and result(folder / "0")["resumed"]
+    assert "2 jobs, 2 done" in said and "raylet" not in said
+    assert begins(tmp_path) == [("1", 0), ("1", 3), ("1", 3), ("2", 0)]
+    assert [steps(folder / str(job)) for job in range(2)] == [[*range(1, 9)]] * 2
+    assert result(folder / "0")["resumed"]
 
 
 def test_a_job_that_is_lost_every_time_is_given_up(
@@ -121,9 +124,10 @@ def test_ctrl_c_lets_jobs_save_and_kill_9_of_the_command_ends_them(cluster: Any,
         waits.send_signal(signal.SIGINT)
         said = ended(waits, 130)
     assert "3 jobs, 2 stopped, 1 not begun" in said and "stopped by SIGINT" in said, said
-    assert [result(folder / job)["status"] for job in "01"] == ["interrupted"] * 2
-    assert not (folder / "2" / ".hydra").exists()
-    saved = [result(folder / job)["steps"] for job in "01"]
+    begun = [folder / str(int(key) - 1) for key, _ in begins(tmp_path)]
+    assert [result(run)["status"] for run in begun] == ["interrupted"] * 2
+    assert sum((folder / job / ".hydra").exists() for job in "012") == 2
+    saved = [result(run)["steps"] for run in begun]
 
     with command(folder, "trust=tests", resume=True) as waits:
         until(lambda: len(begins(tmp_path)) == 4, 300)
@@ -134,7 +138,7 @@ def test_ctrl_c_lets_jobs_save_and_kill_9_of_the_command_ends_them(cluster: Any,
 
     (tmp_path / "plan.json").unlink()
     assert main(["train", f"sweep.resume={folder}", "trust=tests"]) == 0
-    assert begins(tmp_path)[:2] == [("1", 0), ("1", saved[0])]
+    assert {(str(int(run.name) + 1), step) for run, step in zip(begun, saved, strict=True)} <= set(begins(tmp_path))
     assert [steps(folder / job) for job in "012"] == [[*range(1, 21)]] * 3
 
 
@@ -163,6 +167,7 @@ def test_jobs_share_a_gpu_and_see_no_other(cluster: Any, tmp_path: Path) -> None
         (["num_cpus=0"], "hydra.launcher.num_cpus=0 must be"),
         (["num_gpus=many"], "hydra.launcher.num_gpus=many must be"),
         (["address=nonsense"], "hydra.launcher.address=nonsense cannot be used (ValueError: Invalid address format"),
+        (["address='ray://127.0.0.1:{port}'"], "is that of Ray's client, which cannot be used; give HOST:PORT of a"),
         (["address='127.0.0.1:{port}'"], "no Ray cluster answers there within 4 s; give HOST:PORT of a running head"),
     ],
 )
@@ -195,6 +200,21 @@ def test_without_the_package_its_extra_is_named(
     assert sweep(tmp_path / "sweep", *SMALL, "seed=1,2") == 2
     assert "error: hydra/launcher=ray needs the package ray: pip install 's15erav3[ray]'." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_waits_until_its_lost_process_is_silent(tmp_path: Path) -> None:
+    """A node that is lost to Ray may still write the run's folder."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    progress = tmp_path / "progress.json"
+    progress.write_text(json.dumps({"host": "lost", "pid": 1, "time": time.time() - 58, "step": 3}))
+    begin = time.monotonic()
+    ray_worker.await_silence(tmp_path)
+    assert 1 < time.monotonic() - begin < 10
+    progress.write_text(json.dumps({"host": "lost", "pid": 1, "time": time.time(), "step": 4}))
+    begin = time.monotonic()
+    ray_worker.await_silence(tmp_path, seconds=0.5)  # and the job is refused then, as the other process may be alive
+    assert time.monotonic() - begin < 5
 
 
 def test_a_node_without_the_shared_folder_says_so(tmp_path: Path) -> None:

@@ -85,4 +85,8 @@ class Ray(TypedDict, total=False):
     node_timeout_s: Annotated[
         Annotated[Real, Ge(0)], Doc("seconds to wait for a node that has enough for a job, while no node has")
     ]
-    options: Annotated[dict[str, Any], Doc("other options of Ray's tasks, such as memory or resources")]
+    options: Annotated[
+        dict[str, Any],
+        Must("a group, to which +hydra.launcher.options.memory=8e9 adds"),
+        Doc("other options of Ray's tasks, such as memory or resources"),
+    ]
