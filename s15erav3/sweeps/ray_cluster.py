@@ -18,7 +18,13 @@ from s15erav3.errors import UserError, one_line
 PATIENCE = 30.0
 """Seconds within which a cluster must answer."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-PROBE = "import logging, sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)"
+PROBE = """
+import logging, sys, ray
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+"""
 
 
 def package() -> Any:
@@ -44,7 +50,10 @@ def check_address(address: str) -> None:
     """
     if address == "local":
         return
-    remedy = "give HOST:PORT of a running head node, and type it on a node of its cluster (ray start --head starts one)"
+    remedy = (
+        "give HOST:PORT of a running head node, and type it on a node of its cluster, with that one's RAY_AUTH_MODE (ray "
+        "start --head starts a cluster)"
+    )
     if address.startswith("ray://"):  # of machines outside the cluster: not tested
         raise UserError(f"hydra.launcher.address={address} is that of Ray's client, which cannot be used; {remedy}.")
     command = [sys.executable, "-P", "-c", PROBE, address]
@@ -56,7 +65,7 @@ def check_address(address: str) -> None:
         ) from error
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise UserError(f"hydra.launcher.address={address} cannot be used ({one_line(told[-1])}); {remedy}.")
+        raise UserError(f"hydra.launcher.address={address} cannot be used ({told[-1].rstrip('.')}); {remedy}.")
 
 
 @contextmanager
