@@ -51,8 +51,8 @@ def check_address(address: str) -> None:
     if address == "local":
         return
     remedy = (
-        "give HOST:PORT of a running head node, and type it on a node of its cluster, with that one's RAY_AUTH_MODE (ray "
-        "start --head starts a cluster)"
+        "give HOST:PORT of a running head node, and type it on a node of its cluster, with that one's RAY_AUTH_MODE "
+        "(ray start --head starts a cluster)"
     )
     if address.startswith("ray://"):  # of machines outside the cluster: not tested
         raise UserError(f"hydra.launcher.address={address} is that of Ray's client, which cannot be used; {remedy}.")
