@@ -117,8 +117,9 @@ def test_a_job_that_is_lost_every_time_is_given_up(
 def test_ctrl_c_lets_jobs_save_and_kill_9_of_the_command_ends_them(cluster: Any, tmp_path: Path) -> None:
     """Nothing goes on alone, and nothing is lost but the steps since the last checkpoint."""
     folder = tmp_path / "sweep"
-    slow = accidents(tmp_path, {"*": ["slow", 0]}, "seed")
-    with command(folder, *CPU, "seed=1,2,3", "trainer.max_steps=20", *slow) as waits:
+    slow = [*accidents(tmp_path, {"*": ["slow", 0]}, "seed"), "trainer.max_steps=20", "trainer.val_check_interval=20"]
+    slow += ["callbacks.checkpoint.every_n_steps=100"]  # so that Ctrl-C alone has saved
+    with command(folder, *CPU, "seed=1,2,3", *slow) as waits:
         until(lambda: len(begins(tmp_path)) == 2, 300)
         time.sleep(3)
         waits.send_signal(signal.SIGINT)
@@ -128,6 +129,7 @@ def test_ctrl_c_lets_jobs_save_and_kill_9_of_the_command_ends_them(cluster: Any,
     assert [result(run)["status"] for run in begun] == ["interrupted"] * 2
     assert sum((folder / job / ".hydra").exists() for job in "012") == 2
     saved = [result(run)["steps"] for run in begun]
+    assert all(saved)
 
     with command(folder, "trust=tests", resume=True) as waits:
         until(lambda: len(begins(tmp_path)) == 4, 300)
