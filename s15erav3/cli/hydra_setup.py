@@ -129,8 +129,9 @@ def call(
         UserError: the command line or the config is wrong.
     """
     line = split(arguments)
-    if verb != "train" and "hydra/launcher=gpu_queue" in line.words:
-        raise UserError("hydra/launcher=gpu_queue works only with train -m; leave it out.")
+    ours = {"hydra/launcher=gpu_queue", "hydra/launcher=ray"} & set(line.words)
+    if verb != "train" and ours:
+        raise UserError(f"{ours.pop()} works only with train -m; leave it out.")
     folder = conf or conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions propagate to this module instead of being printed by Hydra
     own_plugins(conf_dir())

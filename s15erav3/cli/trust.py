@@ -48,6 +48,7 @@ FOLDERS, NAMES = ("run_dir", "save_dir", "root_dir", "dirpath"), ("name", "versi
 
 LAUNCHER = {"partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
 LAUNCHER |= {"array_parallelism", "n_jobs", "gpus", "jobs_per_gpu", "cpu_slots", "threads_per_job", "name", "exclude"}
+LAUNCHER |= {"num_cpus", "num_gpus", "max_retries", "node_timeout_s"}  # not Ray's address: jobs and keys are sent there
 SWEEPER = {"n_trials", "n_jobs", "direction", "study_name", "max_failure_rate", "params", "sampler", "pruner"}
 MOST_BYTES = 1_000_000
 

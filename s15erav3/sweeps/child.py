@@ -44,14 +44,25 @@ def main(
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C on the terminal goes to the sweep, which forwards it
     threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
-    _print_to(log)
+    print_to(log)
     os.environ.clear()
     os.environ.update(environment | slot.environment)
     torch.set_num_threads(slot.threads)
+    sys.exit(run_one(config, context, task, slot.name))
+
+
+def run_one(config: DictConfig, context: HydraContext, task: TaskFunction, place: str) -> int:
+    """Run one job in this process, which has run no other.
+
+    Args:
+        place: where the job runs, for its log.
+
+    Returns:
+        the exit status: 0, 1, 2 for the user's mistake, or 128 + n after signal n, when the job has saved.
+    """
     job = config.hydra.job
     print(
-        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {job.num} at {slot.name}: {' '.join(job_line(config))}",
-        flush=True,
+        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {job.num} at {place}: {' '.join(job_line(config))}", flush=True
     )
     setbase("1.3")
     setup_globals()
@@ -65,11 +76,11 @@ def main(
             hydra_context=context,
         )
     except Interrupted as error:
-        sys.exit(error.exit_status)
+        return error.exit_status
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        return 128 + signal.SIGINT
     failures = task.failures if isinstance(task, Job) else []
-    sys.exit(0 if not failures else 2 if isinstance(failures[0], UserError) else 1)
+    return 0 if not failures else 2 if isinstance(failures[0], UserError) else 1
 
 
 def job_line(config: DictConfig) -> list[str]:
@@ -77,7 +88,8 @@ def job_line(config: DictConfig) -> list[str]:
     return typed(config.hydra)
 
 
-def _print_to(log: Path) -> None:
+def print_to(log: Path) -> None:
+    """Append everything that this process and its libraries print to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -116,7 +116,8 @@ def launch(queue: Queue, jobs: Sequence[Planned], sweep: Path, wait: bool) -> di
         raise Left({n: name for n, name in watched.items() if listed is None or name in listed}) from None
     for job in jobs:
         if job.number in watched:
-            leave_word(job, f"its {queue.title} job {watched[job.number]} ended", queue.log(watched[job.number], sweep))
+            name = watched[job.number]
+            leave_word(job, f"its {queue.title} job {name} ended without a result{queue.log(name, sweep)}")
     return {}
 
 
@@ -156,7 +157,7 @@ def tell(queue: Queue, names: Mapping[int, str], sweep: Path) -> None:
     say(f"  {queue.cancel(list(names.values()))}  # end them")
 
 
-def leave_word(job: Planned, why: str, log: str) -> None:
+def leave_word(job: Planned, reason: str, status: str = "failed", error: str = "Killed") -> None:
     """Write the result of a job that has left the queue and could not: it was killed, or it never began."""
     run = read_run(job.folder)
     old = job.found.result if job.found.state in ("resume", "again") else {}
@@ -167,5 +168,5 @@ def leave_word(job: Planned, why: str, log: str) -> None:
         write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
     figures = {key: value for key, value in run.result.items() if "/" in key or key in ("steps", "max_steps")}
     steps = {"steps": run.result.get("step", run.result.get("steps", 0))}
-    outcome = {"status": "failed", "reason": f"{why} without a result{log}", "error": "Killed"}
+    outcome = {"status": status, "reason": reason, "error": error}
     write_result(job.folder, outcome | provenance() | figures | steps)

@@ -18,6 +18,7 @@ from s15erav3.sweeps.job import work
 from s15erav3.sweeps.launcher import GpuQueue
 from s15erav3.sweeps.optuna_plugin import OptunaStudy
 from s15erav3.sweeps.plan import overseen
+from s15erav3.sweeps.ray_jobs import RayJobs
 from s15erav3.sweeps.resume import Command, repeated, save_command
 from s15erav3.sweeps.summary import account
 from s15erav3.terminal import program, say, short
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     command = repeated(wanted, rest) if wanted else Command(rest, Path.cwd())
     if not split(command.arguments).multirun:
         raise UserError("sweep.resume=null resumes nothing; give the folder of a sweep.")
-    for plugin in (GpuQueue, OptunaStudy):
+    for plugin in (GpuQueue, RayJobs, OptunaStudy):
         Plugins.instance().register(plugin)
     stopped: Interrupted | KeyboardInterrupt | None = None
     failures: list[Exception] = []

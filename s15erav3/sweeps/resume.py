@@ -61,7 +61,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
     can_go_on = any(is_archive(file) for file in candidates(folder))
     if run.status == "failed" and not can_go_on:  # with any settings: the wrong one was corrected
         return Found("again", "it failed before its first checkpoint", run.result)
-    if run.status == "running" and _is_others(run.result):
+    if run.status == "running" and is_others(run.result):
         raise UserError(
             f"the run in {folder} is still running (process {run.result['pid']} on {run.result['host']}); wait for it, "
             f"or stop it; if there is no such run, remove {shlex.quote(str(folder / 'progress.json'))}."
@@ -83,7 +83,7 @@ def examine(cfg: DictConfig, folder: Path) -> Found:
     return Found("again", "it ended before its first checkpoint", run.result)
 
 
-def _is_others(progress: dict[str, Any]) -> bool:
+def is_others(progress: dict[str, Any]) -> bool:
     """Return whether another process is running the job.
 
     A process on another machine must have written within the last minute, as a cluster may restart a job soon after
@@ -145,9 +145,9 @@ def repeated(wanted: str, changes: list[str]) -> Command:
         raise UserError(
             f"{shlex.quote(str(sweep / FILE))} cannot be read ({error!r}); type the sweep's command again."
         ) from error
-    check_arguments(arguments, sweep / FILE)
     changed = {key_of(word) for word in split(changes).words} | {"hydra.sweep.dir", "sweep.wait"}
     arguments = [a for a in arguments if a.startswith("-") or key_of(a) not in changed]
+    check_arguments(arguments, sweep / FILE)
     more = [change for change in changes if change not in ("-m", "--multirun")]
     return Command(
         [*arguments, *more, f"hydra.sweep.dir={quote(str(sweep))}"], folder if folder.is_dir() else Path.cwd()

@@ -17,11 +17,11 @@ from s15erav3.terminal import say
 class Signals:
     """Forward signals within the block: the first as SIGINT to every job's process, the second as SIGKILL to its group.
 
-    ``received`` is the number of the first signal, else 0.
+    ``received`` is the number of the first signal, else 0; ``again`` says whether a second one came.
     """
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received, self.again = 0, False
         self._at = 0.0
         self._processes: dict[int, Any] = {}
         self._handlers: dict[int, Any] = {}
@@ -48,6 +48,7 @@ class Signals:
             return
         if not again:
             self.received, self._at = number, time.monotonic()
+        self.again = again
         for pid in list(self._processes):
             self._send(pid, kill=again)
         if not again:

@@ -208,6 +208,7 @@ def test_a_saved_command_chooses_settings_alone(
 def test_a_saved_command_of_this_program_is_repeated() -> None:
     """The launchers and sweepers that come with it, and its own classes."""
     own = ["-m", "seed=1,2", "hydra/launcher=gpu_queue", "hydra.launcher.cpu_slots=2", "hydra/sweeper=optuna"]
+    own += ["hydra/launcher=ray", "hydra.launcher.num_gpus=0.5", "hydra.launcher.max_retries=9"]
     own += ["hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=1"]
     own += [
         "hydra/sweeper/pruner=median",

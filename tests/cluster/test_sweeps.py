@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from s15erav3.__main__ import main
-from s15erav3.runs.records import read_lines
+from tests.cluster.commands import command, ended, stands, steps
 from tests.cluster.slurm import Slurm, ask, until
-from tests.sweeps.parts import QUICK, accidents, record, sweep
-from tests.tiny import TINY, result
+from tests.sweeps.parts import accidents, record, sweep
+from tests.tiny import result
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -34,16 +31,6 @@ def names(folder: Path) -> dict[int, str]:
 def logs(folder: Path, job: int) -> str:
     """What a job of a sweep has said, each time it ran."""
     return "".join(file.read_text() for file in (folder / ".submitit" / names(folder)[job]).glob("*_log.out"))
-
-
-def steps(run: Path) -> list[int]:
-    """The logged steps of a run."""
-    return [row["step"] for row in read_lines(run / "balance.jsonl").rows]
-
-
-def stands(tmp_path: Path, key: str) -> bool:
-    """Whether a job stands at its step."""
-    return any(line[:2] == ["hold", key] for line in record(tmp_path))
 
 
 def test_an_array_with_a_job_that_fails_and_one_that_is_killed(
@@ -180,22 +167,3 @@ def test_what_slurm_refuses_and_a_folder_that_the_nodes_do_not_share(
     assert sweep(folder, *SMALL, "seed=1,2", *blind) == 1
     said = capfd.readouterr().err
     assert "2 jobs, 2 failed" in said and "all nodes must share this folder" in said
-
-
-@contextmanager
-def command(folder: Path, *settings: str, resume: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """The command of a sweep in a process of its own."""
-    what = [f"sweep.resume={folder}"] if resume else ["-m", *TINY, *QUICK, f"hydra.sweep.dir={folder}"]
-    words = [sys.executable, "-m", "s15erav3", "train", *what, *settings]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def ended(process: subprocess.Popen[str], status: int) -> str:
-    """Wait for a command that must end with a status; return what it said."""
-    said = process.communicate(timeout=400)[1]
-    assert process.returncode == status, said
-    return said

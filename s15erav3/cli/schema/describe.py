@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from s15erav3.cli.schema.check import MISSING, is_missing, shown
 from s15erav3.cli.schema.choices import about, content, default_choices, names
 from s15erav3.cli.schema.search import PRUNER, SAMPLER, SWEEPER
-from s15erav3.cli.schema.train import GpuQueue
+from s15erav3.cli.schema.train import GpuQueue, Ray
 from s15erav3.cli.schema.tree import VERBS, Group, fields
 from s15erav3.cli.schema.wording import description, what
 
@@ -19,7 +19,10 @@ MORE = {
     "balancing/loss": VERBS["train"]["balancing.loss"],
     "experiment": Group("a named combination of all of the above"),
     "experiment/study": Group("what the study compares: experiment=study/none and so on"),
-    "hydra/launcher": Group("how the jobs of a sweep run", by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue}),
+    "hydra/launcher": Group(
+        "how the jobs of a sweep run",
+        by_target={"s15erav3.sweeps.launcher.GpuQueue": GpuQueue, "s15erav3.sweeps.ray_jobs.RayJobs": Ray},
+    ),
     "hydra/sweeper": Group("what chooses the runs of a sweep: all combinations, or Optuna", by_target=SWEEPER),
     "hydra/sweeper/sampler": Group("with hydra/sweeper=optuna: its sampler", by_target=SAMPLER),
     "hydra/sweeper/pruner": Group("with hydra/sweeper=optuna: its pruner, which ends runs early", by_target=PRUNER),

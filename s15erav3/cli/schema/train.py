@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from typing_extensions import Doc, TypedDict
 
-from s15erav3.cli.schema.kinds import AtLeastOne, Count, Must, Path, Text, Whole, closed, open_ended
+from s15erav3.cli.schema.kinds import AtLeastOne, Count, Must, Path, Positive, Real, Text, Whole, closed, open_ended
 
 
 @open_ended
@@ -67,4 +67,29 @@ class GpuQueue(TypedDict, total=False):
     ]
     threads_per_job: Annotated[
         AtLeastOne | Literal["auto"], Doc("threads per job; auto: cores / jobs at once on GPUs, 1 on CPUs")
+    ]
+
+
+@closed
+class Ray(TypedDict, total=False):
+    """``hydra/launcher=ray``."""
+
+    address: Annotated[
+        Text,
+        Must("auto, local, or HOST:PORT of the cluster's head node"),
+        Doc("HOST:PORT of the head node; auto: RAY_ADDRESS, or the cluster of this node; local: this machine alone"),
+    ]
+    num_cpus: Annotated[Positive, Doc("CPUs of a job, which are its threads too")]
+    num_gpus: Annotated[
+        Literal["auto"] | Annotated[Real, Ge(0)],
+        Doc("GPUs of a job; 0.5: two jobs share one; auto: 1 if a node has one, else 0"),
+    ]
+    max_retries: Annotated[Count, Doc("how often a job whose node or process was lost is started again")]
+    node_timeout_s: Annotated[
+        Annotated[Real, Ge(0)], Doc("seconds to wait for a node that has enough for a job, while no node has")
+    ]
+    options: Annotated[
+        dict[str, Any],
+        Must("a group, to which +hydra.launcher.options.memory=8e9 adds"),
+        Doc("other options of Ray's tasks, such as memory or resources"),
     ]

@@ -20,7 +20,7 @@ from s15erav3.cli.schema.check import check_made, check_part
 from s15erav3.cli.schema.kinds import LARGEST
 from s15erav3.cli.schema.model import Experts, Model
 from s15erav3.cli.schema.search import PRUNER, SAMPLER, SWEEPER
-from s15erav3.cli.schema.train import GpuQueue
+from s15erav3.cli.schema.train import GpuQueue, Ray
 from s15erav3.cli.schema.trainer import Lightning
 from s15erav3.cli.schema.tree import VERBS, fields, keys, parts
 from s15erav3.cli.schema.wording import alternatives, description, is_text, what
@@ -29,7 +29,7 @@ from s15erav3.errors import UserError
 from s15erav3.model import ConfigError, ModelConfig
 
 SEARCH = {"hydra/sweeper": SWEEPER, "hydra/sweeper/sampler": SAMPLER, "hydra/sweeper/pruner": PRUNER}
-OF_HYDRA = {("hydra.launcher", GpuQueue)} | {
+OF_HYDRA = {("hydra.launcher", GpuQueue), ("hydra.launcher", Ray)} | {
     (group.replace("/", "."), settings) for group, by_target in SEARCH.items() for settings in by_target.values()
 }
 CLASSES = {
@@ -87,8 +87,9 @@ def test_every_packaged_key_is_described_and_no_description_is_dead() -> None:
             names -= set(VERBS[verb]) if not place else set()
             assert names <= set(fields(settings)), (file, place)
             used[settings] |= names
-    queue = yaml.safe_load((conf_dir() / "hydra" / "launcher" / "gpu_queue.yaml").read_text())
-    assert fields(GpuQueue).keys() == {key for key in queue if not key.startswith("_")}
+    for name, launcher in (("gpu_queue", GpuQueue), ("ray", Ray)):
+        queue = yaml.safe_load((conf_dir() / "hydra" / "launcher" / f"{name}.yaml").read_text())
+        assert fields(launcher).keys() == {key for key in queue if not key.startswith("_")}
     for place, settings in CLASSES - {("trainer", Lightning), *OF_HYDRA}:
         common = fields(AddOns).keys() if place == "balancing" and settings is not AddOns else set()
         assert fields(settings).keys() - common == used[settings] - common, (place, settings)
