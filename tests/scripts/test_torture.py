@@ -20,11 +20,11 @@ def torture(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_kills_change_nothing_and_flipped_bits_are_noticed(tmp_path: Path) -> None:
     """Some kills of each configuration; a record that is there already is gone on from."""
-    done = torture(tmp_path, "--kills", "24", "--flips", "60")
+    done = torture(tmp_path, "--kills", "12", "--flips", "40")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything the same" in done.stdout
     trials = (tmp_path / "trials.jsonl").read_text()
-    again = torture(tmp_path, "--kills", "24", "--flips", "1")
+    again = torture(tmp_path, "--kills", "12", "--flips", "1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert (tmp_path / "trials.jsonl").read_text() == trials
 
