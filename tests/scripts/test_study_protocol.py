@@ -51,4 +51,11 @@ def test_the_protocol_is_older_than_each_run(records: list[dict[str, Any]]) -> N
 
 def test_all_runs_have_one_code(records: list[dict[str, Any]]) -> None:
     assert len({record["code"] for record in records}) == 1
-    assert not any(str(record["git_commit"]).endswith("-dirty") for record in records)
+    assert not any(str(record["git_commit"]).endswith("+changes") for record in records)
+
+
+def test_no_run_is_there_twice_and_all_had_one_thread(records: list[dict[str, Any]]) -> None:
+    """As the protocol says; another number of threads is another rounding."""
+    runs = [(record["arm"], record["settings"]["seed"], record["settings"].get("rounding")) for record in records]
+    assert len(set(runs)) == len(runs)
+    assert {record["threads"] for record in records} == {1}
