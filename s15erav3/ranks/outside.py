@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from contextlib import suppress
 from datetime import timedelta
 from socket import gethostname
@@ -15,6 +17,9 @@ KEY = f"s15erav3/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 PATIENCE = timedelta(minutes=10)
 """How long the other ranks wait for the first one, which may have to tokenize the text."""
+
+LINGER = 60.0
+"""Seconds for which the first rank, having failed, stays for others that are still starting."""
 
 _store: Any = None
 _here: Outside | None = None
@@ -85,11 +90,23 @@ def meet(here: Outside) -> str:
         ) from error
     _here = here
     if first:
+        if not hosted:
+            atexit.register(_linger)
         return ""
     try:
+        _store.add(f"{KEY}/arrived", 1)
         return str(_store.get(KEY).decode())
     except (DistError, RuntimeError) as error:
         raise SystemExit(1) from error
+
+
+def _linger() -> None:
+    """Keep the store of a first rank that cannot begin until the others have found it: one that starts later would look
+    for it for many minutes."""
+    end = time.monotonic() + LINGER
+    with suppress(Exception):
+        while _here is not None and _store.add(f"{KEY}/arrived", 0) < _here.ranks - 1 and time.monotonic() < end:
+            time.sleep(0.2)
 
 
 def announce(folder: str) -> None:
@@ -98,6 +115,7 @@ def announce(folder: str) -> None:
     Raises:
         UserError: one of them cannot.
     """
+    global _here
     if _store is None or _here is None:
         return
     from torch.distributed import DistError
@@ -113,6 +131,7 @@ def announce(folder: str) -> None:
             ) from error
         if answer:
             raise UserError(f"rank {rank} of {_here.ranks}, {answer} All nodes must see the same files.")
+    _here = None
 
 
 def answer(refusal: UserError | None = None) -> bool:

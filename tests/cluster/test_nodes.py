@@ -119,6 +119,15 @@ def test_what_does_not_fit_is_said_once(
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+def test_a_rank_that_starts_late_finds_a_first_rank_that_has_failed(slurm: Slurm, tmp_path: Path) -> None:
+    """Seen to hang for a quarter of an hour, as the late one looked for the first."""
+    late = ["bash", "-c", 'sleep $((12 * SLURM_PROCID)); exec "$@"', "-", *PROGRAM, *CPU, "trainer.devices=1"]
+    srun = ["srun", "-N2", "--ntasks-per-node=1", "--job-name=late", *late]
+    said = subprocess.run(srun, cwd=tmp_path, text=True, capture_output=True, timeout=100)
+    assert said.stderr.count("error: 2 processes on 2 nodes do not fit") == 1, said.stderr
+    assert "Traceback" not in said.stderr and said.returncode in (1, 2)
+
+
 def test_a_run_that_loses_a_node_is_requeued_and_continues(
     slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
