@@ -33,6 +33,7 @@ def cluster() -> Iterator[Any]:
     """A head node, and one with a GPU in name."""
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -44,6 +45,7 @@ def cluster() -> Iterator[Any]:
             yield nodes
         finally:
             nodes.shutdown()
+            signal.signal(signal.SIGTERM, before)  # a node sets its own in this process, and other tests come after
 
 
 def begins(tmp_path: Path) -> list[tuple[str, int]]:
