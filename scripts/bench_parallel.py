@@ -4,10 +4,11 @@ Routing is forced: even, by Zipf's law with growing exponents, all tokens to the
 what a step takes depends on them alone. Ranks meet in every layer with experts; a step takes as long as the busiest
 rank. Each rank is one process with one thread (gloo), or with one GPU (NCCL), in turns within one run.
 
-    python scripts/bench_parallel.py [--ranks 2] [--model small] [--experts e16] [--batch 1] [--rounds 7] [--out FILE]
+    python scripts/bench_parallel.py [--ranks 2] [--model small] [--experts e16] [--batch 1] [--rounds 25] [--out FILE]
 
 Skewed loads are fewer and larger products, which are faster; DDP, whose ranks multiply their own tokens, shows that
-alone. *Wait* is what expert parallelism takes more, to its even load, than DDP to its own.
+alone. *Wait* is what expert parallelism takes more, to its even load, than DDP to its own: the median over turns, in
+each of which every load and form had one step, with the 95 % interval of that median.
 
 Prints a table; ``--out`` also writes it as JSON. Ranks must have a core or a GPU each: on a shared one they do not
 wait for each other, as the one with fewer tokens leaves its time to the others.
@@ -66,20 +67,15 @@ def measure(args: argparse.Namespace, device: torch.device) -> tuple[list[dict[s
     ids = torch.randint(4096, (args.batch, args.sequence + 1), generator=generator).to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
-    def step(form: str) -> torch.Tensor:
+    def backward(form: str) -> torch.Tensor:
         net = nets[form]
         with autocast:
             out = net(ids[:, :-1])
             head = (net.module if form == "ddp" else net).lm_head.weight
             loss = chunked_cross_entropy(out.hidden.flatten(0, 1), head, ids[:, 1:].flatten(), 512).mean()
         loss.backward()
-        sizes = (bytes_of(p, p.grad, *optimizers[form].state[p].values()) for p in net.parameters())
-        held[form] = largest(sum(sizes), device)
-        optimizers[form].step()
-        optimizers[form].zero_grad(set_to_none=True)
         return stack_loads(out.routings)
 
-    held: dict[str, int] = {}
     rows = {name: {form: [] for form in FORMS} for name in LOADS}
     loads = {}
     for turn in range(args.rounds + 1):  # the first turn warms up
@@ -88,7 +84,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> tuple[list[dict[s
                 forced.attach(routers(net))
                 synchronize(device)
                 began = time.perf_counter()
-                loads[name] = step(form)
+                loads[name] = backward(form)
+                optimizers[form].step()
+                optimizers[form].zero_grad(set_to_none=True)
                 synchronize(device)
                 if turn:
                     rows[name][form].append(time.perf_counter() - began)
@@ -101,9 +99,27 @@ def measure(args: argparse.Namespace, device: torch.device) -> tuple[list[dict[s
                 "maxvio": max_violation(whole_loads).mean().item(),
                 "rank_maxvio": max_violation(rank_loads(whole_loads, dist.get_world_size())).mean().item(),
                 **{form: statistics.median(spent) for form, spent in times.items()},
+                "wait": middle([ratio - 1 for ratio in slower(*(slower(times[f], rows["even"][f]) for f in FORMS))]),
             }
         )
+    held = {}
+    for form, net in nets.items():
+        backward(form)  # gradients are there between this and the optimizer's step
+        state = optimizers[form].state
+        held[form] = largest(sum(bytes_of(p, p.grad, *state[p].values()) for p in net.parameters()), device)
     return found, held
+
+
+def slower(times: list[float], even: list[float]) -> list[float]:
+    """Times over others of the same turns, such as those of the even load."""
+    return [time / like for time, like in zip(times, even, strict=True)]
+
+
+def middle(values: list[float]) -> tuple[float, float, float]:
+    """Median and its 95 % interval, between order statistics (normal approximation of the binomial)."""
+    ordered, n = sorted(values), len(values)
+    below = max(0, int((n - 1.96 * n**0.5) / 2))
+    return statistics.median(ordered), ordered[below], ordered[n - 1 - below]
 
 
 def bytes_of(*tensors: Any) -> int:
@@ -148,8 +164,9 @@ def report(found: list[dict[str, Any]], held: dict[str, int], args: argparse.Nam
     for row in found:
         ratios = [row[form] / even[form] for form in FORMS]
         times = " | ".join(f"{row[form] * 1e3:,.0f} ms | {r:.2f}" for form, r in zip(FORMS, ratios, strict=True))
-        wait = ratios[0] / ratios[1] - 1
-        print(f"| {row['load']} | {row['maxvio']:.2f} | {row['rank_maxvio']:.2f} | {times} | {wait:+.0%} |")
+        wait, low, high = row["wait"]
+        told = f"{wait:+.0%} ({low:+.0%} to {high:+.0%})" if row is not even else ""
+        print(f"| {row['load']} | {row['maxvio']:.2f} | {row['rank_maxvio']:.2f} | {times} | {told} |")
     whole = 16 * count_parameters(load_config(args.model, args.experts, 4096)).total  # fp32, with two moments
     for form, size in held.items():
         computed = whole / (args.ranks if form == "expert_parallel" else 1)
@@ -167,7 +184,7 @@ def main() -> None:
     parser.add_argument("--experts", default="e16")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sequence", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     places = max(torch.cuda.device_count(), usable_cores())

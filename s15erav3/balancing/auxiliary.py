@@ -37,7 +37,7 @@ class AuxiliaryLoss(Balancer):
             separately, with averaged losses (DeepSeek-V3's complementary loss). ``global``: all ranks and
             the micro-batches of the step so far (arXiv 2501.11873); P is still that of the micro-batch.
         counts: experts that f counts for a token. ``chosen``: those that it used. ``unbiased``: the top K of its
-            affinities, without bias and groups (DeepSeek-V3, eq. 18); the same where there are neither.
+            affinities, without bias and ``experts.n_group`` (DeepSeek-V3, eq. 18); the same where there are neither.
         groups: G, of E / G neighbouring experts each; ``None`` for single experts.
 
     Raises:

@@ -23,7 +23,8 @@ from s15erav3.callbacks.expert_series import all_experts, condenses, few_experts
 from s15erav3.callbacks.throughput import Throughput
 from s15erav3.model import ModelConfig, training_flops_per_token
 from s15erav3.training.hardware import peak_flops
-from s15erav3.training.module import LanguageModule, StepRecord
+from s15erav3.training.module import LanguageModule
+from s15erav3.training.records import StepRecord
 
 Metrics = dict[str, float]
 

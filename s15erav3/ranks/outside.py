@@ -123,14 +123,14 @@ def announce(folder: str) -> None:
     _store.set(KEY, folder)
     for rank in range(1, _here.ranks):
         try:
-            answer = _store.get(f"{KEY}/{rank}").decode()
+            refusal = _store.get(f"{KEY}/{rank}").decode()
         except (DistError, RuntimeError) as error:
             raise UserError(
                 f"rank {rank} of {_here.ranks} was not ready to train {PATIENCE.total_seconds():g} s after the first "
                 "one; look for what it has printed, then repeat the command."
             ) from error
-        if answer:
-            raise UserError(f"rank {rank} of {_here.ranks}, {answer} All nodes must see the same files.")
+        if refusal:
+            raise UserError(f"rank {rank} of {_here.ranks}, {refusal} All nodes must see the same files.")
     _here = None
 
 

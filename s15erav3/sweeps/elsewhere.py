@@ -13,14 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from omegaconf import OmegaConf
-
 from s15erav3.errors import UserError
 from s15erav3.files import replace_text
-from s15erav3.runs.folder import write_config
-from s15erav3.runs.reader import read_run
-from s15erav3.runs.result import provenance, write_result
-from s15erav3.sweeps.planned import Planned
+from s15erav3.sweeps.planned import Planned, leave_word
 from s15erav3.terminal import program, say, short
 
 FILE = Path(".sweep") / "queue.json"
@@ -155,18 +150,3 @@ def tell(queue: Queue, names: Mapping[int, str], sweep: Path) -> None:
     say(f"  {program()} compare {place}             # progress")
     say(f"  {program()} train sweep.resume={place}  # wait, and run what failed")
     say(f"  {queue.cancel(list(names.values()))}  # end them")
-
-
-def leave_word(job: Planned, reason: str, status: str = "failed", error: str = "Killed") -> None:
-    """Write the result of a job that has left the queue and could not: it was killed, or it never began."""
-    run = read_run(job.folder)
-    old = job.found.result if job.found.state in ("resume", "again") else {}
-    if (job.folder / "result.json").exists() and run.result != old:
-        return
-    if not (job.folder / ".hydra" / "config.yaml").exists():
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_config(job.folder, job.settings, OmegaConf.masked_copy(job.config, "hydra"))
-    figures = {key: value for key, value in run.result.items() if "/" in key or key in ("steps", "max_steps")}
-    steps = {"steps": run.result.get("step", run.result.get("steps", 0))}
-    outcome = {"status": status, "reason": reason, "error": error}
-    write_result(job.folder, outcome | provenance() | figures | steps)

@@ -6,11 +6,8 @@ process, reuses processes, and waits forever for a node that there is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,12 +15,12 @@ from s15erav3.cli.schema.check import check_part
 from s15erav3.cli.schema.train import Ray
 from s15erav3.sweeps import ray_cluster
 from s15erav3.sweeps.live_table import Board
-from s15erav3.sweeps.plan import plan, returned
+from s15erav3.sweeps.own_launcher import OwnLauncher
 from s15erav3.sweeps.planned import Planned
 from s15erav3.sweeps.ray_tasks import Tasks
 
 
-class RayJobs(Launcher):
+class RayJobs(OwnLauncher):
     """Run each job as a task of a Ray cluster.
 
     Args:
@@ -50,26 +47,15 @@ class RayJobs(Launcher):
         Raises:
             UserError: no cluster answers.
         """
-        self.context, self.task, self.config = hydra_context, task_function, config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         ray_cluster.check_address(self.address)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Launch as Hydra requires; see :meth:`launch_planned`."""
-        return self.launch_planned(list(plan(self.config, self.context, job_overrides, initial_job_idx)))
-
-    def launch_planned(self, jobs: list[Planned]) -> list[JobReturn]:
-        """Run those jobs that are not complete yet; sweepers may call this several times.
-
-        Returns:
-            the objective of each job, ``None`` for a failed one.
+    def run(self, jobs: list[Planned]) -> None:
+        """Run jobs to their ends.
 
         Raises:
             UserError: no node has what a job asks for.
             Interrupted: a signal requested the end; the jobs have saved.
         """
-        self.board.add(jobs)
-        todo = [job for job in jobs if job.found.state != "done"]
-        if todo:
-            with ray_cluster.connected(self.address):
-                Tasks(self, self.board).run(todo)
-        return [returned(job) for job in jobs]
+        with ray_cluster.connected(self.address):
+            Tasks(self, self.board).run(jobs)

@@ -13,9 +13,8 @@ from s15erav3.callbacks.last_checkpoint import Interrupted
 from s15erav3.errors import UserError, one_line
 from s15erav3.runs.reader import read_run
 from s15erav3.sweeps import ray_cluster, ray_worker
-from s15erav3.sweeps.elsewhere import leave_word
 from s15erav3.sweeps.live_table import Board
-from s15erav3.sweeps.planned import Planned
+from s15erav3.sweeps.planned import Planned, leave_word
 from s15erav3.sweeps.signals import Signals
 from s15erav3.sweeps.slots import Slot
 from s15erav3.terminal import say

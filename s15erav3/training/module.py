@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,41 +19,10 @@ from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
+from s15erav3.training.records import Objective, StepRecord
 from s15erav3.training.shards import has_shards, whole
 from s15erav3.training.step_churn import some_windows
 from s15erav3.training.validation import Validation
-
-
-class StepRecord(NamedTuple):
-    """Results of one optimizer step, kept on the device until callbacks log them."""
-
-    loss: Tensor
-    """Nats per token, this rank's mean over the step."""
-    bpb: Tensor
-    """Bits per UTF-8 byte of the step's targets."""
-    mtp_loss: Tensor | None
-    """Nats per token of multi-token prediction, mean over its blocks; ``None`` without such blocks."""
-    grad_norm: Tensor
-    """Before clipping."""
-    learning_rate: float
-    loads: Tensor | None
-    """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
-    bias_update: Tensor | None
-    """Change of the biases in this step, fp32, (L, E)."""
-    balance_loss: Tensor | None
-    """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
-    dropped: Tensor | None
-    """The part of the global loads dropped by full experts, int64, (L, E); ``None`` without a capacity."""
-
-
-class Objective(NamedTuple):
-    """Contribution of one micro-batch to the loss of its step."""
-
-    loss: Tensor
-    nll: Tensor
-    mtp_loss: Tensor | None
-    balance_loss: Tensor | None
-    routed: MicroBatch
 
 
 class LanguageModule(L.LightningModule):

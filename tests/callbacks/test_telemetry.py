@@ -14,7 +14,7 @@ from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, LossFr
 from s15erav3.balancing.diagnostics import random_floor
 from s15erav3.callbacks.telemetry import Telemetry
 from s15erav3.model import routers, training_flops_per_token
-from s15erav3.training.module import StepRecord
+from s15erav3.training.records import StepRecord
 from tests.tiny import rows
 from tests.training.parts import Windows, module_for, tiny_net, trainer
 

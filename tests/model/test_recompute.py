@@ -34,7 +34,7 @@ def step(model: Transformer, ids: Tensor, dtype: torch.dtype = torch.float32) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_same_gradients_with_fewer_bytes(routing: str, dtype: torch.dtype) -> None:
-    """To the bit. Seen to fail with a part that saw the norm's output of another layer, and without the flag."""
+    """To the bit. Seen to fail with a part whose input was detached, and without the flag."""
     model = random_model(tiny_config(num_nextn_predict_layers=1, **ROUTINGS[routing]), 0)
     ids = token_ids(model.config, 4, 16)
     wanted, found = step(model, ids, dtype), {}
@@ -50,7 +50,8 @@ def test_same_gradients_with_fewer_bytes(routing: str, dtype: torch.dtype) -> No
 
 
 def test_each_token_is_routed_once() -> None:
-    """A router that ran again would count it twice, where a strategy stores what routers see."""
+    """A router that ran again would count it twice, where a strategy stores what routers see. Seen to fail
+    with the router in the part that runs again."""
     model, calls = random_model(tiny_config(), 0), []
     model.recompute("full")
     for module in model.modules():

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from s15erav3.cli.hydra_setup import conf_dir
+from s15erav3.sweeps import launcher
 from s15erav3.sweeps.columns import fitting
 from s15erav3.sweeps.label import head, label, varying
-from s15erav3.sweeps.launcher import leave_word
 from s15erav3.sweeps.live_table import Board
 from s15erav3.sweeps.plan import Sweep
 from s15erav3.sweeps.planned import Planned
@@ -162,21 +162,21 @@ def test_a_process_that_could_not_tell_is_told_of(tmp_path: Path) -> None:
     """Killed before it was a run, within its first steps, or on its second attempt: never a run that seems to go on."""
     before = planned(tmp_path, 0)
     before.folder.mkdir()
-    leave_word(before, ended(-signal.SIGKILL), 3.0, stopped=False)
+    launcher.account(before, ended(-signal.SIGKILL), 3.0, stopped=False)
     assert result(before.folder)["reason"] == "killed by SIGKILL" and (before.folder / ".hydra/config.yaml").exists()
     within = planned(tmp_path, 1)
     write(within, progress={"step": 7, "max_steps": 9, "val/bpb": 2.0})
-    leave_word(within, ended(1), 3.0, stopped=True)
+    launcher.account(within, ended(1), 3.0, stopped=True)
     told = result(within.folder)
     assert (told["status"], told["steps"], told["max_steps"], told["val/bpb"]) == ("interrupted", 7, 9, 2.0)
     old = {"status": "interrupted", "reason": "stopped by SIGINT", "steps": 4}
     again = planned(tmp_path, 2, Found("resume", "", old))
     write(again, old)
-    leave_word(again, ended(-signal.SIGKILL), 3.0, stopped=False)
+    launcher.account(again, ended(-signal.SIGKILL), 3.0, stopped=False)
     assert (result(again.folder)["status"], result(again.folder)["steps"]) == ("failed", 4)
     itself = planned(tmp_path, 3)
     write(itself, {"status": "completed"})
-    leave_word(itself, ended(0), 3.0, stopped=False)
+    launcher.account(itself, ended(0), 3.0, stopped=False)
     assert result(itself.folder) == {"status": "completed"}
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_somebody_else_resumed_is_left_alone(tmp_path: Path) -> None:
         theirs,
         progress={"step": 7, "max_steps": 9, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()},
     )
-    leave_word(theirs, ended(2), 3.0, stopped=False)
+    launcher.account(theirs, ended(2), 3.0, stopped=False)
     assert not (theirs.folder / "result.json").exists()
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from s15erav3.balancing import BIP, AddOns, AuxiliaryLoss, Combined, LossFree, MicroBatch, Unbalanced
 from s15erav3.model import Routing, routers
 from s15erav3.training import module as module_file
-from s15erav3.training.module import LanguageModule, StepRecord
+from s15erav3.training.module import LanguageModule
+from s15erav3.training.records import StepRecord
 from tests.training.parts import Windows, tiny_net, trained
 
 

@@ -19,9 +19,10 @@ from s15erav3.balancing import Balancer, LossFree, MicroBatch, OriginalRule, Unb
 from s15erav3.balancing.diagnostics import max_violation
 from s15erav3.model import Router, Transformer, routers
 from s15erav3.training import module as module_file
-from s15erav3.training.module import LanguageModule, StepRecord
+from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.optim import adamw, muon
+from s15erav3.training.records import StepRecord
 from s15erav3.training.schedule import Constant, Cosine
 from tests.training.parts import VOCABULARY, Windows, tiny_net, trainer
 

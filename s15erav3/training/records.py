@@ -1,0 +1,41 @@
+"""What a micro-batch and an optimizer step yield, as values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from s15erav3.balancing.base import MicroBatch
+
+
+class StepRecord(NamedTuple):
+    """Results of one optimizer step, kept on the device until callbacks log them."""
+
+    loss: Tensor
+    """Nats per token, this rank's mean over the step."""
+    bpb: Tensor
+    """Bits per UTF-8 byte of the step's targets."""
+    mtp_loss: Tensor | None
+    """Nats per token of multi-token prediction, mean over its blocks; ``None`` without such blocks."""
+    grad_norm: Tensor
+    """Before clipping."""
+    learning_rate: float
+    loads: Tensor | None
+    """Global loads of the step, int64, (L, E); ``None`` for a dense model."""
+    bias_update: Tensor | None
+    """Change of the biases in this step, fp32, (L, E)."""
+    balance_loss: Tensor | None
+    """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
+    dropped: Tensor | None
+    """The part of the global loads dropped by full experts, int64, (L, E); ``None`` without a capacity."""
+
+
+class Objective(NamedTuple):
+    """Contribution of one micro-batch to the loss of its step."""
+
+    loss: Tensor
+    nll: Tensor
+    mtp_loss: Tensor | None
+    balance_loss: Tensor | None
+    routed: MicroBatch
