@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all check format docs docs-serve lock gpu-check gpu-static count-kernels bench sample-corpus clean
+.PHONY: help setup train test test-all check format docs docs-serve lock gpu-check gpu-static study-report count-kernels bench sample-corpus clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -50,6 +50,10 @@ docs: .venv/installed-docs ## build the documentation into site/; a broken link 
 
 docs-serve: .venv/installed-docs ## serve the documentation, with live reload
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+study-report: setup ## rebuild the study's tables and figures from docs/data/study, and check each figure
+	$(BIN)/python scripts/study_report.py > /dev/null
+	$(BIN)/python scripts/study_check.py
 
 lock: ## write the versions of a fresh installation into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

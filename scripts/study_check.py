@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ PAIRS = [
     *(("loss_free", "none"), ("quantile", "none"), ("aux_global", "none"), ("dsv3", "none")),
     *(("dsv3", "loss_free"), ("loss_free", "dense"), ("loss_free", "dense_time")),
 ]
+Record = dict[str, Any]
 Table = list[list[str]]
 
 
@@ -52,7 +53,7 @@ def tables(text: str) -> dict[str, Table]:
     for heading, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE):
         rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines() if line.startswith("|")]
         if rows:
-            found[heading] = rows[2:]
+            found[heading] = [[cell.strip("`*") for cell in row] for row in rows[2:]]
     return found
 
 
@@ -75,10 +76,48 @@ class Check:
             self.differ += 1
             print(f"differs: {where}: printed {printed:g}, computed {computed:.6g}")
 
+    def all(self, where: str, cell: str, computed: tuple[float, ...], tolerance: float) -> None:
+        """Compare each figure of a cell."""
+        for at, (a, b) in enumerate(zip(numbers(cell), computed, strict=True), start=1):
+            self.same(f"{where}, number {at}", a, b, tolerance)
 
-def bits(record: dict[str, Any]) -> float:
+
+class Data(NamedTuple):
+    """Records of docs/data/study."""
+
+    all: list[Record]
+    """Confirmatory runs and noise runs."""
+    runs: dict[str, dict[int, Record]]
+    """Confirmatory runs by arm and seed."""
+    tried: list[Record]
+    repeats: list[Record]
+    classical: dict[str, float]
+
+    def same_seed(self, arm: str) -> list[Record]:
+        """Runs of an arm that differ in rounding alone."""
+        return [r for r in self.all if r["arm"] == arm and (r["seed"] == 1 or "rounding" in r["settings"])]
+
+
+def read(folder: Path) -> Data:
+    """Read all files."""
+    every, tried, repeats = (
+        [json.loads(line) for file in folder.glob(f"{kind}_*.jsonl") for line in file.read_text().splitlines()]
+        for kind in ("study", "tune", "repeat")
+    )
+    plain = [r for r in every if "rounding" not in r["settings"]]
+    runs = {arm: {r["seed"]: r for r in plain if r["arm"] == arm} for arm in {r["arm"] for r in plain}}
+    file = folder / "baselines.json"
+    return Data(every, runs, tried, repeats, json.loads(file.read_text())["bpb"] if file.exists() else {})
+
+
+def bits(record: Record) -> float:
     """Bits per byte of the test part."""
     return float(np.sum(record["test"]["nll"]) / np.sum(record["test"]["bytes"]) / np.log(2))
+
+
+def spread(values: list[float]) -> float:
+    """Standard deviation in percent of the mean."""
+    return 100 * float(np.std(values, ddof=1) / np.mean(values))
 
 
 def mean_and_half(values: list[float]) -> tuple[float, float]:
@@ -87,96 +126,168 @@ def mean_and_half(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), t_critical(0.05, n - 1) * float(np.std(values, ddof=1)) / n**0.5
 
 
-def main() -> None:
-    """Check every table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("docs/data/study"))
-    parser.add_argument("--tables", type=Path, default=Path("docs/study_tables.md"))
-    args = parser.parse_args()
-    printed, check = tables(args.tables.read_text()), Check()
-    tuned = set(args.data.glob("*tune*.jsonl"))
-    confirmatory = set(args.data.glob("*.jsonl")) - tuned
-    records = [json.loads(s) for file in confirmatory for s in file.read_text().splitlines()]
-    plain = [r for r in records if not int(r["settings"].get("rounding", 0))]
-    runs = {arm: {r["seed"]: r for r in plain if r["arm"] == arm} for arm in {r["arm"] for r in plain}}
-
-    for arm, _, *cells in printed["Arms"]:
-        its = list(runs[arm.strip("`")].values())
+def check_arms(printed: Table, data: Data, check: Check) -> None:
+    """Means and intervals of the outcomes."""
+    for arm, _, *cells in printed:
+        its = list(data.runs[arm].values())
         keys = (None, "val/bpb", "balance/maxvio_global", "balance/dead_experts_global")
         for cell, key in zip(cells, keys, strict=True):
             if cell:
                 found = mean_and_half([bits(r) if key is None else r[key] for r in its])
-                for name, a, b in zip(("mean", "half"), numbers(cell), found, strict=True):
-                    check.same(
-                        f"Arms {arm} {key or 'test bpb'} {name}", a, b, 0.00051 if key and "bal" in key else 0.000051
-                    )
+                check.all(f"Arms {arm} {key or 'test bpb'}", cell, found, 0.00051 if key and "bal" in key else 0.000051)
 
-    for arm, _, rounding, seeds in printed["Scatter"]:
-        name = arm.strip("`")
-        noisy = [
-            bits(r) for r in records if r["arm"] == name and (r["seed"] == 1 or int(r["settings"].get("rounding", 0)))
-        ]
-        for cell, values in ((rounding, noisy), (seeds, [bits(r) for r in runs[name].values()])):
-            check.same(f"Scatter {arm}", float(cell), 100 * float(np.std(values, ddof=1) / np.mean(values)), 0.00051)
 
-    tried = [json.loads(s) for file in tuned for s in file.read_text().splitlines()]
-    for arm, setting, value, loss, uneven in printed.get("Tuning", []):
-        (run,) = (
-            r
-            for r in tried
-            if r["arm"] == arm.strip("`") and float(r["settings"][setting.strip("`")]) == numbers(value)[0]
-        )
+def check_churn(printed: Table, data: Data, check: Check) -> None:
+    """Churn at the validation nearest to half of the steps."""
+    for arm, _, *cells in printed:
+        curves = [(r["validations"], r["max_steps"] / 2) for r in data.runs[arm].values()]
+        at = [int(np.argmin(np.abs(np.subtract(curve["step"], half)))) for curve, half in curves]
+        for cell, key in zip(cells, ("step_churn", "weight_churn", "churn"), strict=True):
+            values = [100 * curve[f"balance/{key}"][i] for (curve, _), i in zip(curves, at, strict=True)]
+            check.all(f"Churn {arm} {key}", cell, mean_and_half(values), 0.0051)
+
+
+def check_baselines(printed: Table, data: Data, check: Check) -> None:
+    """Classical models, and how many runs are below each."""
+    plain = [bits(r) for its in data.runs.values() for r in its.values()]
+    for model, value, below in printed:
+        check.same(f"Baselines {model}", float(value), data.classical[model], 0.000051)
+        check.all(f"Baselines {model}", below, (sum(b < data.classical[model] for b in plain), len(plain)), 0)
+
+
+def check_experts(printed: Table, data: Data, check: Check) -> None:
+    """What experts are used for and worth."""
+    for arm, seed, *cells, last in printed:
+        run = data.runs[arm][int(seed)]
+        its = run["experts"]
+        cost, load = np.ravel(its["ablation/change"]), np.ravel(run["last_load"])
+        ranks = [np.array([np.sum(x < v) + (np.sum(x == v) - 1) / 2 for v in x]) for x in (cost, load)]
+        (every,) = (row for row in its["ablation/domains"] if row["domain"] == "all")
+        known = [100 * its[f"specialisation/{d}/share_of_expert"] for d in ("token", "part", "event", "bowler")]
+        want = [*known, np.mean(cost), np.max(cost), np.corrcoef(*ranks)[0, 1]]
+        for cell, value, places in zip(cells, want, (2, 2, 2, 2, 5, 4, 2), strict=True):
+            check.same(f"Experts {arm}", float(cell), float(value), 0.51 * 10**-places)
+        check.all(f"Experts {arm} specialists", last, (every["change"] - every["other"], every["half"]), 0.000051)
+
+
+def check_scatter(printed: Table, data: Data, check: Check) -> None:
+    """Scatter by rounding and by seeds."""
+    for arm, _, rounding, seeds in printed:
+        check.same(f"Scatter {arm}", float(rounding), spread([bits(r) for r in data.same_seed(arm)]), 0.00051)
+        check.same(f"Scatter {arm} seeds", float(seeds), spread([bits(r) for r in data.runs[arm].values()]), 0.00051)
+
+
+def check_repeats(printed: Table, data: Data, check: Check) -> None:
+    """Runs that were made twice."""
+    for arm, seed, *cells, apart in printed:
+        (again,) = (r for r in data.repeats if r["arm"] == arm and r["seed"] == int(seed))
+        first = data.runs[arm][int(seed)]
+        for cell, record in zip(cells, (first, again), strict=True):
+            check.same(f"Repeats {arm}", float(cell), bits(record), 0.00000051)
+        most = np.abs(np.array(again["test"]["nll"]) / np.array(first["test"]["nll"]) - 1).max()
+        check.same(f"Repeats {arm} documents", float(apart), 100 * float(most), 0.00051)
+
+
+def check_tuning(printed: Table, data: Data, check: Check) -> None:
+    """Every value that was tried."""
+    for arm, setting, value, loss, uneven in printed:
+        (run,) = (r for r in data.tried if r["arm"] == arm and float(r["settings"][setting]) == float(value))
         check.same(f"Tuning {arm} {value}", float(loss), run["val/bpb"], 0.000051)
         if uneven:
             check.same(f"Tuning {arm} {value} MaxVio", float(uneven), run["balance/maxvio_global"], 0.00051)
 
-    draw = np.random.default_rng(1)
-    found = {}
-    for a, b in PAIRS:
-        seeds = sorted(runs.get(a, {}).keys() & runs.get(b, {}).keys())
-        if len(seeds) > 1:
-            differences = np.array([bits(runs[a][s]) - bits(runs[b][s]) for s in seeds])
-            nll = np.mean([np.subtract(runs[a][s]["test"]["nll"], runs[b][s]["test"]["nll"]) for s in seeds], axis=0)
-            size = np.array(runs[a][seeds[0]]["test"]["bytes"], dtype=float)
-            at = draw.integers(len(nll), size=(20_000, len(nll)))
-            spread = np.var(nll[at].sum(1) / size[at].sum(1) / np.log(2))
-            error = (np.var(differences, ddof=1) / len(seeds) + spread) ** 0.5
-            flips = draw.choice([-1.0, 1.0], size=(20_000, len(nll)))
-            permutation = float(np.mean(np.abs(flips @ nll) >= abs(nll.sum()) * (1 - 1e-12)))
-            reference = float(np.mean([bits(runs[b][s]) for s in seeds]))
-            df = len(seeds) - 1
-            found[f"`{a}` to `{b}`"] = (
-                differences.mean(),
-                error,
-                df,
-                reference,
-                permutation,
-                t_p(differences.mean() / error, df),
-            )
-    order = sorted(found, key=lambda name: found[name][5])
-    corrected, last = {}, 0.0
-    for rank, name in enumerate(order):
-        last = max(last, min(1.0, (len(order) - rank) * found[name][5]))
-        corrected[name] = last
-    for name, mean, between, p, verdict, smallest, _ in printed["Primary comparisons"]:
-        effect, error, df, reference, permutation, _ = found[name]
-        half = t_critical(0.05, df) * error
-        low, high = numbers(between.replace(" to ", " "))
-        scale = 100 / reference
+
+class Effect(NamedTuple):
+    """A paired difference in bits per byte."""
+
+    mean: float
+    error: float
+    df: int
+    reference: float
+    permutation: float
+    """p-value over random signs of the documents' differences."""
+    p: float
+
+
+def effect(a: dict[int, Record], b: dict[int, Record], draw: np.random.Generator) -> Effect:
+    """Compare two arms over the seeds that both have."""
+    seeds = sorted(a.keys() & b.keys())
+    differences = np.array([bits(a[s]) - bits(b[s]) for s in seeds])
+    nll = np.mean([np.subtract(a[s]["test"]["nll"], b[s]["test"]["nll"]) for s in seeds], axis=0)
+    size = np.array(a[seeds[0]]["test"]["bytes"], dtype=float)
+    at = draw.integers(len(nll), size=(20_000, len(nll)))
+    documents = np.var(nll[at].sum(1) / size[at].sum(1) / np.log(2))
+    error = float((np.var(differences, ddof=1) / len(seeds) + documents) ** 0.5)
+    flips = draw.choice([-1.0, 1.0], size=(20_000, len(nll)))
+    permutation = float(np.mean(np.abs(flips @ nll) >= abs(nll.sum()) * (1 - 1e-12)))
+    mean, df = float(differences.mean()), len(seeds) - 1
+    return Effect(mean, error, df, float(np.mean([bits(b[s]) for s in seeds])), permutation, t_p(mean / error, df))
+
+
+def holm(p: dict[str, float]) -> dict[str, float]:
+    """Correct p-values for their number."""
+    found, last = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        last = max(last, min(1.0, (len(p) - rank) * p[name]))
+        found[name] = last
+    return found
+
+
+def check_primary(printed: Table, data: Data, check: Check) -> None:
+    """The primary comparisons: effects, intervals, Holm's correction, verdicts and what could be seen."""
+    draw, runs = np.random.default_rng(1), data.runs
+    ready = [(a, b) for a, b in PAIRS if len(runs.get(a, {}).keys() & runs.get(b, {}).keys()) > 1]
+    found = {f"{a}` to `{b}": effect(runs[a], runs[b], draw) for a, b in ready}
+    corrected = holm({name: its.p for name, its in found.items()})
+    flipped = holm({name: its.permutation for name, its in found.items()})
+    groups = [[bits(r) for r in its] for arm in runs if len(its := data.same_seed(arm)) > 1]
+    loose = sum(len(group) - 1 for group in groups)
+    rounding = (sum(np.var(g) / np.mean(g) ** 2 * len(g) for g in groups) / loose) ** 0.5 if loose else np.nan
+    for name, mean, between, p, verdict, smallest, alone, _ in printed:
+        its = found[name]
+        scale, half = 100 / its.reference, t_critical(0.05, its.df) * its.error
         near = 0.0051 + 0.03 * half * scale
-        check.same(f"{name} mean", float(mean), effect * scale, 0.0051)
-        check.same(f"{name} low", low, (effect - half) * scale, near)
-        check.same(f"{name} high", high, (effect + half) * scale, near)
+        check.same(f"{name} mean", float(mean), its.mean * scale, 0.0051)
+        interval = ((its.mean - half) * scale, (its.mean + half) * scale)
+        check.all(f"{name} interval", between.replace(" to ", " "), interval, near)
         check.same(f"{name} p", numbers(p)[0], corrected[name], 0.001 + 0.1 * corrected[name])
-        power = (t_critical(0.05 / len(PAIRS), df) + t_critical(0.4, df)) * error * scale
+        power = (t_critical(0.05 / len(PAIRS), its.df) + t_critical(0.4, its.df)) * its.error * scale
         check.same(f"{name} smallest visible", float(smallest), power, 0.0051 + 0.03 * power)
+        if loose:
+            sure = t_critical(0.05 / len(PAIRS), loose) + t_critical(0.4, loose)
+            check.same(
+                f"{name} by rounding alone", float(alone), 100 * sure * rounding * (2 / (its.df + 1)) ** 0.5, 0.0051
+            )
         shown = verdict in ("gains", "costs")
         if not shown:
-            check.same(f"{name} far end", numbers(verdict)[0], (abs(effect) + half) * scale, near)
-        if shown and permutation >= 0.05:
+            check.all(f"{name} far end", verdict, ((abs(its.mean) + half) * scale,), near)
+        elif flipped[name] >= 0.05:
             check.differ += 1
-            print(f"differs: {name}: {verdict}, but the permutation test has p = {permutation:.3f}")
-        print(f"{name}: {verdict}; permutation of documents p = {permutation:.4f}")
+            print(f"differs: {name}: {verdict}, but the permutation test has p = {flipped[name]:.3f} (Holm)")
+        print(f"`{name}`: {verdict}; permutation of documents p = {its.permutation:.4f}, Holm {flipped[name]:.4f}")
+
+
+CHECKS = {
+    "Primary comparisons": check_primary,
+    "Arms": check_arms,
+    "Churn": check_churn,
+    "Baselines": check_baselines,
+    "Experts": check_experts,
+    "Scatter": check_scatter,
+    "Repeats": check_repeats,
+    "Tuning": check_tuning,
+}
+
+
+def main() -> None:
+    """Check every table of the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("docs/data/study"))
+    parser.add_argument("--tables", type=Path, default=Path("docs/study_tables.md"))
+    args = parser.parse_args()
+    data, check = read(args.data), Check()
+    for heading, printed in tables(args.tables.read_text()).items():
+        CHECKS[heading](printed, data, check)
     print(f"{check.agree} figures agree, {check.differ} differ")
     sys.exit(1 if check.differ else 0)
 

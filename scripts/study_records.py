@@ -4,8 +4,9 @@
 
 Writes OUT/NAME.jsonl for a sweep's folder NAME: settings, code, versions, machine, every figure of ``result.json``, the
 validations, the last loads, and the cost of each document of the split at the last step (by ``s15erav3 evaluate``,
-where its file is missing). ``--split none`` leaves the documents out, as for tuning. Runs that are not complete are
-named and left out, so the command can be repeated while a sweep runs.
+where its file is missing). What ``s15erav3 evaluate CHECKPOINT split=test ablate=experts`` found before is kept too.
+``--split none`` leaves the documents out, as for tuning. Runs that are not complete are named and left out, so the
+command can be repeated while a sweep runs.
 """
 
 from __future__ import annotations
@@ -49,7 +50,15 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
     }
     if split:
         kept[split] = documents(run.folder, split)
+        kept |= experts(json.loads((run.folder / f"evaluate-last-{split}.json").read_text()))
     return kept
+
+
+def experts(found: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found of the experts, if it removed them: what each costs, and what it is used for."""
+    if "ablation/change" not in found:
+        return {}
+    return {"experts": {key: its for key, its in found.items() if key.startswith(("ablation/", "specialisation/"))}}
 
 
 def machine() -> dict[str, str]:

@@ -2,112 +2,44 @@
 
     python scripts/study_report.py [--data docs/data/study] [--out docs]
 
-Reads what scripts/study_records.py kept: ``*tune*.jsonl`` and, in all other files, the confirmatory runs. Writes
-OUT/study_tables.md and OUT/figures/study_*.svg. scripts/study_check.py computes every figure of the tables again.
+Writes OUT/study_tables.md and OUT/figures/study_*.svg. scripts/study_check.py computes every printed figure again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev, variance
-from typing import Any, NamedTuple
+from statistics import fmean, stdev
 
 import numpy as np
+from study_data import (
+    ARMS,
+    COMPARISONS,
+    MAXVIO,
+    SETTINGS,
+    Study,
+    by_rounding,
+    compare,
+    halfway,
+    mean_and_half,
+    read,
+    rounding,
+    test_bpb,
+)
 from study_pictures import draw
 
-from s15erav3.comparison.statistics import LEVEL, Difference, bootstrap, detectable, holm, quantile
+from s15erav3.comparison.statistics import LEVEL, Difference, detectable, holm
 
-Record = dict[str, Any]
-ARMS = ("none", "loss_free", "quantile", "aux_global", "dsv3", "dense", "dense_time")
-COMPARISONS = (
-    ("loss_free", "none"),
-    ("quantile", "none"),
-    ("aux_global", "none"),
-    ("dsv3", "none"),
-    ("dsv3", "loss_free"),
-    ("loss_free", "dense"),
-    ("loss_free", "dense_time"),
-)
-SETTINGS = {
-    "none": "optimizer.lr",
-    "dense": "optimizer.lr",
-    "loss_free": "balancing.rate",
-    "quantile": "balancing.ema",
-    "aux_global": "balancing.alpha",
-    "dsv3": "balancing.loss.aux_sequence.alpha",
-}
-SECONDARY = {"MaxVio global": "balance/maxvio_global", "dead experts": "balance/dead_experts_global"}
+OUTCOMES = {"MaxVio global": MAXVIO, "dead experts": "balance/dead_experts_global"}
+CHURN = {"whole step": "balance/step_churn", "weights alone": "balance/weight_churn", "biases alone": "balance/churn"}
+DOMAINS = ("token", "part", "event", "bowler")
 
 
-class Study(NamedTuple):
-    """Records by what they are for."""
-
-    seeds: dict[str, dict[int, Record]]
-    """Confirmatory runs by arm and seed."""
-    noise: dict[str, list[Record]]
-    """Runs of an arm that differ in rounding alone, the first seed's own run among them."""
-    tuning: dict[str, dict[float, Record]]
-    """Runs of the tuning by arm and value."""
-
-
-def read(folder: Path) -> Study:
-    """Read the records.
-
-    Raises:
-        SystemExit: there are none of confirmatory runs.
-    """
-    files = sorted(folder.glob("*.jsonl"))
-    confirmatory = [record for file in files if "tune" not in file.name for record in _lines(file)]
-    if not confirmatory:
-        raise SystemExit(f"error: {folder} has no records of confirmatory runs; scripts/study_records.py writes them.")
-    study = Study(defaultdict(dict), defaultdict(list), defaultdict(dict))
-    for record in confirmatory:
-        if not rounding(record):
-            study.seeds[record["arm"]][record["seed"]] = record
-    for record in confirmatory:
-        if rounding(record) or record["seed"] == 1:
-            study.noise[record["arm"]].append(record)
-    for file in (file for file in files if "tune" in file.name):
-        for record in _lines(file):
-            study.tuning[record["arm"]][float(record["settings"][SETTINGS[record["arm"]]])] = record
-    return study
-
-
-def _lines(file: Path) -> list[Record]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def rounding(record: Record) -> int:
-    """Number of the noise run; 0 for a run of the design."""
-    return int(record["settings"].get("rounding", 0))
-
-
-def test_bpb(record: Record) -> float:
-    """Bits per byte of the test part."""
-    return sum(record["test"]["nll"]) / sum(record["test"]["bytes"]) / math.log(2)
-
-
-def compare(study: Study, arm: str, base: str) -> Difference:
-    """Mean paired difference: variance over seeds, and over resampled documents."""
-    a, b = study.seeds[arm], study.seeds[base]
-    seeds = sorted(a.keys() & b.keys())
-    pairs = [test_bpb(a[seed]) - test_bpb(b[seed]) for seed in seeds]
-    nll = np.mean([np.subtract(a[s]["test"]["nll"], b[s]["test"]["nll"]) for s in seeds], axis=0)
-    size = np.array(a[seeds[0]]["test"]["bytes"], dtype=np.float64)
-    error = math.sqrt(variance(pairs) / len(pairs) + bootstrap(nll, size))
-    reference = fmean(test_bpb(b[seed]) for seed in seeds)
-    name = f"`{arm}` to `{base}`"
-    return Difference(name, fmean(pairs), error, len(pairs) - 1, reference, f"{len(pairs)}", len(size))
-
-
-def interval(values: list[float], form: str) -> str:
+def interval(values: list[float], form: str, scale: float = 1) -> str:
     """Mean and its 95 % t interval."""
-    half = quantile(LEVEL, len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{fmean(values):{form}} ± {half:{form}}"
+    mean, half = mean_and_half(values)
+    return f"{scale * mean:{form}} ± {scale * half:{form}}"
 
 
 def verdict(one: Difference, p: float) -> str:
@@ -122,20 +54,6 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def arms_table(study: Study) -> list[str]:
-    """Outcomes of each arm."""
-    rows = []
-    for arm in ARMS:
-        runs = list(study.seeds[arm].values())
-        if runs:
-            cells = [
-                interval([run[key] for run in runs], ".3f") if key in runs[0] else "" for key in SECONDARY.values()
-            ]
-            bits = interval([test_bpb(run) for run in runs], ".4f")
-            rows.append([f"`{arm}`", f"{len(runs)}", bits, interval([r["val/bpb"] for r in runs], ".4f"), *cells])
-    return table(["arm", "runs", "test bpb", "val bpb", *SECONDARY], rows)
-
-
 def primary_table(study: Study) -> list[str]:
     """The primary comparisons that have at least two pairs."""
     ready = [pair for pair in COMPARISONS if len(study.seeds[pair[0]].keys() & study.seeds[pair[1]].keys()) > 1]
@@ -143,21 +61,69 @@ def primary_table(study: Study) -> list[str]:
     rows = []
     for one, p in zip(found, holm([one.p for one in found]), strict=True):
         low, mean, high = (100 * x / one.reference for x in (one.mean - one.half, one.mean, one.mean + one.half))
-        smallest = 100 * detectable(one, len(COMPARISONS))
         cells = [
             f"{mean:+.2f}",
             f"{low:+.2f} to {high:+.2f}",
             f"{p:.3f}" if p >= 0.001 else "< 0.001",
             verdict(one, p),
-            f"{smallest:.2f}",
+            f"{100 * detectable(one, len(COMPARISONS)):.2f}",
+            "" if math.isnan(least := 100 * by_rounding(study, one.df + 1)) else f"{least:.2f}",
             one.runs,
         ]
         rows.append([one.name, *cells])
-    head = ["comparison", "test bpb, %", "95 % interval, %", "p (Holm)", "verdict", "smallest visible, %", "pairs"]
-    return table(head, rows)
+    head = ["comparison", "test bpb, %", "95 % interval, %", "p (Holm)", "verdict"]
+    return table([*head, "smallest visible, %", "if rounding alone, %", "pairs"], rows)
 
 
-def noise_table(study: Study) -> list[str]:
+def arms_table(study: Study) -> list[str]:
+    """Outcomes of each arm."""
+    rows = []
+    for arm in ARMS:
+        runs = list(study.seeds[arm].values())
+        if runs:
+            bits = [interval([test_bpb(run) for run in runs], ".4f"), interval([r["val/bpb"] for r in runs], ".4f")]
+            cells = [interval([run[key] for run in runs], ".3f") if key in runs[0] else "" for key in OUTCOMES.values()]
+            rows.append([f"`{arm}`", f"{len(runs)}", *bits, *cells])
+    return table(["arm", "runs", "test bpb", "val bpb", *OUTCOMES], rows)
+
+
+def churn_table(study: Study) -> list[str]:
+    """What a step re-routes, halfway."""
+    rows = []
+    for arm in ARMS:
+        runs = [run for run in study.seeds[arm].values() if MAXVIO in run]
+        if runs:
+            cells = [interval([halfway(run, key) for run in runs], ".2f", 100) for key in CHURN.values()]
+            rows.append([f"`{arm}`", f"{len(runs)}", *cells])
+    return table(["arm", "runs", *CHURN], rows)
+
+
+def baselines_table(study: Study) -> list[str]:
+    """Classical models, best first, and how many runs beat each."""
+    bits = [test_bpb(run) for arm in study.seeds.values() for run in arm.values()]
+    models = sorted(study.baselines.items(), key=lambda item: item[1])
+    rows = [[name, f"{value:.4f}", f"{sum(run < value for run in bits)} of {len(bits)}"] for name, value in models]
+    return table(["model", "test bpb", "runs below it"], rows)
+
+
+def experts_table(study: Study) -> list[str]:
+    """What the removal of an expert costs, and whether the experts that serve a value most are those that it needs."""
+    rows = []
+    for arm in ARMS:
+        for seed, run in study.seeds[arm].items():
+            if found := run.get("experts"):
+                cost, load = np.ravel(found["ablation/change"]), np.ravel(run["last_load"])
+                together = np.corrcoef(*(np.argsort(np.argsort(values)) for values in (cost, load)))[0, 1]
+                (every,) = (row for row in found["ablation/domains"] if row["domain"] == "all")
+                cells = [f"{100 * found[f'specialisation/{domain}/share_of_expert']:.2f}" for domain in DOMAINS]
+                cells += [f"{cost.mean():.5f}", f"{cost.max():.4f}", f"{together:+.2f}"]
+                cells += [f"{every['change'] - every['other']:+.4f} ± {every['half']:.4f}"]
+                rows.append([f"`{arm}`", f"{seed}", *cells])
+    known = [f"{domain}, %" for domain in DOMAINS]
+    return table(["arm", "seed", *known, "mean cost", "largest cost", "load and cost", "specialist's cost"], rows)
+
+
+def scatter_table(study: Study) -> list[str]:
     """Scatter by rounding alone, beside that of seeds."""
     rows = []
     for arm in ARMS:
@@ -168,6 +134,17 @@ def noise_table(study: Study) -> list[str]:
     return table(["arm", "runs", "rounding alone, %", "seeds, %"], rows)
 
 
+def repeats_table(study: Study) -> list[str]:
+    """Runs that were made twice: both results, and how far documents' costs lie apart."""
+    rows = []
+    for again in study.repeats:
+        first = study.seeds[again["arm"]][again["seed"]]
+        apart = np.max(np.abs(np.subtract(first["test"]["nll"], again["test"]["nll"])) / np.array(first["test"]["nll"]))
+        bits = [f"{test_bpb(run):.6f}" for run in (first, again)]
+        rows.append([f"`{again['arm']}`", f"{again['seed']}", *bits, f"{100 * apart:.3f}"])
+    return table(["arm", "seed", "test bpb", "again", "largest difference of a document, %"], rows)
+
+
 def tuning_table(study: Study) -> list[str]:
     """Every value that was tried; the one of the lowest loss in bold."""
     rows = []
@@ -175,7 +152,7 @@ def tuning_table(study: Study) -> list[str]:
         best = min(tried, key=lambda value: tried[value]["val/bpb"])
         for value in sorted(tried):
             run = tried[value]
-            uneven = run.get("balance/maxvio_global")
+            uneven = run.get(MAXVIO)
             text = f"**{value:g}**" if value == best else f"{value:g}"
             cells = [f"{run['val/bpb']:.4f}", "" if uneven is None else f"{uneven:.3f}"]
             rows.append([f"`{arm}`", f"`{SETTINGS[arm]}`", text, *cells])
@@ -192,15 +169,43 @@ def provenance(study: Study) -> list[str]:
     return [f"{len(runs)} runs and {noise} noise runs; {made}."]
 
 
+SECTIONS = {
+    "Primary comparisons": (
+        primary_table,
+        "Mean paired difference in percent of the second arm; terms as in the [protocol](study_protocol.md).\n"
+        "*Smallest visible*: the difference that this design finds in four of five cases, from the scatter of its\n"
+        "pairs; beside it the same if runs scattered by rounding alone.",
+    ),
+    "Arms": (arms_table, "Mean and 95 % t interval over seeds, at the last step."),
+    "Churn": (
+        churn_table,
+        "Share of choices, in percent, that one training step sends to other experts, where the learning rate begins\n"
+        "to fall. Mean and 95 % t interval over seeds.",
+    ),
+    "Baselines": (
+        baselines_table,
+        "Fitted on the same training part; `scripts/ngram_baseline.py RUN_DIR --split test`.",
+    ),
+    "Experts": (
+        experts_table,
+        "One run of each arm. *Token* to *bowler*: what the domain's value says of a slot's expert, in percent of the\n"
+        "expert's entropy. *Cost*: bits per byte more on the test part without an expert, over all experts of all\n"
+        "layers; *load and cost*: their rank correlation. *Specialist's cost*: how much more the removal of a value's\n"
+        "specialist costs that value than the removal of another expert, with its 95 % interval over documents.",
+    ),
+    "Scatter": (scatter_table, "Standard deviation of test bpb, in percent."),
+    "Repeats": (repeats_table, "Runs of the design made a second time, on another day."),
+    "Tuning": (tuning_table, "One run each; bold: the lowest val bpb, which is taken."),
+}
+
+
 def page(study: Study) -> str:
     """The whole Markdown page."""
     lines = ["# Tables of the study", "", "Generated from `docs/data/study`; do not edit.", ""]
     lines += ["```bash", "python scripts/study_report.py", "python scripts/study_check.py", "```", ""]
-    lines += ["## Primary comparisons", "", *primary_table(study), ""]
-    lines += ["Mean paired difference in percent of the second arm; terms as in the [protocol](study_protocol.md).", ""]
-    lines += ["## Arms", "", *arms_table(study), "", "Mean and 95 % t interval over seeds.", ""]
-    lines += ["## Scatter", "", *noise_table(study), "", "Standard deviation of test bpb, in percent.", ""]
-    lines += ["## Tuning", "", *tuning_table(study), "", "One run each; bold: the lowest val bpb, which is taken.", ""]
+    for title, (rows, note) in SECTIONS.items():
+        if len(found := rows(study)) > 2:
+            lines += [f"## {title}", "", *found, "", note, ""]
     return "\n".join([*lines, "## Runs", "", *provenance(study), ""])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+CHURN = ("step_churn", "weight_churn", "churn")
 EFFECTS = {"none": 0.0, "loss_free": 0.01, "quantile": 0.0, "aux_global": 0.0, "dsv3": 0.01, "dense": 0.03}
 
 
@@ -34,12 +36,16 @@ def invented(folder: Path, seeds: int = 5) -> None:
             lines.append(
                 _record(arm, seed, settings, 1.15 * shift, maxvio, {"nll": nll.tolist(), "bytes": sizes.tolist()})
             )
-    (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "study_all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tuned = [
         _record("quantile", 100, {"balancing.ema": str(ema)}, 1.3 + (ema - 0.5) ** 2, {"balance/maxvio_global": 0.2})
         for ema in (0.0, 0.5, 0.9)
     ]
     (folder / "tune_quantile.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tuned))
+    again = json.loads(json.dumps(lines[0]))
+    again["test"]["nll"][3] *= 1.02
+    (folder / "repeat_none.jsonl").write_text(json.dumps(again) + "\n")
+    (folder / "baselines.json").write_text(json.dumps({"split": "test", "bpb": {"4-gram": 1.17, "xz": 2.5}}))
 
 
 def _record(
@@ -53,6 +59,16 @@ def _record(
     dead = {"balance/dead_experts_global": 0.0} if maxvio else {}
     curves = {"step": [300.0, 600.0], "val/bpb": [2 * bpb, bpb], **{key: [1.0, value] for key, value in maxvio.items()}}
     record = {"arm": arm, "seed": seed, "settings": settings, "val/bpb": bpb, **maxvio, **dead, "validations": curves}
+    record |= {"max_steps": 600}
+    if maxvio:
+        churn = {f"balance/{key}": [0.01 * at + 0.001 * seed, 0.0] for at, key in enumerate(CHURN, start=1)}
+        cost = np.random.default_rng(seed).normal(0.001, 0.001, (3, 16))
+        load = np.random.default_rng(seed).permutation(48).reshape(3, 16)
+        every = {"domain": "all", "values": 9, "change": 0.006, "other": 0.002, "half": 0.001}
+        known = {f"specialisation/{d}/share_of_expert": 0.01 * seed for d in ("token", "part", "event", "bowler")}
+        record |= {"validations": curves | churn, "last_load": load.tolist()}
+        if seed == 5:
+            record["experts"] = {"ablation/change": cost.tolist(), "ablation/domains": [every], **known}
     record |= {"versions": {"torch": "2.13.0"}, "git_commit": "abc", "device": "a CPU (1 thread)"}
     return record | ({"test": test} if test else {})
 
@@ -83,13 +99,13 @@ def test_planted_effects_are_found_and_no_others(study: Path) -> None:
     assert "30 runs and 12 noise runs" in page
 
 
-@pytest.mark.parametrize("name", ["tradeoff", "trajectories", "tuning"])
+@pytest.mark.parametrize("name", ["tradeoff", "trajectories", "churn", "experts", "tuning"])
 def test_figures_are_the_same_each_time(study: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "figures").mkdir()
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
-        report, pictures = (importlib.import_module(f"study_{part}") for part in ("report", "pictures"))
-        again = {file.name: file.read_bytes() for file in pictures.draw(report.read(study), tmp_path / "figures")}
+        data, pictures = (importlib.import_module(f"study_{part}") for part in ("data", "pictures"))
+        again = {file.name: file.read_bytes() for file in pictures.draw(data.read(study), tmp_path / "figures")}
     finally:
         sys.path.remove(str(ROOT / "scripts"))
     assert again[f"study_{name}.svg"] == (study / "figures" / f"study_{name}.svg").read_bytes()
@@ -105,6 +121,10 @@ def test_the_check_agrees_and_finds_a_changed_figure(study: Path, tmp_path: Path
         ("`quantile` to `none`", " to ", "1 to "),
         ("`quantile` | 5", " ± ", "9 ± 9"),
         ("`dsv3` | 3", "| 0.", "| 0.9"),
+        ("`dsv3` | 5 | 1.30", "1.30", "1.31"),
+        ("`dsv3` | 5 | 5.00", "| 5.00 | 5.00", "| 5.00 | 5.01"),
+        ("4-gram", "1.17", "1.18"),
+        ("`none` | 1 |", "1.1", "1.2"),
         ("`quantile` | `balancing.ema` | 0.9", "1.46", "1.45"),
     ):
         lines = [s.replace(old, new) if row in s else s for s in right.read_text().splitlines()]
@@ -123,3 +143,33 @@ def test_the_check_agrees_and_finds_a_changed_figure(study: Path, tmp_path: Path
 def test_nothing_to_report(tmp_path: Path) -> None:
     told = run("study_report.py", "--data", str(tmp_path))
     assert told.returncode == 1 and "study_records.py writes them" in told.stderr
+
+
+def test_the_study_page_repeats_its_tables_faithfully() -> None:
+    """Each row of docs/balancing.md that begins with an arm or a comparison stands in the generated page."""
+    tables = set((ROOT / "docs" / "study_tables.md").read_text().splitlines())
+    rows = [line for line in (ROOT / "docs" / "balancing.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 10 and not set(rows) - tables
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/balancing.md"])
+def test_intervals_in_the_text_are_those_of_the_tables(page: str) -> None:
+    """All that look like a mean with its interval, or like an interval with signs."""
+    form = re.compile(r"[-+]?\d+\.\d+ ± \d+\.\d+|[-+]\d+\.\d\d to [-+]\d+\.\d\d(?= )")
+    text, tables = ((ROOT / name).read_text() for name in (page, "docs/study_tables.md"))
+    rounded = {"2.4 ± 2.1": "2.400 ± 2.078"}
+    found = [rounded.get(its, its) for its in form.findall(text) if its != "-0.20 to +0.23"]  # a range of correlations
+    assert len(found) > 8 and not [its for its in found if its not in tables]
+
+
+@pytest.mark.slow
+def test_the_tables_are_those_of_the_records(tmp_path: Path) -> None:
+    """``make study-report`` changes nothing, so tables and figures are those of docs/data."""
+    made = run("study_report.py", "--data", str(ROOT / "docs/data/study"), "--out", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "study_tables.md").read_text() == (ROOT / "docs" / "study_tables.md").read_text()
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        file.name for file in (ROOT / "docs" / "figures").glob("study_*.svg")
+    }
+    said = run("study_check.py", "--data", str(ROOT / "docs/data/study"), "--tables", str(tmp_path / "study_tables.md"))
+    assert said.returncode == 0, said.stdout
