@@ -43,10 +43,10 @@ def interval(values: list[float], form: str, scale: float = 1) -> str:
 
 
 def verdict(one: Difference, p: float) -> str:
-    """What the protocol allows to be said."""
+    """What the protocol allows to be said: that an arm costs or gains, or that no difference is larger than x %."""
     if p < LEVEL and abs(one.mean) > one.half:
         return "gains" if one.mean < 0 else "costs"
-    return f"no difference larger than {100 * (abs(one.mean) + one.half) / one.reference:.2f} %"
+    return f"none above {100 * (abs(one.mean) + one.half) / one.reference:.2f} %"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -62,8 +62,7 @@ def primary_table(study: Study) -> list[str]:
     for one, p in zip(found, holm([one.p for one in found]), strict=True):
         low, mean, high = (100 * x / one.reference for x in (one.mean - one.half, one.mean, one.mean + one.half))
         cells = [
-            f"{mean:+.2f}",
-            f"{low:+.2f} to {high:+.2f}",
+            f"{mean:+.2f} ({low:+.2f} to {high:+.2f})",
             f"{p:.3f}" if p >= 0.001 else "< 0.001",
             verdict(one, p),
             f"{100 * detectable(one, len(COMPARISONS)):.2f}",
@@ -71,8 +70,8 @@ def primary_table(study: Study) -> list[str]:
             one.runs,
         ]
         rows.append([one.name, *cells])
-    head = ["comparison", "test bpb, %", "95 % interval, %", "p (Holm)", "verdict"]
-    return table([*head, "smallest visible, %", "if rounding alone, %", "pairs"], rows)
+    head = ["comparison", "test bpb, %", "p (Holm)", "difference"]
+    return table([*head, "visible from, %", "rounding alone, %", "pairs"], rows)
 
 
 def arms_table(study: Study) -> list[str]:
@@ -172,9 +171,9 @@ def provenance(study: Study) -> list[str]:
 SECTIONS = {
     "Primary comparisons": (
         primary_table,
-        "Mean paired difference in percent of the second arm; terms as in the [protocol](study_protocol.md).\n"
-        "*Smallest visible*: the difference that this design finds in four of five cases, from the scatter of its\n"
-        "pairs; beside it the same if runs scattered by rounding alone.",
+        "Mean paired difference in percent of the second arm, 95 % interval; terms: [protocol](study_protocol.md).\n"
+        "*Visible from*: the difference that this design finds in four of five cases, from the scatter of its pairs;\n"
+        "beside it the same if runs scattered by *rounding alone*.",
     ),
     "Arms": (arms_table, "Mean and 95 % t interval over seeds, at the last step."),
     "Churn": (
