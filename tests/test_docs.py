@@ -128,11 +128,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_laboratory_has_a_section_for_each_strategy() -> None:
-    """With its source, and its curve if the study has it."""
+    """With its source, and its curve if the first study has it."""
     found = sections((ROOT / "docs" / "laboratory.md").read_text())
     for file in (conf_dir() / "balancing").glob("*.yaml"):
         assert "**Source**" in found[file.stem]
-        assert ("](figures/maxvio_" in found[file.stem]) != ("not part of the study" in found[file.stem])
+        assert ("](figures/maxvio_" in found[file.stem]) != ("not part of the first study" in found[file.stem])
 
 
 def test_the_map_names_every_folder_and_group() -> None:
