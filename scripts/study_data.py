@@ -94,9 +94,7 @@ def test_bpb(record: Record) -> float:
 def halfway(record: Record, key: str) -> float:
     """Value of a curve at the validation nearest to half of the steps, where the learning rate begins to fall."""
     curve = record["validations"]
-    return float(
-        min(zip(curve["step"], curve[key], strict=True), key=lambda at: abs(at[0] - record["max_steps"] / 2))[1]
-    )
+    return float(curve[key][np.argmin(np.abs(np.array(curve["step"]) - record["max_steps"] / 2))])
 
 
 def compare(study: Study, arm: str, base: str) -> Difference:

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
+import torch
 from study_data import (
     ARMS,
     COMPARISONS,
@@ -28,12 +28,13 @@ from study_data import (
     test_bpb,
 )
 from study_pictures import draw
+from torchmetrics.functional import spearman_corrcoef
 
 from s15erav3.comparison.statistics import LEVEL, Difference, detectable, holm
 
 OUTCOMES = {"MaxVio global": MAXVIO, "dead experts": "balance/dead_experts_global"}
 CHURN = {"whole step": "balance/step_churn", "weights alone": "balance/weight_churn", "biases alone": "balance/churn"}
-DOMAINS = ("token", "part", "event", "bowler")
+DOMAINS = ("token", "part", "event")
 
 
 def interval(values: list[float], form: str, scale: float = 1) -> str:
@@ -82,8 +83,9 @@ def arms_table(study: Study) -> list[str]:
         if runs:
             bits = [interval([test_bpb(run) for run in runs], ".4f"), interval([r["val/bpb"] for r in runs], ".4f")]
             cells = [interval([run[key] for run in runs], ".3f") if key in runs[0] else "" for key in OUTCOMES.values()]
-            rows.append([f"`{arm}`", f"{len(runs)}", *bits, *cells])
-    return table(["arm", "runs", "test bpb", "val bpb", *OUTCOMES], rows)
+            early = [run["validations"][MAXVIO][0] for run in runs if MAXVIO in run]
+            rows.append([f"`{arm}`", f"{len(runs)}", *bits, *cells, interval(early, ".2f") if early else ""])
+    return table(["arm", "runs", "test bpb", "val bpb", *OUTCOMES, "MaxVio early"], rows)
 
 
 def churn_table(study: Study) -> list[str]:
@@ -111,15 +113,17 @@ def experts_table(study: Study) -> list[str]:
     for arm in ARMS:
         for seed, run in study.seeds[arm].items():
             if found := run.get("experts"):
-                cost, load = np.ravel(found["ablation/change"]), np.ravel(run["last_load"])
-                together = np.corrcoef(*(np.argsort(np.argsort(values)) for values in (cost, load)))[0, 1]
-                (every,) = (row for row in found["ablation/domains"] if row["domain"] == "all")
+                cost, load = (
+                    torch.tensor(its).flatten().double() for its in (found["ablation/change"], run["last_load"])
+                )
+                needs = {row["domain"]: row for row in found["ablation/domains"]}
                 cells = [f"{100 * found[f'specialisation/{domain}/share_of_expert']:.2f}" for domain in DOMAINS]
-                cells += [f"{cost.mean():.5f}", f"{cost.max():.4f}", f"{together:+.2f}"]
-                cells += [f"{every['change'] - every['other']:+.4f} ± {every['half']:.4f}"]
+                cells += [f"{cost.mean():.5f}", f"{cost.max():.4f}", f"{spearman_corrcoef(cost, load):+.2f}"]
+                for row in (needs["all"], needs["part"]):
+                    cells.append(f"{row['change'] - row['other']:+.4f} ± {row['half']:.4f}")
                 rows.append([f"`{arm}`", f"{seed}", *cells])
     known = [f"{domain}, %" for domain in DOMAINS]
-    return table(["arm", "seed", *known, "mean cost", "largest cost", "load and cost", "specialist's cost"], rows)
+    return table(["arm", "seed", *known, "mean cost", "largest cost", "load and cost", "specialists", "of parts"], rows)
 
 
 def scatter_table(study: Study) -> list[str]:
@@ -138,7 +142,7 @@ def repeats_table(study: Study) -> list[str]:
     rows = []
     for again in study.repeats:
         first = study.seeds[again["arm"]][again["seed"]]
-        apart = np.max(np.abs(np.subtract(first["test"]["nll"], again["test"]["nll"])) / np.array(first["test"]["nll"]))
+        apart = max(abs(b / a - 1) for a, b in zip(first["test"]["nll"], again["test"]["nll"], strict=True))
         bits = [f"{test_bpb(run):.6f}" for run in (first, again)]
         rows.append([f"`{again['arm']}`", f"{again['seed']}", *bits, f"{100 * apart:.3f}"])
     return table(["arm", "seed", "test bpb", "again", "largest difference of a document, %"], rows)
@@ -158,6 +162,18 @@ def tuning_table(study: Study) -> list[str]:
     return table(["arm", "setting", "value", "val bpb", "MaxVio global"], rows)
 
 
+def design_table(study: Study) -> list[str]:
+    """What a run of each arm is."""
+    counts = ("steps", "tokens", "params/total", "params/active")
+    rows = []
+    for arm in ARMS:
+        for run in list(study.seeds[arm].values())[:1]:
+            sizes = (*(run[key] for key in counts), len(run["test"]["nll"]), sum(run["test"]["bytes"]))
+            rows.append([f"`{arm}`", *(f"{size:,.0f}" for size in sizes), f"{run['epochs']:.2f}"])
+    head = ["arm", "steps", "tokens", "parameters", "active", "test documents", "test bytes", "epochs"]
+    return table(head, rows)
+
+
 def provenance(study: Study) -> list[str]:
     """Code, versions and machine of the confirmatory runs; more than one where they differ."""
     runs = [run for arm in study.seeds.values() for run in arm.values()]
@@ -175,7 +191,10 @@ SECTIONS = {
         "*Visible from*: the difference that this design finds in four of five cases, from the scatter of its pairs;\n"
         "beside it the same if runs scattered by *rounding alone*.",
     ),
-    "Arms": (arms_table, "Mean and 95 % t interval over seeds, at the last step."),
+    "Arms": (
+        arms_table,
+        "Mean and 95 % t interval over seeds, at the last step; *early*: at the first validation, step 300.",
+    ),
     "Churn": (
         churn_table,
         "Share of choices, in percent, that one training step sends to other experts, where the learning rate begins\n"
@@ -187,13 +206,15 @@ SECTIONS = {
     ),
     "Experts": (
         experts_table,
-        "One run of each arm. *Token* to *bowler*: what the domain's value says of a slot's expert, in percent of the\n"
+        "One run of each arm. *Token* to *event*: what the domain's value says of a slot's expert, in percent of the\n"
         "expert's entropy. *Cost*: bits per byte more on the test part without an expert, over all experts of all\n"
-        "layers; *load and cost*: their rank correlation. *Specialist's cost*: how much more the removal of a value's\n"
-        "specialist costs that value than the removal of another expert, with its 95 % interval over documents.",
+        "layers; *load and cost*: their rank correlation. *Specialists*: how much more the removal of a value's\n"
+        "specialist costs that value than the removal of another expert, with its 95 % interval over documents; *of\n"
+        "parts*: the same for the parts of a commentary.",
     ),
     "Scatter": (scatter_table, "Standard deviation of test bpb, in percent."),
     "Repeats": (repeats_table, "Runs of the design made a second time, on another day."),
+    "Design": (design_table, "*Active*: parameters that a token uses."),
     "Tuning": (tuning_table, "One run each; bold: the lowest val bpb, which is taken."),
 }
 

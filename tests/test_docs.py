@@ -135,6 +135,28 @@ def test_the_laboratory_has_a_section_for_each_strategy() -> None:
         assert ("](figures/maxvio_" in found[file.stem]) != ("not part of the first study" in found[file.stem])
 
 
+def test_the_laboratory_repeats_the_first_study_faithfully() -> None:
+    """Every number of its tables stands in the study's table of those experts."""
+    study: dict[tuple[str, str], list[str]] = {}
+    experts = ""
+    for line in (ROOT / "docs" / "first_study.md").read_text().splitlines():
+        experts = line[9:12] if line.startswith("`experts=") else experts
+        cells = [cell.strip().partition(" (")[0] for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and experts:
+            study.setdefault((experts, cells[0]), cells)
+    checked = 0
+    for text in sections((ROOT / "docs" / "laboratory.md").read_text()).values():
+        for name, rows in re.findall(r"maxvio_(\w+)\.svg\)\n\n\|.*\n\|.*\n((?:\|.*\n)+)", text):
+            for row in rows.splitlines():
+                experts, value, bpb, maxvio, dead, churn = (cell.strip() for cell in row.strip("|").split("|"))
+                loss, _, against = bpb.removesuffix(" %").partition(", ")
+                of_study = study[experts, name]
+                assert [name, value.strip("-"), loss, against, maxvio, dead] == of_study[:6]
+                assert churn.removesuffix(" %").replace("not defined", "") == of_study[7]
+                checked += 1
+    assert checked == 28
+
+
 def test_the_map_names_every_folder_and_group() -> None:
     """Of the package in docs/architecture.md, of the config in docs/getting-started.md."""
     text = (ROOT / "docs" / "architecture.md").read_text()

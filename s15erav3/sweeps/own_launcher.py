@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn
@@ -43,10 +44,10 @@ class OwnLauncher(Launcher):
             self.run(todo)
         return [returned(job) for job in jobs]
 
+    @abstractmethod
     def run(self, jobs: list[Planned]) -> None:
         """Run jobs to their ends.
 
         Raises:
             UserError, Interrupted: as :meth:`launch_planned`.
         """
-        raise NotImplementedError
