@@ -73,6 +73,7 @@ gpu-static: ## the GPU path with fake tensors, without a GPU; installs the CUDA 
 count-kernels: ## kernels, bytes and FLOPs of a GPU's step of experiment=original, without a GPU; installs as gpu-static
 	@PYTHON=$(PYTHON) scripts/cuda_venv.sh .cuda-venv
 	@.cuda-venv/bin/python scripts/count_kernels.py
+	@.cuda-venv/bin/python scripts/count_kernels.py experiment=original compile=true
 
 bench: setup ## time training steps and generation against transformers
 	$(BIN)/python scripts/bench_step.py

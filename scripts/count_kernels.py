@@ -5,6 +5,9 @@ over the bandwidth and its FLOPs over the peak is added up. Views launch nothing
 several kernels (a sort, a multi-tensor product) counts once, so the counts are lower bounds. Bytes are those of all
 inputs and outputs, as if no cache kept any.
 
+With ``compile=true`` blocks are those of Inductor's graphs (see fake_compiler.py): Triton kernels, by what they read
+and write, and products, attention and sorts, which stay kernels of libraries.
+
     .cuda-venv/bin/python scripts/count_kernels.py [SETTING=VALUE ...]    # default: experiment=original
 """
 
@@ -14,20 +17,25 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from fake_compiler import fake_compiler
 from fake_gpu import fake_gpu, fake_step
 from torch import Tensor, nn
+from torch._inductor import ir, scheduler
+from torch._inductor.graph import GraphLowering
+from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from s15erav3.machine.lone_step import LoneStep
+from s15erav3.machine.lone_step import LoneStep, composed
+from s15erav3.session.compiling import compile_blocks
 from s15erav3.training import module as training_module
 
 
@@ -87,6 +95,11 @@ class Counter(TorchDispatchMode):
     def __init__(self, parts: Callable[[], str]) -> None:
         super().__init__()
         self.parts, self.totals = parts, defaultdict[str, Total](Total)
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled functions run as such while operations are counted."""
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -181,9 +194,57 @@ class Parts:
             yield
 
 
-def count(step: LoneStep) -> dict[str, Total]:
+def of_graph(graph: GraphLowering, code: str) -> dict[str, Total]:
+    """The kernels of a compiled graph: those that Inductor writes, and those of libraries.
+
+    Raises:
+        AssertionError: the source code launches another number of Triton kernels than the schedule has.
+    """
+    totals = {"blocks, Triton": Total(), "blocks, libraries": Total()}
+    for node in graph.scheduler.nodes:
+        if isinstance(node, scheduler.NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
+            continue  # nothing, or an output of a kernel before it
+        of_library = isinstance(node, scheduler.ExternKernelSchedulerNode)
+        if of_library and (its := operation(node.node)):
+            args, kwargs = tree_map(lambda x: x.meta["val"] if isinstance(x, Node) else x, (its.args, its.kwargs))
+            kernel = cost(its.target, args, kwargs, its.meta["val"])
+        else:  # its bytes are all that counts
+            kernel = Total(kernels=1, bytes=float(node.get_read_write_buffers_sizes()))
+            kernel.seconds = {card: kernel.bytes / peak.bytes for card, peak in CARDS.items()}
+        totals["blocks, libraries" if of_library else "blocks, Triton"].add(kernel)
+    assert totals["blocks, Triton"].kernels == code.count(".run("), code
+    return totals
+
+
+def operation(kernel: ir.ExternKernel) -> Node | None:
+    """The operation that a kernel of a library does; ``None`` for one that Inductor has replaced by another."""
+    same = (node for node in kernel.origins if node.target is kernel.op_overload)
+    return kernel.get_origin_node() or next(same, None)
+
+
+def count(step: LoneStep, compiled: bool) -> dict[str, Total]:
     """The totals of one step by part, after a first step that makes the optimizer's state."""
-    step()
+    ran: dict[str, Total] = defaultdict(Total)
+
+    def lowered(graph: GraphLowering, code: str) -> Callable[[], None]:
+        its = of_graph(graph, code)
+
+        def add() -> None:
+            for part, total in its.items():
+                ran[part].add(total)
+
+        return add
+
+    with fake_compiler(lowered) if compiled else nullcontext():
+        if compiled:
+            compile_blocks(step.module.net, "cuda")
+        step()
+        ran.clear()
+        return ran | eager(step)
+
+
+def eager(step: LoneStep) -> dict[str, Total]:
+    """The operations of one step that no compiled graph has."""
     parts = Parts()
     with (
         parts.as_called(training_module, "chunked_cross_entropy", "head and loss"),
@@ -227,7 +288,7 @@ def main() -> None:
     settings = sys.argv[1:] or ["experiment=original"]
     with fake_gpu():
         step = fake_step(settings)
-        totals = count(step)
+        totals = count(step, composed(settings).compile)
     print(f"computed, not measured: {' '.join(settings)}, {step.tokens:,} tokens a step, torch {torch.__version__}\n")
     print(table(totals, step.tokens))
 
