@@ -91,6 +91,7 @@ class Data(NamedTuple):
     """Confirmatory runs by arm and seed."""
     tried: list[Record]
     repeats: list[Record]
+    explored: list[Record]
     classical: dict[str, float]
 
     def same_seed(self, arm: str) -> list[Record]:
@@ -100,14 +101,14 @@ class Data(NamedTuple):
 
 def read(folder: Path) -> Data:
     """Read all files."""
-    every, tried, repeats = (
+    every, tried, repeats, explored = (
         [json.loads(line) for file in folder.glob(f"{kind}_*.jsonl") for line in file.read_text().splitlines()]
-        for kind in ("study", "tune", "repeat")
+        for kind in ("study", "tune", "repeat", "explore")
     )
     plain = [r for r in every if "rounding" not in r["settings"]]
     runs = {arm: {r["seed"]: r for r in plain if r["arm"] == arm} for arm in {r["arm"] for r in plain}}
     file = folder / "baselines.json"
-    return Data(every, runs, tried, repeats, json.loads(file.read_text())["bpb"] if file.exists() else {})
+    return Data(every, runs, tried, repeats, explored, json.loads(file.read_text())["bpb"] if file.exists() else {})
 
 
 def bits(record: Record) -> float:
@@ -213,6 +214,24 @@ def check_tuning(printed: Table, data: Data, check: Check) -> None:
             check.same(f"Tuning {arm} {value} MaxVio", float(uneven), run["balance/maxvio_global"], 0.00051)
 
 
+def check_explored(printed: Table, data: Data, check: Check) -> None:
+    """Medians and ranges of the exploratory runs; no row is missing."""
+    check.same("Exploratory runs", sum(int(row[2]) for row in printed), len(data.explored), 0)
+    for experts, strategy, _, *cells in printed:
+        its = [r for r in data.explored if (r["settings"].get("experts", "e16"), r["arm"]) == (experts, strategy)]
+        curves = [(r["validations"], r["max_steps"] / 2) for r in its]
+        at = [int(np.argmin(np.abs(np.subtract(curve["step"], half)))) for curve, half in curves]
+        columns = {
+            "test bpb": ([bits(r) for r in its], 4),
+            "MaxVio": ([r["balance/maxvio_global"] for r in its], 3),
+            "dead experts": ([r["balance/dead_experts_global"] for r in its], 3),
+            "churn": ([100 * c["balance/step_churn"][i] for (c, _), i in zip(curves, at, strict=True)], 2),
+        }
+        for cell, (name, (values, places)) in zip(cells, columns.items(), strict=True):
+            want = (float(np.median(values)), min(values), max(values))
+            check.all(f"Exploratory {experts} {strategy} {name}", cell, want, 0.51 * 10**-places)
+
+
 class Effect(NamedTuple):
     """A paired difference in bits per byte."""
 
@@ -294,6 +313,7 @@ CHECKS = {
     "Repeats": check_repeats,
     "Design": check_design,
     "Tuning": check_tuning,
+    "Exploratory": check_explored,
 }
 
 

@@ -1,7 +1,8 @@
 """Records of the study's runs (docs/study_protocol.md), and what its tables and figures compute from them.
 
 Files of docs/data/study: ``study_*.jsonl`` confirmatory runs and noise runs, ``tune_*.jsonl`` the tuning,
-``repeat_*.jsonl`` runs of the design made a second time, ``baselines.json`` n-gram models and compressors.
+``repeat_*.jsonl`` runs of the design made a second time, ``explore_*.jsonl`` exploratory runs, ``baselines.json``
+n-gram models and compressors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev, variance
+from statistics import fmean, median, stdev, variance
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,8 @@ class Study(NamedTuple):
     """Runs of the tuning by arm and value."""
     repeats: list[Record]
     """Runs of the design that were made a second time."""
+    explored: dict[tuple[str, str], list[Record]]
+    """Exploratory runs by experts and strategy, the most even strategy first."""
     baselines: dict[str, float]
     """Bits per byte of the test part by each classical model."""
 
@@ -60,12 +63,14 @@ def read(folder: Path) -> Study:
     Raises:
         SystemExit: there are none of confirmatory runs.
     """
-    confirmatory, tuned, repeats = (_lines(folder, f"{kind}_*.jsonl") for kind in ("study", "tune", "repeat"))
+    kinds = ("study", "tune", "repeat", "explore")
+    confirmatory, tuned, repeats, explored = (_lines(folder, f"{kind}_*.jsonl") for kind in kinds)
     if not confirmatory:
         raise SystemExit(f"error: {folder} has no records of confirmatory runs; scripts/study_records.py writes them.")
     file = folder / "baselines.json"
     baselines = json.loads(file.read_text())["bpb"] if file.exists() else {}
-    study = Study({arm: {} for arm in ARMS}, defaultdict(list), defaultdict(dict), repeats, baselines)
+    by_strategy = _by_strategy(explored)
+    study = Study({arm: {} for arm in ARMS}, defaultdict(list), defaultdict(dict), repeats, by_strategy, baselines)
     for record in confirmatory:
         if not rounding(record):
             study.seeds[record["arm"]][record["seed"]] = record
@@ -75,6 +80,13 @@ def read(folder: Path) -> Study:
     for record in tuned:
         study.tuning[record["arm"]][float(record["settings"][SETTINGS[record["arm"]]])] = record
     return study
+
+
+def _by_strategy(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+    found = defaultdict(list)
+    for record in records:
+        found[str(record["settings"].get("experts", "e16")), str(record["arm"])].append(record)
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], median(run[MAXVIO] for run in item[1]))))
 
 
 def _lines(folder: Path, pattern: str) -> list[Record]:

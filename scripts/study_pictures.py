@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import matplotlib as mpl
@@ -48,6 +48,7 @@ def draw(study: Study, folder: Path) -> Iterator[Path]:
         "churn": churn,
         "experts": experts,
         "tuning": tuning,
+        "explored": explored,
     }
     for name, drawing in drawings.items():
         with mpl.rc_context(STYLE):
@@ -172,4 +173,26 @@ def tuning(study: Study) -> Figure:
         grid[1, column].tick_params(axis="x", labelrotation=45)
     grid[0, 0].set_ylabel("val bpb")
     grid[1, 0].set(ylabel="MaxVio global", yscale="log")
+    return figure
+
+
+def explored(study: Study) -> Figure | None:
+    """Exploratory runs: MaxVio and loss of each strategy, median and range."""
+    if not study.explored:
+        return None
+    strategies = list(dict.fromkeys(strategy for _, strategy in study.explored))[::-1]  # the most even on top
+    figure, pair = plt.subplots(1, 2, figsize=(9, 0.27 * len(strategies) + 1), sharey=True)
+    for at, (experts, colour) in enumerate((("e16", "#0072B2"), ("e64", "#D55E00"))):
+        its = {strategy: runs for (of, strategy), runs in study.explored.items() if of == experts}
+        places = np.array([strategies.index(strategy) for strategy in its]) + 0.15 - 0.3 * at
+        for axes, value in zip(pair, (lambda run: float(run[MAXVIO]), test_bpb), strict=True):
+            values = [[value(run) for run in runs] for runs in its.values()]
+            middle = np.array([median(column) for column in values])
+            sides = [[m - min(column), max(column) - m] for m, column in zip(middle, values, strict=True)]
+            axes.errorbar(middle, places, xerr=np.array(sides).T, fmt="o", ms=4, capsize=2, color=colour, label=experts)
+    pair[0].set_yticks(range(len(strategies)), labels=strategies)
+    pair[0].set(xscale="log", xlabel="MaxVio of the validation text")
+    pair[0].xaxis.set_major_formatter("{x:g}")
+    pair[1].set(xlabel="test bpb")
+    pair[1].legend(frameon=False)
     return figure

@@ -38,7 +38,7 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
     validated = np.isfinite(metrics["val/bpb"])
     balance = read_balance(run.folder, at_most=2)
     kept = {
-        "arm": run.overrides["experiment"].rpartition("/")[2],
+        "arm": arm(run.overrides),
         "settings": settings,
         "finished": datetime.fromtimestamp((run.folder / "result.json").stat().st_mtime, UTC).isoformat(
             timespec="seconds"
@@ -52,6 +52,11 @@ def record(run: Run, split: str | None) -> dict[str, Any]:
         kept[split] = documents(run.folder, split)
         kept |= experts(json.loads((run.folder / f"evaluate-last-{split}.json").read_text()))
     return kept
+
+
+def arm(overrides: dict[str, str]) -> str:
+    """What is compared: the strategy where the command names one, else the experiment."""
+    return overrides.get("balancing") or overrides["experiment"].rpartition("/")[2]
 
 
 def experts(found: dict[str, Any]) -> dict[str, Any]:

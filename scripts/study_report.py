@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import torch
 from study_data import (
@@ -174,6 +174,23 @@ def design_table(study: Study) -> list[str]:
     return table(head, rows)
 
 
+def explored_table(study: Study) -> list[str]:
+    """Every strategy at its defaults on a smaller model."""
+    rows = []
+    for (experts, strategy), runs in study.explored.items():
+        cells = [middle([test_bpb(run) for run in runs], ".4f")]
+        cells += [middle([run[key] for run in runs], ".3f") for key in (MAXVIO, "balance/dead_experts_global")]
+        cells += [middle([halfway(run, "balance/step_churn") for run in runs], ".2f", 100)]
+        rows.append([f"{experts}", f"`{strategy}`", f"{len(runs)}", *cells])
+    return table(["experts", "strategy", "runs", "test bpb", *OUTCOMES, "churn, %"], rows)
+
+
+def middle(values: list[float], form: str, scale: float = 1) -> str:
+    """Median and range."""
+    low, mid, high = (scale * value for value in (min(values), median(values), max(values)))
+    return f"{mid:{form}} ({low:{form}} to {high:{form}})"
+
+
 def provenance(study: Study) -> list[str]:
     """Code, versions and machine of the confirmatory runs; more than one where they differ."""
     runs = [run for arm in study.seeds.values() for run in arm.values()]
@@ -216,6 +233,11 @@ SECTIONS = {
     "Repeats": (repeats_table, "Runs of the design made a second time, on another day."),
     "Design": (design_table, "*Active*: parameters that a token uses."),
     "Tuning": (tuning_table, "One run each; bold: the lowest val bpb, which is taken."),
+    "Exploratory": (
+        explored_table,
+        "Strategies at their defaults on a smaller model (`model=pico`), the most even first. Median over seeds, and\n"
+        "range; no tests, no verdicts. *Churn*: of a whole step, halfway.",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -45,3 +46,10 @@ def test_records_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (sweep / "1" / "result.json").unlink()
     said, kept = records(sweep, tmp_path / "kept", "--split", "none")
     assert "left out" in said and len(kept) == 1 and "test" not in kept[0]
+
+
+def test_the_name_of_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    arm = importlib.import_module("study_records").arm
+    assert arm({"experiment": "study/dsv3", "balancing.rate": "0.1"}) == "dsv3"
+    assert arm({"experiment": "study/none", "balancing": "hash", "model": "pico"}) == "hash"

@@ -42,6 +42,14 @@ def invented(folder: Path, seeds: int = 5) -> None:
         for ema in (0.0, 0.5, 0.9)
     ]
     (folder / "tune_quantile.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tuned))
+    explored = [
+        _record(strategy, seed, {"balancing": strategy} | experts, 1.2, {"balance/maxvio_global": maxvio * seed}, test)
+        for experts in ({}, {"experts": "e64"})
+        for strategy, maxvio in (("none", 2.0), ("hash", 0.05))
+        for seed in (1, 2, 3)
+        for test in [{"nll": [90.0 + seed, 80.0], "bytes": [100, 90]}]
+    ]
+    (folder / "explore_seeds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in explored))
     again = json.loads(json.dumps(lines[0]))
     again["test"]["nll"][3] *= 1.02
     (folder / "repeat_none.jsonl").write_text(json.dumps(again) + "\n")
@@ -98,6 +106,10 @@ def test_planted_effects_are_found_and_no_others(study: Path) -> None:
         assert "| none above 0." in rows[f"| {name}"]
     assert "**0.5**" in page and page.count("**0") == 1
     assert "30 runs and 12 noise runs" in page
+    assert [line.split(" | ")[:3] for line in page.splitlines() if line.startswith("| e")][1:] == [
+        ["| e16", "`hash`", "3"], ["| e16", "`none`", "3"], ["| e64", "`hash`", "3"], ["| e64", "`none`", "3"]
+    ]  # fmt: skip
+    assert "| 0.100 (0.050 to 0.150) |" in page
 
 
 def test_figures_are_the_same_each_time(study: Path, tmp_path: Path) -> None:
@@ -107,7 +119,7 @@ def test_figures_are_the_same_each_time(study: Path, tmp_path: Path) -> None:
         again = {file.name: file.read_bytes() for file in pictures.draw(data.read(study), tmp_path)}
     finally:
         sys.path.remove(str(ROOT / "scripts"))
-    assert len(again) == 5 and again == {file.name: file.read_bytes() for file in (study / "figures").iterdir()}
+    assert len(again) == 6 and again == {file.name: file.read_bytes() for file in (study / "figures").iterdir()}
 
 
 @pytest.mark.slow
@@ -126,6 +138,8 @@ def test_the_check_agrees_and_finds_a_changed_figure(study: Path, tmp_path: Path
         ("`dsv3` | 600", "9,000", "9,001"),
         ("`none` | 1 |", "1.1", "1.2"),
         ("`quantile` | `balancing.ema` | 0.9", "1.46", "1.45"),
+        ("e64 | `hash`", "(0.050 ", "(0.051 "),
+        ("e16 | `none` | 3", "| 3 |", "| 2 |"),
     ):
         lines = [s.replace(old, new) if row in s else s for s in right.read_text().splitlines()]
         if row.startswith("`quantile` to"):
