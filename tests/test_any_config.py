@@ -25,6 +25,7 @@ BALANCING = (
         "relu_routing",
         "zero_experts",
         "causal_sequence_bias",
+        "anticipatory",
         "sinkhorn",
         "forced",
         "hash",

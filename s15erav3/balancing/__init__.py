@@ -1,6 +1,7 @@
 """Load-balancing strategies and balance metrics."""
 
 from s15erav3.balancing.add_ons import AddOns, Combined
+from s15erav3.balancing.anticipatory import Anticipatory
 from s15erav3.balancing.auxiliary import AuxiliaryLoss
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.bip import BIP
@@ -27,6 +28,7 @@ __all__ = [
     "BIP",
     "SMEBU",
     "AddOns",
+    "Anticipatory",
     "AuxiliaryLoss",
     "Balancer",
     "CausalSequenceBias",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.refuse import refuse_any_number, refuse_expert_choice
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import ConfigError, RoutedExperts, Router, TrainingRules
+from s15erav3.model import ConfigError, RoutedExperts, Router, Routing, TrainingRules
 
 
 class AddOns(Balancer):
@@ -100,6 +100,11 @@ class Combined(Balancer):
         for part in self.parts():
             part.prepare(token_counts)
 
+    def attach_net(self, net: nn.Module) -> None:
+        """Give it to all parts."""
+        for part in self.parts():
+            part.attach_net(net)
+
     def attach_experts(self, experts: Sequence[RoutedExperts]) -> None:
         """Give them to all parts."""
         for part in self.parts():
@@ -109,6 +114,11 @@ class Combined(Balancer):
         """Attach all parts, the add-ons last."""
         for part in self.parts():
             part.attach(routers)
+
+    def before_forward(self, routings: Callable[[], Sequence[Routing]]) -> None:
+        """Let all parts prepare."""
+        for part in self.parts():
+            part.before_forward(routings)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
         """Sum of the losses that are not ``None``."""

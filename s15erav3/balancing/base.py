@@ -68,6 +68,9 @@ class Balancer(nn.Module):
         """The strategies that this one is made of: itself."""
         yield self
 
+    def attach_net(self, net: nn.Module) -> None:
+        """Store the model: called before :meth:`attach`, for a run that trains."""
+
     def attach_experts(self, experts: Sequence[RoutedExperts]) -> None:
         """Store the experts, in the order of the routers: called before :meth:`attach`, for a run that trains."""
 
@@ -79,6 +82,13 @@ class Balancer(nn.Module):
 
         Raises:
             UserError: the strategy does not support these routers.
+        """
+
+    def before_forward(self, routings: Callable[[], Sequence[Routing]]) -> None:
+        """Prepare the training forward pass of one micro-batch.
+
+        Args:
+            routings: runs the model on that micro-batch as it is now, and returns its routings.
         """
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:

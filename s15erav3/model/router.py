@@ -72,7 +72,8 @@ class Router(nn.Module):
     affects only the selection. It stays fp32 when the model is cast, because bf16 (steps of 2^-8 near 1) would
     round away updates of 1e-3.
 
-    ``rules``, ``solver``, ``preference`` and ``within`` are set by the balancing strategy and apply in training only.
+    ``rules``, ``solver``, ``preference``, ``within`` and ``given`` are set by the balancing strategy and apply in
+    training only. ``given``: experts that were chosen beforehand, int64, (N, K).
     """
 
     bias: Tensor
@@ -93,6 +94,7 @@ class Router(nn.Module):
         self.solver: Solver | None = None
         self.preference: Preference | None = None
         self.within: SequenceBias | None = None
+        self.given: Tensor | None = None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts + self.zeros, config.hidden_size))
         self.register_buffer("bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
         hashed = config.topk_method == "hash"
@@ -128,6 +130,8 @@ class Router(nn.Module):
         else:
             if self.table is not None:
                 experts = self.look_up(ids)
+            elif self.training and self.given is not None:
+                experts = self.given
             elif self.training and self.preference is not None:
                 experts = self.preference(scores.detach(), self.top_k).topk(self.top_k, dim=-1, sorted=False).indices
             elif self.training and self.within is not None:

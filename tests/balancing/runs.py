@@ -25,6 +25,7 @@ RUNS = {
     "quantile_sequence": ["balancing=quantile", "balancing.scope=sequence"],
     "bip": ["balancing=bip"],
     "causal_sequence_bias": ["balancing=causal_sequence_bias", "model.num_nextn_predict_layers=1"],
+    "anticipatory": ["balancing=anticipatory", "balancing.lag=2", "model.num_nextn_predict_layers=1"],
     "sinkhorn": ["balancing=sinkhorn"],
     "forced": ["balancing=forced", "balancing.load=zipf"],
     "hash": ["balancing=hash", "model.num_nextn_predict_layers=1"],

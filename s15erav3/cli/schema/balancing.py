@@ -79,6 +79,13 @@ class CausalSequence(Rule, total=False):
 
 
 @closed
+class AnticipatoryRule(Rule, total=False):
+    """``anticipatory``: the sign rule, and experts chosen by older weights."""
+
+    lag: Annotated[AtLeastOne, Doc("age of the weights that choose a token's experts, in optimizer steps")]
+
+
+@closed
 class Smebu(Rule, total=False):
     """``smebu``: a smooth sign rule with momentum."""
 
@@ -206,6 +213,7 @@ BALANCING: dict[str, type] = {
     "s15erav3.balancing.ExpertChoice": Plain,
     "s15erav3.balancing.LossFree": Rule,
     "s15erav3.balancing.Proportional": Rule,
+    "s15erav3.balancing.Anticipatory": AnticipatoryRule,
     "s15erav3.balancing.CausalSequenceBias": CausalSequence,
     "s15erav3.balancing.SMEBU": Smebu,
     "s15erav3.balancing.OriginalRule": Original,
