@@ -46,7 +46,7 @@ class Balancer(nn.Module):
     overrides :meth:`bias_update` and does not say otherwise."""
 
     reads_weights: bool = False
-    """Whether :meth:`loss` reads weights of the model, which a sharded strategy divides over ranks."""
+    """Whether the strategy reads weights of the model, which a sharded strategy of training divides over ranks."""
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Derive ``selects``; accept ``bias_change``, the method's name until version 0.2, as ``bias_update``."""

@@ -38,8 +38,8 @@ def refuse_unshardable(cfg: DictConfig, module: LanguageModule, ranks: int) -> N
         )
     if readers := [type(part).__name__ for part in module.balancer.parts() if part.reads_weights]:
         raise UserError(
-            f"the balancing loss {readers[0]} reads weights that trainer.strategy={name} divides over ranks; use "
-            "trainer=ddp or another loss."
+            f"balancing by {readers[0]} reads weights that trainer.strategy={name} divides over ranks; use "
+            "trainer=ddp, or another one."
         )
     if name == "expert_parallel":
         refuse_uneven(config, ranks)
