@@ -184,6 +184,8 @@ def explored(study: Study) -> Figure | None:
     figure, pair = plt.subplots(1, 2, figsize=(9, 0.27 * len(strategies) + 1), sharey=True)
     for at, (experts, colour) in enumerate((("e16", "#0072B2"), ("e64", "#D55E00"))):
         its = {strategy: runs for (of, strategy), runs in study.explored.items() if of == experts}
+        if not its:
+            continue
         places = np.array([strategies.index(strategy) for strategy in its]) + 0.15 - 0.3 * at
         for axes, value in zip(pair, (lambda run: float(run[MAXVIO]), test_bpb), strict=True):
             values = [[value(run) for run in runs] for runs in its.values()]
