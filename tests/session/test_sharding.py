@@ -22,7 +22,8 @@ THREE = "trainer.devices=3"
         (["trainer=expert_parallel", TWO, "experts=dense", "balancing=none"], ["needs experts", "trainer=fsdp"]),
         (["trainer=fsdp", TWO, "compile=true"], ["compile=true", "trainer.strategy=fsdp", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "balancing=simbal"], ["SimBal", "trainer.strategy=fsdp", "trainer=ddp"]),
-        (["trainer=fsdp", TWO, "balancing/loss=erc"], ["ExpertRouterCoupling", "another loss"]),
+        (["trainer=fsdp", TWO, "balancing/loss=erc"], ["ExpertRouterCoupling", "trainer=ddp"]),
+        (["trainer=fsdp", TWO, "balancing=anticipatory"], ["Anticipatory", "trainer=ddp"]),
     ],
 )
 def test_one_sentence_each(
