@@ -53,11 +53,11 @@ def test_two_ranks_do_what_one_does_and_say_it_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_ranks_than_validation_batches(tmp_path: Path) -> None:
-    """There are two batches. Seen to fail with a probe for churn on each rank."""
+    """Two ranks of four have none. Seen to fail with a probe for churn on each rank."""
     assert run(tmp_path / "one", "", *FEW, "trainer=cpu", ranks=1).status == 0
-    for strategy, ranks in (("ddp", 3), ("expert_parallel", 4)):
+    for strategy in ("ddp", "expert_parallel"):
         settings = [*FEW, "data.batch_size=1", f"trainer.strategy={strategy}"]
-        assert run(tmp_path / strategy, "", *settings, ranks=ranks).status == 0
+        assert run(tmp_path / strategy, "", *settings, ranks=4).status == 0
         assert_same_validation(tmp_path / strategy, tmp_path / "one")
 
 
