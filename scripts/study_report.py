@@ -179,9 +179,9 @@ def explored_table(study: Study) -> list[str]:
     rows = []
     for (experts, strategy), runs in study.explored.items():
         cells = [middle([test_bpb(run) for run in runs], ".4f")]
-        cells += [middle([run[key] for run in runs], ".3f") for key in (MAXVIO, "balance/dead_experts_global")]
+        cells += [middle([run[key] for run in runs], ".3f") for key in OUTCOMES.values()]
         cells += [middle([halfway(run, "balance/step_churn") for run in runs], ".2f", 100)]
-        rows.append([f"{experts}", f"`{strategy}`", f"{len(runs)}", *cells])
+        rows.append([experts, f"`{strategy}`", f"{len(runs)}", *cells])
     return table(["experts", "strategy", "runs", "test bpb", *OUTCOMES, "churn, %"], rows)
 
 

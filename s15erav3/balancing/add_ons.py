@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s15erav3.balancing.base import Balancer, MicroBatch
 from s15erav3.balancing.refuse import refuse_any_number, refuse_expert_choice
 from s15erav3.errors import UserError, check_number
-from s15erav3.model import ConfigError, RoutedExperts, Router, Routing, TrainingRules
+from s15erav3.model import ConfigError, Output, RoutedExperts, Router, TrainingRules
 
 
 class AddOns(Balancer):
@@ -115,10 +115,10 @@ class Combined(Balancer):
         for part in self.parts():
             part.attach(routers)
 
-    def before_forward(self, routings: Callable[[], Sequence[Routing]]) -> None:
+    def before_forward(self, forward: Callable[[], Output]) -> None:
         """Let all parts prepare."""
         for part in self.parts():
-            part.before_forward(routings)
+            part.before_forward(forward)
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
         """Sum of the losses that are not ``None``."""

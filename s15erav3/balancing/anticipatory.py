@@ -15,7 +15,7 @@ from s15erav3.balancing.base import MicroBatch
 from s15erav3.balancing.loss_free import LossFree
 from s15erav3.balancing.rule import RateSchedule
 from s15erav3.errors import check_number
-from s15erav3.model import Router, Routing
+from s15erav3.model import Output, Router
 
 
 class Anticipatory(LossFree):
@@ -76,7 +76,7 @@ class Anticipatory(LossFree):
         self.register_buffer("past", room)
         self.register_buffer("known", torch.zeros((), dtype=torch.bool, device=now[0].device))
 
-    def before_forward(self, routings: Callable[[], Sequence[Routing]]) -> None:
+    def before_forward(self, forward: Callable[[], Output]) -> None:
         """Let the old model choose the experts of the micro-batch; keep the current weights, once a step."""
         now = self._now()
         if not self._kept:
@@ -87,7 +87,7 @@ class Anticipatory(LossFree):
             self._kept = True
         old = torch.split(self.past[0], [part.numel() for part in now])
         with torch.no_grad(), holding(now, old):
-            found = routings()
+            found = forward().routings
         for router, routing in zip(self._routers, found, strict=True):
             router.given = routing.experts
 

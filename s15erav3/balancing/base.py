@@ -18,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from s15erav3.model import RoutedExperts, Router, Routing
+from s15erav3.model import Output, RoutedExperts, Router, Routing
 
 
 class MicroBatch(NamedTuple):
@@ -84,12 +84,8 @@ class Balancer(nn.Module):
             UserError: the strategy does not support these routers.
         """
 
-    def before_forward(self, routings: Callable[[], Sequence[Routing]]) -> None:
-        """Prepare the training forward pass of one micro-batch.
-
-        Args:
-            routings: runs the model on that micro-batch as it is now, and returns its routings.
-        """
+    def before_forward(self, forward: Callable[[], Output]) -> None:
+        """Prepare the training forward pass of one micro-batch, which ``forward`` runs with the model as it is now."""
 
     def loss(self, micro_batch: MicroBatch) -> Tensor | None:
         """Return a term of the training loss of one micro-batch, in nats per token; ``None`` for no term."""

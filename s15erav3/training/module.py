@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
-from s15erav3.model import Output, RoutedExperts, Routing, Transformer, routers
+from s15erav3.model import Output, RoutedExperts, Transformer, routers
 from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
@@ -132,7 +132,8 @@ class LanguageModule(L.LightningModule):
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
                 if self.routers:
-                    self.balancer.before_forward(partial(self._routings, windows))
+                    ahead = self.multi_token_loss is not None
+                    self.balancer.before_forward(partial(self.net, windows[:, :-1], look_ahead=ahead))
                 part = self.objective(windows, batch, ahead_tokens, progress)
                 routings = part.routed.routings
                 if part.mtp_loss is not None:
@@ -272,11 +273,6 @@ class LanguageModule(L.LightningModule):
         """Whether the probe was routed before the last step."""
         churn = self.validation.step_churn
         return churn is not None and churn.step == self.trainer.global_step
-
-    def _routings(self, windows: Tensor) -> tuple[Routing, ...]:
-        """Routings of a training forward pass on windows (B, T + 1)."""
-        out: Output = self.net(windows[:, :-1], look_ahead=self.multi_token_loss is not None)
-        return out.routings
 
     def _nll(self, windows: Tensor, look_ahead: bool = False) -> tuple[Tensor, Output]:
         """Summed nats of the targets, and the net's output for windows (B, T + 1)."""

@@ -30,10 +30,10 @@ class Watched(Anticipatory):
         self.models: list[Transformer] = []
         self.seen: list[tuple[int, tuple[Routing, ...]]] = []
 
-    def before_forward(self, routings):  # type: ignore[no-untyped-def]
+    def before_forward(self, forward):  # type: ignore[no-untyped-def]
         if not self._kept:
             self.models.append(copy.deepcopy(self._net[0]).eval())  # type: ignore[arg-type]
-        super().before_forward(routings)
+        super().before_forward(forward)
 
     def observe(self, micro_batch):  # type: ignore[no-untyped-def]
         self.seen.append((len(self.models) - 1, tuple(micro_batch.routings)))

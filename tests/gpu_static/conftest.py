@@ -12,6 +12,21 @@ import torch
 from tests.conftest import ROOT
 
 SMALL = ["data.sequence_length=32", "data.batch_size=2", "loss_chunk=48"]
+WAYS = [
+    [],
+    ["experts=dense", "balancing=none"],
+    ["model.num_nextn_predict_layers=1"],
+    ["balancing=bip"],
+    ["balancing=quantile"],
+    ["balancing=aux", "balancing.scope=sequence"],
+    ["balancing=expert_choice"],
+    ["balancing=relu_routing"],
+    ["balancing=zero_experts"],
+    ["balancing=causal_sequence_bias"],
+    ["balancing.capacity_factor=1.25", "balancing.router_jitter=0.1", "balancing.expert_dropout=0.1"],
+    ["experts=e32", "experts.n_group=4", "experts.topk_group=2"],
+]
+"""Settings of every way of routing that the compiler has to see."""
 
 
 @pytest.fixture(scope="session")

@@ -12,26 +12,14 @@ import torch
 from torch._dynamo.utils import counters
 
 from s15erav3.callbacks.telemetry import Telemetry
+from tests.gpu_static.conftest import WAYS
 
 
 class Copied(Exception):
     """Telemetry has its numbers on the host."""
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["model.num_nextn_predict_layers=1"],
-        ["balancing=bip"],
-        ["balancing=quantile"],
-        ["balancing=expert_choice"],
-        ["balancing=zero_experts"],
-        ["balancing=causal_sequence_bias"],
-        ["balancing.capacity_factor=1.25", "balancing.router_jitter=0.1", "balancing.expert_dropout=0.1"],
-        ["experts=e32", "experts.n_group=4", "experts.topk_group=2"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("settings", WAYS, ids=" ".join)
 def test_the_net_is_one_graph(fake_step: Callable[..., Any], settings: list[str]) -> None:
     """Forward and backward, without a break, compiled once for both steps."""
     torch.compiler.reset()
