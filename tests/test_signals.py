@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,29 @@ def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     assert saved == result(run_dir)["steps"] and saved in (6, 7)
 
 
+def test_a_job_is_requeued_when_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may begin on another node at once. Seen to fail when the thread that writes is not waited for."""
+    run_dir, original, found = tmp_path / "run", torch.save, []
+
+    def saves_late(payload: dict, file: object) -> None:
+        time.sleep(0.5)
+        original(payload, file)
+
+    def requeues(number: int, frame: object) -> None:
+        found.extend(file.name for file in (run_dir / "checkpoints").iterdir())
+        raise SystemExit(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", saves_late)
+        at_step(4, patch, signal.SIGUSR2)
+        before = signal.signal(signal.SIGUSR2, requeues)
+        try:
+            assert train(*SETTINGS, run_dir=run_dir) == 1
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+    assert found == ["last.ckpt"] and result(run_dir)["status"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_an_interrupted_wandb_run_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline: its last rows are in the file, and it says that it did not end well."""
@@ -148,7 +172,6 @@ def test_an_interrupted_wandb_run_is_closed(tmp_path: Path, monkeypatch: pytest.
 def test_a_signal_at_any_moment_of_a_process_ends_it_in_good_order(number: int, tmp_path: Path) -> None:
     """While it imports, composes, prepares, trains or concludes: no traceback, and a folder that can be read."""
     import random
-    import time
 
     from s15erav3.runs.reader import read_run
     from tests.tiny import TINY

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
+from s15erav3.runs.checkpoint_io import BackgroundFileIO
+
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """Signal that submitit sends near the time limit. If it has a handler, the step is saved before that one runs."""
 
@@ -104,6 +106,8 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.file)
         if keep:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
+        if received and isinstance(files := trainer.strategy.checkpoint_io, BackgroundFileIO):
+            files.finish()  # before the job may begin again elsewhere
         if received and not trainer.should_stop:
             if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):
                 self._handlers[REQUEUE](REQUEUE, None)  # requeues the job and exits, or reports why it does not

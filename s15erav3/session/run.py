@@ -108,6 +108,9 @@ def _train(
         error = because(ended, run_dir)
         status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
         conclude(error)
+        if session is not None:
+            with at_most(60):
+                session.trainer.strategy.checkpoint_io.teardown()  # it may still be writing the last checkpoint
         return status
 
     try:
