@@ -50,10 +50,9 @@ def main() -> None:
         files.teardown()
     once, background, written = (statistics.median(times[1:]) for times in seconds.values())  # without the warm-up
     print(f"{args.model}, {args.experts}: {size / 1e9:.2f} GB on {args.device}, median of {args.times}")
-    print(f"written at once          training waits {once:7.3f} s")
-    print(
-        f"written in the background training waits {background:6.3f} s ({background / once:.2f} of it); on the disk after {written:.3f} s"
-    )
+    print(f"written at once: training waits {once:.3f} s")
+    share = f"{background / once:.2f} of it"
+    print(f"in the background: training waits {background:.3f} s, {share}; {written:.3f} s to the disk")
 
 
 def payload(model: str, experts: str, vocab_size: int, device: str) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from s15erav3.balancing.base import Balancer, of_trained, stack_loads, update_bi
 from s15erav3.callbacks.run_state import RunState
 from s15erav3.model import routers
 from s15erav3.session.build import build_balancer
-from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.module import LanguageModule
 
 BLOCK = 10
@@ -100,7 +99,7 @@ def plain_loop(module: LanguageModule, balancer: Balancer, batches: Iterator[Ten
             out = net(batch[:, :-1])
             targets = batch[:, 1:].flatten()
             hidden = out.hidden.flatten(0, 1)
-            loss = chunked_cross_entropy(hidden, net.lm_head.weight, targets, module.loss_chunk) / targets.numel()
+            loss = module.cross_entropy(hidden, net.lm_head.weight, targets) / targets.numel()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), module.gradient_clip, foreach=True)
         optimizer.step()

@@ -100,16 +100,17 @@ def main() -> None:
     compiled = copy.deepcopy(ours)
     compile_blocks(compiled, args.device)
 
-    def loss_of(net: Transformer) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_of(net: Transformer, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(inputs: Tensor, targets: Tensor) -> Tensor:
             hidden = net(inputs).hidden.flatten(0, 1)
-            return chunked_cross_entropy(hidden, net.lm_head.weight, targets.flatten(), 512) / targets.numel()
+            head, of = net.lm_head.weight, targets.flatten()
+            return chunked_cross_entropy(hidden, head, of, 512, compiled=compiled) / targets.numel()
 
         return loss
 
     steps = {
         "s15erav3": step_of(ours, loss_of(ours), ids, bf16),
-        COMPILED: step_of(compiled, loss_of(compiled), ids, bf16),
+        COMPILED: step_of(compiled, loss_of(compiled, compiled=True), ids, bf16),
     }
     for parts in ("experts", "full") if args.recompute else ():
         less = copy.deepcopy(ours)

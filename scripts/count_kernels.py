@@ -36,7 +36,6 @@ from torch.utils.module_tracker import ModuleTracker
 
 from s15erav3.machine.lone_step import LoneStep, composed
 from s15erav3.session.compiling import compile_blocks
-from s15erav3.training import module as training_module
 
 
 class Card(NamedTuple):
@@ -194,13 +193,13 @@ class Parts:
             yield
 
 
-def of_graph(graph: GraphLowering, code: str) -> dict[str, Total]:
-    """The kernels of a compiled graph: those that Inductor writes, and those of libraries.
+def of_graph(graph: GraphLowering, code: str, part: str) -> dict[str, Total]:
+    """The kernels of a compiled graph of ``part``: those that Inductor writes, and those of libraries.
 
     Raises:
         AssertionError: the source code launches another number of Triton kernels than the schedule has.
     """
-    totals = {"blocks, Triton": Total(), "blocks, libraries": Total()}
+    written, library = Total(), Total()
     for node in graph.scheduler.nodes:
         if isinstance(node, scheduler.NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
             continue  # nothing, or an output of a kernel before it
@@ -211,9 +210,9 @@ def of_graph(graph: GraphLowering, code: str) -> dict[str, Total]:
         else:  # its bytes are all that counts
             kernel = Total(kernels=1, bytes=float(node.get_read_write_buffers_sizes()))
             kernel.seconds = {card: kernel.bytes / peak.bytes for card, peak in CARDS.items()}
-        totals["blocks, libraries" if of_library else "blocks, Triton"].add(kernel)
-    assert totals["blocks, Triton"].kernels == code.count(".run("), code
-    return totals
+        (library if of_library else written).add(kernel)
+    assert written.kernels == code.count(".run("), code
+    return {f"{part}, Triton": written, f"{part}, libraries": library}
 
 
 def operation(kernel: ir.ExternKernel) -> Node | None:
@@ -225,9 +224,19 @@ def operation(kernel: ir.ExternKernel) -> Node | None:
 def count(step: LoneStep, compiled: bool) -> dict[str, Total]:
     """The totals of one step by part, after a first step that makes the optimizer's state."""
     ran: dict[str, Total] = defaultdict(Total)
+    cross_entropy = step.module.cross_entropy
+    part = "blocks"
+
+    def loss(*args: Any, **kwargs: Any) -> Any:
+        nonlocal part
+        part = "loss"
+        try:
+            return cross_entropy(*args, **kwargs)
+        finally:
+            part = "blocks"
 
     def lowered(graph: GraphLowering, code: str) -> Callable[[], None]:
-        its = of_graph(graph, code)
+        its = of_graph(graph, code, part)
 
         def add() -> None:
             for part, total in its.items():
@@ -235,7 +244,7 @@ def count(step: LoneStep, compiled: bool) -> dict[str, Total]:
 
         return add
 
-    with fake_compiler(lowered) if compiled else nullcontext():
+    with fake_compiler(lowered) if compiled else nullcontext(), patch.object(step.module, "cross_entropy", loss):
         if compiled:
             compile_blocks(step.module.net, "cuda")
         step()
@@ -247,7 +256,7 @@ def eager(step: LoneStep) -> dict[str, Total]:
     """The operations of one step that no compiled graph has."""
     parts = Parts()
     with (
-        parts.as_called(training_module, "chunked_cross_entropy", "head and loss"),
+        parts.as_called(step.module, "cross_entropy", "head and loss"),
         parts.as_called(step.optimizer, "step", "optimizer"),
         parts.as_called(nn.utils, "clip_grad_norm_", "clipping"),
         parts.as_called(step.module.balancer, "bias_update", "balancing"),

@@ -106,7 +106,7 @@ def trajectories(study: Study) -> Figure:
 
 
 def churn(study: Study) -> Figure | None:
-    """Choices that a step changes: by all that it does, by its weights, by its biases."""
+    """Tokens that a step sends to other experts: by all that it does, by its weights, by its biases."""
     parts = {"whole step": "step_churn", "weights alone": "weight_churn", "biases alone": "churn"}
     if not any(parts["whole step"] in key for runs in routed(study).values() for key in runs[0]["validations"]):
         return None
@@ -115,7 +115,7 @@ def churn(study: Study) -> Figure | None:
         for arm, runs in routed(study).items():
             _curve(axes, runs, f"balance/{key}", arm, scale=100)
         axes.set(xlabel="step", title=title)
-    trio[0].set(ylabel="choices that a step changes, %", ylim=(0, None))
+    trio[0].set(ylabel="tokens that change experts, %", ylim=(0, None))
     trio[2].legend(frameon=False, fontsize=8)
     return figure
 

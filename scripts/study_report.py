@@ -214,7 +214,7 @@ SECTIONS = {
     ),
     "Churn": (
         churn_table,
-        "Share of choices, in percent, that one training step sends to other experts, where the learning rate begins\n"
+        "Share of tokens, in percent, that one training step sends to other experts, where the learning rate begins\n"
         "to fall. Mean and 95 % t interval over seeds.",
     ),
     "Baselines": (

@@ -9,7 +9,7 @@ import torch
 
 from s15erav3 import device
 from s15erav3.errors import UserError
-from s15erav3.training.hardware import has_fast_bf16, peak_flops
+from s15erav3.training.hardware import has_fast_bf16, listed_flops, peak_flops
 
 
 def test_a_cpu_trains_in_fp32_and_a_gpu_in_bf16_only_where_it_is_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +43,29 @@ def test_a_model_is_refused_that_the_device_could_not_hold_while_it_trains(monke
             device.refuse_if_too_large(most + 1, place)
         said = str(caught.value)
         assert f"{most + 1:,} parameters" in said and f"{16 * most / 1e9:,.0f} GB" in said and "smaller model" in said
+
+
+@pytest.mark.parametrize(
+    ("card", "bf16", "fp32"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4, 66.9),
+        ("NVIDIA H100 PCIe", 756, 51.2),
+        ("NVIDIA H100 NVL", 835.5, 60),
+        ("NVIDIA H200", 989.4, 66.9),
+        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
+        ("NVIDIA L4", 121, 30.3),
+        ("NVIDIA L40S", 362, 91.6),
+        ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
+        ("NVIDIA A10G", None, None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
+        ("Tesla T4", None, None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_name(card: str, bf16: float | None, fp32: float | None) -> None:
+    """Seen wrong in Lightning's table: an L40S as an L4, an H100 NVL with sparsity, no H200."""
+    for is_bf16, peak in ((True, bf16), (False, fp32)):
+        found = listed_flops(card, is_bf16)
+        assert found == (peak and pytest.approx(peak * 1e12))
 
 
 def test_the_peak_of_a_cpu_is_measured() -> None:

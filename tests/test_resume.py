@@ -300,6 +300,21 @@ def test_generators_are_restored_exactly() -> None:
     assert torch.equal(drawn[2], again[2])
 
 
+def test_each_rank_restores_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the state that the first rank saved of its device. Seen to fail when the states of all devices are saved by
+    the first rank, which draws on one of them."""
+    states = {torch.device("cuda", index): torch.tensor([index]) for index in range(2)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    first, second = states
+    saved = collect_rng(first)
+    assert collect_rng(torch.device("cpu"))["cuda"] == [] and len(collect_rng()["cuda"]) == 2
+    states.update({first: torch.tensor([7]), second: torch.tensor([8])})
+    restore_rng(saved, second)
+    assert states == {first: torch.tensor([7]), second: torch.tensor([0])}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", ["balancing.router_jitter=0.1", "balancing.expert_dropout=0.2"])
 def test_workers_of_the_loader_draw_from_no_generator_of_training(

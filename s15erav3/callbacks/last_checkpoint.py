@@ -14,6 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 from s15erav3.runs.checkpoint_io import BackgroundFileIO
+from s15erav3.training.hosts import group_of_hosts
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """Signal that submitit sends near the time limit. If it has a handler, the step is saved before that one runs."""
@@ -64,8 +65,9 @@ class LastCheckpoint(Checkpoint):
         self._hosts: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size > 1 and dist.get_backend() != "gloo":  # a group on the hosts: no device synchronisation
-            self._hosts = dist.new_group(backend="gloo", timeout=getattr(trainer.strategy, "_timeout", None))
+        self._hosts = group_of_hosts(trainer)
+        # Lightning tells all ranks of a SIGTERM, which it never gets, in every step; with NCCL all devices wait for it.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         for number in (signal.SIGINT, *STOPS):
             if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # as with nohup
                 self._handlers[number] = signal.signal(number, self._receive)

@@ -30,7 +30,7 @@ class RunState(L.Callback):
             logger.save()
         checkpoint["run"] = self.run
         checkpoint["metrics"] = self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
-        checkpoint["rng"] = collect_rng()
+        checkpoint["rng"] = collect_rng(trainer.strategy.root_device)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["rng"]
@@ -39,28 +39,38 @@ class RunState(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         # As late as possible: setting up loaders and loggers may draw random numbers.
         if self._restored is not None:
-            restore_rng(self._restored)
+            restore_rng(self._restored, trainer.strategy.root_device)
             self._restored = None
 
 
-def collect_rng() -> dict[str, Any]:
-    """Return the states of the random generators of Python, NumPy, torch and CUDA."""
+def collect_rng(device: torch.device | None = None) -> dict[str, Any]:
+    """Return the states of the random generators of Python, NumPy, torch and a CUDA device: by default all of them."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(each) for each in cuda_devices(device)],
     }
 
 
-def restore_rng(state: dict[str, Any]) -> None:
-    """Restore the states from :func:`collect_rng`; CUDA's only if the number of devices is the same."""
+def restore_rng(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Restore the states from :func:`collect_rng`.
+
+    With a device, it gets the first of the states: ranks draw the same numbers, and the first rank has saved its own.
+    """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    for each, saved in zip(cuda_devices(device), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(saved.cpu(), each)
+
+
+def cuda_devices(device: torch.device | None) -> list[torch.device]:
+    """The device itself if it is a CUDA device, none if it is another; ``None`` stands for all that there are."""
+    if device is None:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device] if device.type == "cuda" else []

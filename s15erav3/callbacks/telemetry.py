@@ -74,7 +74,7 @@ class Telemetry(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         peak = peak_flops(pl_module.device, trainer.precision == "bf16-mixed")
         self.throughput = Throughput(training_flops_per_token(config, data.length), peak and peak * trainer.world_size)
-        self.throughput.start()
+        self.throughput.begin(pl_module.device)
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

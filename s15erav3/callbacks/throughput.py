@@ -24,6 +24,12 @@ class Throughput:
         self._since: float | None = None
         self._mark = (0, 0.0)
 
+    def begin(self, device: torch.device) -> None:
+        """Start the clock of a run, and count a GPU's memory from here: not that of an earlier job of this process."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.start()
+
     def start(self) -> None:
         """Start or continue the clock."""
         self._since = time.perf_counter()

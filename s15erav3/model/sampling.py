@@ -78,15 +78,18 @@ class Sampling:
             logits = torch.where(seen, penalised, logits)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
+        device = logits.device
+        if torch.are_deterministic_algorithms_enabled():
+            logits = logits.cpu()  # a GPU's cumulative sum is not, and would be refused
         narrowed = self.top_k or self.top_p < 1 or self.min_p
         probabilities = torch.softmax(logits / self.temperature, dim=-1)
         ids = None
         if narrowed:
             probabilities, ids = self._narrow(probabilities)
         ladder = probabilities.double().cumsum(dim=-1)
-        draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
+        draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(ladder.device)
         index = torch.searchsorted(ladder, draws * ladder[:, -1:], right=True)
-        return (index if ids is None else ids.gather(1, index)).squeeze(1)
+        return (index if ids is None else ids.gather(1, index)).squeeze(1).to(device)
 
     def _narrow(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities in descending order, 0 where excluded, and their tokens."""

@@ -20,6 +20,9 @@ GRACE = 3.0
 LEAVING = 6.0
 """Seconds in which the main thread has to notice that the other ranks are gone."""
 
+WRITING = 60.0
+"""Seconds in which a checkpoint that is being written has to be whole."""
+
 FAREWELL = 30.0
 """Seconds that the others have to end once training is complete."""
 
@@ -102,7 +105,7 @@ class Watch(threading.Thread):
         """End the program while its main thread hangs."""
         status = 1
         try:
-            with at_most(LEAVING):  # a full disk or a dead network may block last_words
+            with at_most(WRITING + 2 * LEAVING):  # a full disk may block last_words
                 status = self.last_words(found)
         finally:
             os._exit(status)

@@ -37,14 +37,18 @@ class BackgroundFileIO(TorchCheckpointIO):
         self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writes.append(self._writer.submit(write, copy, Path(path)))
 
-    def finish(self, unwritten: int = 0) -> None:
+    def finish(self, unwritten: int = 0, seconds: float | None = None) -> None:
         """Wait until at most that many checkpoints are unwritten.
 
+        Args:
+            seconds: for each of them, at most; ``None`` for any time.
+
         Raises:
+            TimeoutError: the seconds are over.
             Exception: a write failed; the file that it would have replaced is as it was.
         """
         while self._writes and (len(self._writes) > unwritten or self._writes[0].done()):
-            self._writes.popleft().result()
+            self._writes.popleft().result(seconds)
 
     def teardown(self) -> None:
         try:

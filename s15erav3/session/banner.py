@@ -101,7 +101,7 @@ def banner(
             f"{trainer.max_steps * per_step / data.samples_per_epoch:.1f} epochs{limit}",
         ),
         *(
-            [("compile", f"each kind of block at its first use; code is kept in {compiled_code()}")]
+            [("compile", f"each kind of block and the loss at first use; code is kept in {compiled_code()}")]
             if cfg.compile
             else []
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
@@ -38,6 +37,7 @@ from s15erav3.runs.checkpoint_io import BackgroundFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.session.sharding import is_sharded
 from s15erav3.training.hardware import has_fast_bf16
+from s15erav3.training.hosts import TimeLimit
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.sharded import ShardedStrategy
@@ -131,6 +131,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         micro_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip=cfg.trainer.gradient_clip_val,
         loss_chunk=loss_chunk(cfg),
+        compiled_loss=cfg.compile,
         skip_nonfinite=cfg.trainer.get("skip_nonfinite", 0),
     )
     try:
@@ -215,7 +216,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:
         # Before LastCheckpoint, which reads should_stop.
-        callbacks = [Timer(timedelta(seconds=seconds(limit))), *callbacks]
+        callbacks = [TimeLimit(seconds(limit)), *callbacks]
     try:
         trainer = L.Trainer(
             accelerator=device,

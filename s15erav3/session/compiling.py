@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +24,11 @@ def compile_blocks(net: Transformer, device: str, backend: str = "inductor") -> 
     an earlier job is dropped: with many sizes, torch would reach its limit of versions and run eager code instead.
 
     Raises:
-        UserError: there is no C++ compiler, which ``device="cpu"`` needs.
+        UserError: there is no compiler: of C++ for ``device="cpu"``, of C for "cuda".
     """
     if backend == "inductor":
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_code())
-        if device == "cpu":
-            _check_compiler()
+        _check_compiler(device)
     torch.compiler.reset()
     if dynamo := sys.modules.get("torch._dynamo.utils"):
         dynamo.cumulative_time_spent_ns.clear()
@@ -57,7 +57,14 @@ def _blocks(net: Transformer) -> Iterator[Block]:
     return (module for module in net.modules() if isinstance(module, Block))
 
 
-def _check_compiler() -> None:
+def _check_compiler(device: str) -> None:
+    if device == "cuda":  # Triton compiles what launches its kernels
+        if not os.environ.get("CC") and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+            raise UserError(
+                "compile=true needs a C compiler on a GPU, and none was found; install gcc (or name one in the "
+                "environment variable CC), or leave out compile=true."
+            )
+        return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -75,7 +75,7 @@ def measured(
         "params/total": counts.total,
         "params/active": counts.active,
         "tokenizer": data.tokenizer.name,
-        "device": device_name(module.device),
+        "device": device_name(trainer.strategy.root_device),  # the module is back on the host
         "threads": threads.number,
         "precision": trainer.precision,
         "causal": module.net.config.causal,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from s15erav3.cli import hydra_setup, trust
@@ -28,6 +27,7 @@ from s15erav3.session.banner import show_changes
 from s15erav3.session.build import plain
 from s15erav3.session.rehearsal import rehearse
 from s15erav3.terminal import say
+from s15erav3.training.hosts import TimeLimit
 from s15erav3.training.module import LanguageModule
 
 GROUPS = (
@@ -200,10 +200,10 @@ def refuse_if_complete(run_dir: Path, trainer: L.Trainer, payload: Payload) -> N
             "trainer.max_steps to train it further."
         )
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(timer, Timer) and timer._duration:
+        if isinstance(timer, TimeLimit):
             spent = payload["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
-            if spent >= timer._duration:
+            if spent >= timer.limit:
                 raise UserError(
-                    f"{run_dir} is complete: its trainer.max_time of {timer._duration:.0f} s is spent; raise "
+                    f"{run_dir} is complete: its trainer.max_time of {timer.limit:.0f} s is spent; raise "
                     "trainer.max_time to train it further."
                 )

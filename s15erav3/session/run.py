@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +28,7 @@ from s15erav3.loggers.closing import close_all
 from s15erav3.ranks import is_first_rank
 from s15erav3.ranks.outside import announce, answer
 from s15erav3.ranks.together import together
-from s15erav3.ranks.watch import RankEnded, at_most
+from s15erav3.ranks.watch import LEAVING, WRITING, RankEnded, at_most
 from s15erav3.runs.checkpoint import candidates
 from s15erav3.runs.code import code
 from s15erav3.runs.folder import claim, discard, write_config
@@ -107,10 +107,12 @@ def _train(
     def last_words(ended: RankEnded) -> int:
         error = because(ended, run_dir)
         status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
-        conclude(error)
         if session is not None:
-            with at_most(60):
-                session.trainer.strategy.checkpoint_io.teardown()  # it may still be writing the last checkpoint
+            files: Any = session.trainer.strategy.checkpoint_io
+            with suppress(Exception):
+                files.finish(seconds=WRITING)
+        with at_most(LEAVING):  # a device or a dead network may block it
+            conclude(error)
         return status
 
     try:

@@ -5,6 +5,7 @@ Shapes: N tokens, D hidden size, V vocabulary, C tokens per chunk.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None = None
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None = None, compiled: bool = False
 ) -> Tensor:
     """Sum over tokens of ``-log softmax(head @ hidden)[target]``, in nats.
 
@@ -26,6 +27,7 @@ def chunked_cross_entropy(
         targets: int64, (N,).
         chunk: C, at least 1.
         keep: mask of the tokens that count, bool, (N,); all by default.
+        compiled: compile what is done to the logits of a whole chunk. The same within rounding.
 
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
@@ -36,37 +38,33 @@ def chunked_cross_entropy(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, head = hidden.to(dtype), head.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        total: Tensor = _ChunkedCrossEntropy.apply(hidden, head, targets, chunk, keep)  # type: ignore[no-untyped-call]
+        total: Tensor = _ChunkedCrossEntropy.apply(hidden, head, targets, chunk, keep, compiled)  # type: ignore[no-untyped-call]
         return total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, keep: Tensor | None, compiled: bool
+    ) -> Tensor:
         want_hidden, want_head = ctx.needs_input_grad[:2]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = hidden.new_zeros((), dtype=wide)
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
         grad_head = torch.zeros_like(head, dtype=wide) if want_head else None
         # One buffer for the logits of all chunks: fresh memory of this size costs a CPU as much as the softmax.
-        buffer = hidden.new_empty(min(chunk, len(hidden)), len(head), dtype=wide)
+        buffer = hidden.new_empty(min(chunk, len(hidden)), len(head))
+        want_grad = want_hidden or want_head
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             rows, index = hidden[part], targets[part].unsqueeze(-1)
-            scores = buffer[: len(rows)]
-            if scores.dtype == rows.dtype:
-                torch.mm(rows, head.t(), out=scores)
-            else:
-                scores.copy_(rows @ head.t())
-            log_probs = torch.log_softmax(scores, dim=-1, out=scores)  # (C, V)
-            counted = log_probs.gather(1, index)
-            total -= (counted if keep is None else counted * keep[part].unsqueeze(-1)).sum()
-            if grad_hidden is None and grad_head is None:
+            counts = None if keep is None else keep[part].unsqueeze(-1)
+            scores = torch.mm(rows, head.t(), out=buffer[: len(rows)])
+            in_place = _compiled() if compiled and want_grad and len(rows) == chunk else _nll_to_gradient
+            total += in_place(scores, index, counts, want_grad)
+            if not want_grad:
                 continue
-            grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(counted))  # softmax - onehot
-            if keep is not None:
-                grad.mul_(keep[part].unsqueeze(-1))
-            grad = grad.to(hidden.dtype)
+            grad = scores
             if grad_hidden is not None:
                 torch.mm(grad, head, out=grad_hidden[part])
             if grad_head is not None:
@@ -87,4 +85,47 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
+
+
+def _nll_to_gradient(scores: Tensor, index: Tensor, counts: Tensor | None, want_grad: bool) -> Tensor:
+    """Sum over tokens of -log softmax(scores)[index]; ``scores`` become its gradient, softmax - onehot, in place.
+
+    Args:
+        scores: (C, V).
+        index: (C, 1).
+        counts: mask of the tokens that count, (C, 1); all by default.
+        want_grad: without, ``scores`` are left as anything.
+    """
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    log_probs = (
+        torch.log_softmax(scores, -1, out=scores) if scores.dtype == wide else torch.log_softmax(scores, -1, wide)
+    )
+    counted = log_probs.gather(1, index)
+    nll = -(counted if counts is None else counted * counts).sum()
+    if want_grad:
+        grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(counted))
+        if counts is not None:
+            grad.mul_(counts)
+        if grad is not scores:
+            scores.copy_(grad)
+    return nll
+
+
+def _nll_to_gradient_fused(scores: Tensor, index: Tensor, counts: Tensor | None, want_grad: bool) -> Tensor:
+    """The same written for a compiler, which makes a reduction and one pass of it: the exponentials are taken once."""
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    shifted = wide - wide.amax(-1, keepdim=True)
+    exp = shifted.exp()
+    norm = exp.sum(-1, keepdim=True)
+    nll = norm.log() - shifted.gather(1, index)
+    onehot = torch.arange(scores.shape[1], device=scores.device) == index
+    grad = exp / norm - onehot.to(wide.dtype)
+    scores.copy_(grad if counts is None else grad * counts)
+    return (nll if counts is None else nll * counts).sum()
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(_nll_to_gradient_fused, dynamic=False)

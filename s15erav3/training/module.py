@@ -10,13 +10,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
 from s15erav3.model import Output, RoutedExperts, Transformer, routers
 from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
+from s15erav3.training.hosts import TimeLimit
 from s15erav3.training.losses import chunked_cross_entropy
 from s15erav3.training.mtp import MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
@@ -46,7 +46,7 @@ class LanguageModule(L.LightningModule):
         multi_token_loss: loss of the multi-token-prediction blocks, if the net has any.
         micro_batches: number of parts of a batch; their gradients are averaged.
         gradient_clip: largest norm of the gradient; 0 disables clipping.
-        loss_chunk: number of tokens whose logits exist at one time.
+        loss_chunk, compiled_loss: number of tokens whose logits exist at one time; whether their loss is compiled.
         skip_nonfinite: consecutive non-finite steps that are skipped before training ends with :class:`Diverged`.
     """
 
@@ -64,6 +64,7 @@ class LanguageModule(L.LightningModule):
         micro_batches: int = 1,
         gradient_clip: float = 1.0,
         loss_chunk: int = 512,
+        compiled_loss: bool = False,
         skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
@@ -74,7 +75,8 @@ class LanguageModule(L.LightningModule):
         if net.config.num_nextn_predict_layers and multi_token_loss is None:
             raise ValueError("a model with multi-token-prediction blocks needs their loss")
         self.multi_token_loss = multi_token_loss if net.config.num_nextn_predict_layers else None
-        self.micro_batches, self.gradient_clip, self.loss_chunk = micro_batches, gradient_clip, loss_chunk
+        self.micro_batches, self.gradient_clip = micro_batches, gradient_clip
+        self.cross_entropy = partial(chunked_cross_entropy, chunk=loss_chunk, compiled=compiled_loss)
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
         if self.routers:
@@ -100,12 +102,8 @@ class LanguageModule(L.LightningModule):
     def progress(self) -> float:
         """Share of training done: by steps, or by time if a time limit is nearer."""
         done = self.trainer.global_step / max(1, self.trainer.max_steps)
-        timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
-        if timer is not None and timer._duration:
-            # Ranks must use the same learning rate, but their clocks differ.
-            by_time = self.trainer.strategy.broadcast(timer.time_elapsed() / timer._duration)
-            done = max(done, by_time)
-        return min(1.0, done)
+        timed = (c.share for c in self.trainer.callbacks if isinstance(c, TimeLimit))  # type: ignore[attr-defined]
+        return min(1.0, max(done, *timed, 0.0))
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Route the probe before a step that a validation follows."""
@@ -203,7 +201,7 @@ class LanguageModule(L.LightningModule):
         nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
         loss, mtp_loss = nll / batch[:, 1:].numel(), None
         if ahead_loss is not None and ahead_tokens is not None:
-            mtp_loss = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.loss_chunk)
+            mtp_loss = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.cross_entropy)
             loss = loss + ahead_loss.weight_at(progress) * mtp_loss
         routed = MicroBatch(out.routings, len(windows))
         balance_loss = self.balancer.loss(routed) if out.routings else None
@@ -278,8 +276,7 @@ class LanguageModule(L.LightningModule):
         """Summed nats of the targets, and the net's output for windows (B, T + 1)."""
         out: Output = self.net(windows[:, :-1], look_ahead=look_ahead)
         targets = windows[:, 1:].flatten()
-        nll = chunked_cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets, self.loss_chunk)
-        return nll, out
+        return self.cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets), out
 
     def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
         """Under DDP, synchronise gradients only in the last micro-batch of a step."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-
-from s15erav3.training.losses import chunked_cross_entropy
 
 
 class MultiTokenLoss:
@@ -43,7 +43,14 @@ class MultiTokenLoss:
         """Number of tokens that train each block, (D,)."""
         return torch.stack([mask.sum() for mask in self.learned(windows, depth)])
 
-    def __call__(self, ahead: tuple[Tensor, ...], windows: Tensor, head: Tensor, tokens: Tensor, chunk: int) -> Tensor:
+    def __call__(
+        self,
+        ahead: tuple[Tensor, ...],
+        windows: Tensor,
+        head: Tensor,
+        tokens: Tensor,
+        cross_entropy: Callable[..., Tensor],
+    ) -> Tensor:
         """Mean over the blocks of their loss, without the weight, in nats per token.
 
         Args:
@@ -52,11 +59,11 @@ class MultiTokenLoss:
             head: (V, D).
             tokens: :meth:`count` of the whole optimizer step, which may include more windows; with several
                 ranks the mean over ranks.
-            chunk: number of tokens whose logits exist at one time.
+            cross_entropy: :func:`s15erav3.training.losses.chunked_cross_entropy` with its settings.
         """
         losses = []
         for k, (states, learned) in enumerate(zip(ahead, self.learned(windows, len(ahead)), strict=True), start=1):
             targets = windows[:, k + 1 :].flatten()
-            nll = chunked_cross_entropy(states.flatten(0, 1), head, targets, chunk, keep=learned.flatten())
+            nll = cross_entropy(states.flatten(0, 1), head, targets, keep=learned.flatten())
             losses.append(nll / tokens[k - 1].clamp(min=1))
         return torch.stack(losses).mean()

@@ -79,9 +79,9 @@ def whole_optimizer_state(state: dict[str, Any], keep: bool) -> dict[str, Any]:
     gathered: dict[Any, dict[str, Any]] = {}
     for number, values in state["state"].items():
         for name, value in values.items():
-            full = whole(value).cpu() if isinstance(value, Tensor) else value
+            full = whole(value) if isinstance(value, Tensor) else value
             if keep:
-                gathered.setdefault(number, {})[name] = full
+                gathered.setdefault(number, {})[name] = full.cpu() if isinstance(full, Tensor) else full
     return {"state": gathered, "param_groups": state["param_groups"]} if keep else {}
 
 

@@ -32,6 +32,15 @@ def test_validation_does_not_count_as_training_time(clock: list[float]) -> None:
     assert measured["perf/memory_gb"] > 0.01
 
 
+def test_memory_is_counted_from_the_begin_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's peak would else be that of the largest earlier job of a sweep."""
+    reset: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    for device in map(torch.device, ("cpu", "cuda:1")):
+        Throughput(1.0, None).begin(device)
+    assert reset == [torch.device("cuda", 1)]
+
+
 def test_each_row_speaks_of_its_own_interval(clock: list[float]) -> None:
     """A slow first step (compilation) must not slow down the later rows; the whole run is told by overall()."""
     speed = Throughput(1.0, None)

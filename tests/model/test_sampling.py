@@ -15,6 +15,7 @@ from s15erav3.model.sampling import Sampling
 PROBABILITIES = [0.1, 0.5, 0.15, 0.25]  # token 1 is the likeliest, then 3, 2, 0
 FLAT = [0.1, 0.4, 0.2, 0.3]
 DRAWS = 4000
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
 
 
@@ -28,6 +29,19 @@ def shares(sampling: Sampling, logits: Tensor, seen: Tensor | None = None) -> Te
     rows = logits.repeat(DRAWS, 1)
     seen = None if seen is None else seen.repeat(DRAWS, 1)
     return sampling.draw(rows, seen, [generator] * DRAWS).bincount(minlength=len(logits)) / DRAWS
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_deterministic_algorithms_change_no_draw(place: str) -> None:
+    """They refuse a GPU's cumulative sum."""
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0)).to(place)
+    want = Sampling().draw(logits, None, generators(*range(8)))
+    torch.use_deterministic_algorithms(True)
+    try:
+        got = Sampling().draw(logits, None, generators(*range(8)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(got, want) and got.device == logits.device
 
 
 def assert_drawn(got: Tensor, expected: list[float] | Tensor) -> None:

@@ -90,6 +90,18 @@ def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPat
     assert compiled_code() == tmp_path / "mine"
 
 
+def test_a_gpu_needs_a_compiler_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of C, by Triton: its own error would come in the first step, with a traceback."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    net = random_model(tiny_config(), 0)
+    with pytest.raises(UserError, match=r"compile=true needs a C compiler on a GPU, .* install gcc"):
+        compile_blocks(net, "cuda")
+    monkeypatch.setenv("CC", "mine")
+    compile_blocks(net, "cuda")
+
+
 def test_a_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     cpp_builder.cpp_compiler_search.cache_clear()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from s15erav3.training import losses
 from s15erav3.training.losses import chunked_cross_entropy
 
 N, D, V = 23, 6, 11
@@ -27,17 +28,39 @@ def whole(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(hidden @ head.T, targets, reduction="sum")
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("chunk", [1, 7, N - 1, N, N + 1, 1000])
-def test_value_and_gradients_are_those_of_cross_entropy(chunk: int) -> None:
+def test_value_and_gradients_are_those_of_cross_entropy(
+    chunk: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a last chunk that is cut or counted twice, and a gradient of the mean instead of the sum."""
+    monkeypatch.setattr(losses, "_compiled", lambda: losses._nll_to_gradient_fused)  # what is compiled, as it is
     hidden, head, targets = inputs()
-    ours, expected = chunked_cross_entropy(hidden, head, targets, chunk), whole(hidden, head, targets)
+    ours = chunked_cross_entropy(hidden, head, targets, chunk, compiled=compiled)
+    expected = whole(hidden, head, targets)
     assert ours.shape == () and ours.dtype == torch.float64
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     got = torch.autograd.grad(ours * 0.37, (hidden, head))
     want = torch.autograd.grad(expected * 0.37, (hidden, head))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiled_it_is_the_same_within_rounding(dtype: torch.dtype, masked: bool) -> None:
+    """By Inductor. Logits up to 1e4 must not overflow; the last, shorter chunk is not compiled."""
+    hidden, head, targets = inputs(23, 6, 1000, dtype)
+    keep = torch.arange(23) % 3 > 0 if masked else None
+    scaled = (1000 * hidden).detach().requires_grad_()
+    found = []
+    for compiled in (False, True):
+        loss = chunked_cross_entropy(scaled, head, targets, 10, keep, compiled)
+        found.append((loss, *torch.autograd.grad(loss, (scaled, head))))
+    for a, b in zip(*found, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("only", ["hidden", "head", "none"])

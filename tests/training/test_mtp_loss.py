@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +18,10 @@ from s15erav3.training.schedule import Constant
 from tests.training.parts import VOCABULARY, Windows, tiny_net, trainer
 
 END = 0
+
+
+def in_chunks(chunk: int) -> Callable[..., Tensor]:
+    return partial(chunked_cross_entropy, chunk=chunk)
 
 
 def loss_of(weight: float = 0.3, final: float = 0.1, start: float = 0.67) -> MultiTokenLoss:
@@ -74,7 +80,7 @@ def test_value_and_gradients_are_those_of_the_paper(depth: int, chunk: int) -> N
     tokens = loss.count(windows, depth)
     assert tokens.tolist() == counts
     assert counts[0] > counts[-1] > 0 or depth == 1
-    ours = loss(ahead, windows, head, tokens, chunk)
+    ours = loss(ahead, windows, head, tokens, in_chunks(chunk))
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     for got, want in zip(grads(ours, head, *ahead), grads(expected, head, *ahead), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-13)
@@ -104,19 +110,19 @@ def test_what_is_left_out_has_no_gradient() -> None:
     """However wrong the guess at the next document is, it moves nothing."""
     windows = torch.tensor([[1, 2, END, 3, 4, 5, 6]])
     (ahead,), head, loss = states(windows, 1), head_of(7), loss_of()
-    ours = loss((ahead,), windows, head, loss.count(windows, 1), 2)
+    ours = loss((ahead,), windows, head, loss.count(windows, 1), in_chunks(2))
     (grad,) = grads(ours, ahead)
     assert (grad[0, 1] == 0).all() and (grad[0, [0, 2, 3, 4]].abs().amax(dim=-1) > 0).all()
     with torch.no_grad():
         ahead[0, 1] += 100.0
-    assert loss((ahead,), windows, head, loss.count(windows, 1), 2) == ours
+    assert loss((ahead,), windows, head, loss.count(windows, 1), in_chunks(2)) == ours
 
 
 def test_windows_without_anything_to_learn_cost_nothing() -> None:
     """Documents of one token: 0 / 0 would be the end of the training."""
     windows = torch.full((2, 6), END)
     ahead, head, loss = states(windows, 2), head_of(), loss_of()
-    ours = loss(ahead, windows, head, loss.count(windows, 2), 4)
+    ours = loss(ahead, windows, head, loss.count(windows, 2), in_chunks(4))
     assert ours == 0
     assert all((grad == 0).all() for grad in grads(ours, head, *ahead))
 
@@ -129,7 +135,7 @@ def test_windows_shorter_than_the_chain_leave_the_last_blocks_nothing(length: in
     tokens = loss.count(windows, 3)
     assert tokens.tolist() == [3 * max(0, length - k) for k in (1, 2, 3)]
     assert [mask.shape[1] for mask in loss.learned(windows, 3)] == [max(0, length - k) for k in (1, 2, 3)]
-    ours, (expected, _) = loss(ahead, windows, head, tokens, 5), naive(ahead, windows, head)
+    ours, (expected, _) = loss(ahead, windows, head, tokens, in_chunks(5)), naive(ahead, windows, head)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     (grad,) = grads(ours, head)
     assert grad.isfinite().all()

@@ -104,9 +104,13 @@ def _rows(verb: str, name: str, group: Group, conf: Path, chosen: str | None, ch
         yield from (_row(f"{prefix}rope_scaling.{key}", a, {}, key) for key, a in fields(yarn).items())
     of = {c: fields(found) for c, node in nodes.items() if (found := group.by_target.get(str(node.get("_target_"))))}
     for key in dict.fromkeys(key for known in of.values() for key in known):
-        having = [choice for choice, known in of.items() if key in known]
-        row = _row(f"{prefix}{key}", of[having[0]][key], nodes[having[0]], key)
-        yield row if having[0] == chosen else row._replace(choices=having)
+        rows = {c: _row(f"{prefix}{key}", known[key], nodes[c], key) for c, known in of.items() if key in known}
+        if chosen in rows:
+            yield rows[chosen]
+            continue
+        for printed in dict.fromkeys("\n".join(_table([row])) for row in rows.values()):
+            same = [c for c, row in rows.items() if "\n".join(_table([row])) == printed]
+            yield rows[same[0]]._replace(choices=same)
 
 
 def _row(name: str, annotation: Any, node: Mapping[str, Any], key: str = "") -> Row:

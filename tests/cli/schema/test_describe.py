@@ -67,7 +67,8 @@ def test_a_setting_of_other_choices_says_whose_it_is() -> None:
     told = describe("train", "balancing", conf_dir())
     kappa = told[told.index("balancing.kappa") :].splitlines()
     assert kappa[1].endswith("(with smebu)") and kappa[0].split()[0] == "balancing.kappa=2.0"
-    assert "(with aux, simbal, switch)" in told
+    assert re.search(r"balancing.alpha=0.01 .*\n.*\(with aux, switch\)", told)
+    assert re.search(r"balancing.alpha=0.1 .*\n.*\(with simbal\)", told)
     rate = told[told.index("balancing.rate") :].splitlines()
     assert "(with" not in rate[1]
 
