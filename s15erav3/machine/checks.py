@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from s15erav3.machine.lone_step import LoneStep, composed
-from s15erav3.machine.programs import bench_generate, bench_step, packing, training
+from s15erav3.machine.programs import bench_generate, bench_step, packing, several_devices, training
 from s15erav3.model.grouped import grouped_linear, grouped_outer
 
 Figures = dict[str, Any]
@@ -133,6 +133,7 @@ CHECKS: Mapping[str, Callable[[str], Figures]] = {
     "no_sync": no_sync,
     "graph_capture": graph_capture,
     "packing": packing,
+    "several_devices": several_devices,
     "bench_step": bench_step,
     "bench_generate": bench_generate,
     "training": training,

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import s15erav3
 
 SCRIPTS = Path(s15erav3.__file__).parents[1] / "scripts"
@@ -52,6 +54,27 @@ def training(device: str, steps: int = 200, *settings: str) -> dict[str, Any]:
         result = json.loads(Path(folder, "run", "result.json").read_text())
     names = ("perf/tokens_per_second", "perf/mfu", "perf/memory_gb", "train/loss", "val/bpb", "balance/maxvio_batch")
     return {"steps": steps, **{name: result[name] for name in names if name in result}}
+
+
+def several_devices(device: str, *settings: str) -> dict[str, float]:
+    """The loss after 20 steps in fp32 on one device, and by each strategy on two, of the same global batches.
+
+    Raises:
+        RuntimeError: they differ by more than 0.1 %, which is more than rounding.
+    """
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        raise NotRun("there is one GPU only")
+    losses: dict[str, float] = {}
+    for trainer in ("auto", "ddp", "fsdp", "expert_parallel"):
+        devices = 1 if trainer == "auto" else 2
+        chosen = [*(settings or ("model=pico", "experts=e16")), f"trainer={trainer}", f"data.batch_size={8 // devices}"]
+        place = [f"trainer.devices={devices}", f"trainer.accelerator={_named(device)}", "trainer.precision=32-true"]
+        with tempfile.TemporaryDirectory() as folder:
+            _verb("train", *QUIET, "trainer.max_steps=20", f"hydra.run.dir={folder}/run", *chosen, *place)
+            losses[trainer] = json.loads(Path(folder, "run", "result.json").read_text())["train/loss"]
+    if any(abs(loss / losses["auto"] - 1) > 0.001 for loss in losses.values()):
+        raise RuntimeError(f"losses of one device and of two differ: {losses}")
+    return losses
 
 
 def _named(device: str) -> str:

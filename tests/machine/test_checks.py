@@ -11,6 +11,7 @@ from s15erav3.machine import checks, programs
 from s15erav3.machine.examine import run_one
 from s15erav3.model import experts
 from s15erav3.training.module import LanguageModule
+from tests.tiny import DATA, MODEL
 
 
 def test_the_products_of_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +58,22 @@ def test_programs() -> None:
     assert figures["steps"] == 2 and figures["val/bpb"] > 0
     broken = run_one(lambda device: programs.training(device, 1, "model=pica"), "cpu")
     assert broken["status"] == "failed" and "pica" in broken["why"]
+
+
+@pytest.mark.slow
+def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes are two devices on a CPU. A strategy that trains on other batches is found."""
+    few = [*MODEL, *DATA, "trainer.val_check_interval=20"]
+    losses = programs.several_devices("cpu", *few)
+    assert losses.keys() == {"auto", "ddp", "fsdp", "expert_parallel"}
+    right = programs._verb
+
+    def wrong(*arguments: str) -> str:
+        return right(*arguments, *(["seed=2"] if "trainer=fsdp" in arguments else []))
+
+    monkeypatch.setattr(programs, "_verb", wrong)
+    with pytest.raises(RuntimeError, match="differ"):
+        programs.several_devices("cpu", *few)
 
 
 def test_without_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

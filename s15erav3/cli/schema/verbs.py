@@ -28,6 +28,7 @@ Check = Literal[
     "no_sync",
     "graph_capture",
     "packing",
+    "several_devices",
     "bench_step",
     "bench_generate",
     "training",
