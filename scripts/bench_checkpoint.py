@@ -1,4 +1,4 @@
-"""Time what a checkpoint costs training: written at once, and in the background as runs do it.
+"""Time what a checkpoint costs training: written at once, and in the background as runs on a GPU do it.
 
 Weights of a model and AdamW's two moments are saved several times in turn; medians.
 
@@ -19,7 +19,7 @@ import yaml
 
 from s15erav3.cli.trust import conf_dir
 from s15erav3.model import ModelConfig, Transformer
-from s15erav3.runs.checkpoint_io import BackgroundFileIO, write
+from s15erav3.runs.checkpoint_io import WholeFileIO, write
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     saved = payload(args.model, args.experts, args.vocab_size, args.device)
     size = sum(t.nbytes for part in saved.values() for t in part.values())
     seconds: dict[str, list[float]] = {"at once": [], "in the background": [], "until written": []}
-    files = BackgroundFileIO()
+    files = WholeFileIO(background=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         file = Path(folder) / "last.ckpt"
         for _ in range(args.times + 1):

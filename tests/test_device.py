@@ -58,6 +58,8 @@ def test_a_model_is_refused_that_the_device_could_not_hold_while_it_trains(monke
         ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
         ("NVIDIA A10G", None, None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None),
+        ("NVIDIA A40-48Q", None, None),
         ("Tesla T4", None, None),
     ],
 )

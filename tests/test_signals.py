@@ -15,6 +15,8 @@ import torch
 from s15erav3.__main__ import main
 from s15erav3.callbacks import last_checkpoint
 from s15erav3.data import tokens
+from s15erav3.runs.checkpoint_io import WholeFileIO
+from s15erav3.session import build
 from s15erav3.training.module import LanguageModule
 from tests.loggers.wandb_reader import records
 from tests.tiny import few, result, rows, train
@@ -132,6 +134,33 @@ def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     assert saved == result(run_dir)["steps"] and saved in (6, 7)
 
 
+@pytest.fixture
+def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written as on a GPU."""
+    monkeypatch.setattr(build, "WholeFileIO", lambda background: WholeFileIO(background=True))
+
+
+@pytest.mark.usefixtures("in_background")
+def test_a_signal_while_the_final_checkpoint_is_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is complete. Seen to fail when the wait comes after the handlers have gone."""
+    run_dir, original = tmp_path / "run", torch.save
+
+    def signals(payload: dict, file: object) -> None:
+        if payload["global_step"] == 5:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        original(payload, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", signals)
+        assert train(*SETTINGS, "trainer.max_steps=5", run_dir=run_dir) == 0
+    assert result(run_dir)["status"] == "completed"
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+@pytest.mark.usefixtures("in_background")
 def test_a_job_is_requeued_when_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may begin on another node at once. Seen to fail when the thread that writes is not waited for."""
     run_dir, original, found = tmp_path / "run", torch.save, []

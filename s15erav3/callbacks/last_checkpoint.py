@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
-from s15erav3.runs.checkpoint_io import BackgroundFileIO
+from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.training.hosts import group_of_hosts
 
 REQUEUE = getattr(signal, "SIGUSR2", None)
@@ -108,12 +108,20 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.file)
         if keep:
             trainer.save_checkpoint(self.file.with_name(f"step_{trainer.global_step:06d}.ckpt"))
-        if received and isinstance(files := trainer.strategy.checkpoint_io, BackgroundFileIO):
-            files.finish()  # before the job may begin again elsewhere
+        if received or trainer.should_stop:
+            self._finish(trainer)
         if received and not trainer.should_stop:
             if REQUEUE and self._received == REQUEUE and callable(self._handlers.get(REQUEUE)):
                 self._handlers[REQUEUE](REQUEUE, None)  # requeues the job and exits, or reports why it does not
             raise Interrupted(received, self.file.parent.parent)
+
+    def _finish(self, trainer: L.Trainer) -> None:
+        """Wait for the files while signals are still handled, and before the job may begin again elsewhere."""
+        if not isinstance(files := trainer.strategy.checkpoint_io, WholeFileIO) or not files.background:
+            return
+        files.finish()
+        if trainer.world_size > 1:  # a rank that left would end the one that writes
+            dist.barrier(group=self._hosts)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()

@@ -33,7 +33,7 @@ from s15erav3.files import at_home
 from s15erav3.loggers.closing import opened
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters, routers
 from s15erav3.ranks.outside import check_ranks
-from s15erav3.runs.checkpoint_io import BackgroundFileIO
+from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
 from s15erav3.session.sharding import is_sharded
 from s15erav3.training.hardware import has_fast_bf16
@@ -222,7 +222,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
             accelerator=device,
             callbacks=callbacks,
             logger=False,
-            plugins=[BackgroundFileIO()],
+            plugins=[WholeFileIO(background=device == "cuda")],
             default_root_dir=run_dir,
             max_steps=-1,
             max_epochs=-1,

@@ -105,12 +105,12 @@ def _train(
         return result
 
     def last_words(ended: RankEnded) -> int:
-        error = because(ended, run_dir)
-        status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
         if session is not None:
             files: Any = session.trainer.strategy.checkpoint_io
             with suppress(Exception):
                 files.finish(seconds=WRITING)
+        error = because(ended, run_dir)
+        status = say_interrupted(error) if isinstance(error, Interrupted) else tell(error)
         with at_most(LEAVING):  # a device or a dead network may block it
             conclude(error)
         return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ PEAKS: dict[str, tuple[float, float]] = {
     "RTX 3090": (71.2, 35.6),
 }
 """TFLOP/s in bf16 without sparsity, added up in fp32, and in fp32 without TF32: NVIDIA's data sheets."""
+
+
+OTHER = re.compile(r"MIG|Laptop|Ti|D|SUPER|\d+[ABCQ]")
+"""Words in the name of a part of a GPU (MIG, vGPU), or of another model than that without the word."""
 
 
 def cpu_name() -> str:
@@ -70,7 +75,7 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
 def listed_flops(card: str, bf16: bool) -> float | None:
     """Peak FLOP/s of a whole GPU by its name, as "NVIDIA H100 80GB HBM3"; ``None`` if it is not in :data:`PEAKS`."""
     words = set(card.replace("-", " ").split())
-    if "MIG" in words:  # a part of a GPU
+    if any(OTHER.fullmatch(word) for word in words):
         return None
     known = (peaks for name, peaks in PEAKS.items() if words >= set(name.split()))
     found = next(known, None)

@@ -19,7 +19,7 @@ def group_of_hosts(trainer: L.Trainer) -> Any:
 
 
 class TimeLimit(Timer):
-    """Lightning's Timer with one time for all ranks, that of the slowest clock.
+    """Lightning's Timer with one time for all ranks: the longest of theirs.
 
     Lightning's asks the first rank in every step, by collectives of the devices.
 

@@ -60,7 +60,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows, index = hidden[part], targets[part].unsqueeze(-1)
             counts = None if keep is None else keep[part].unsqueeze(-1)
             scores = torch.mm(rows, head.t(), out=buffer[: len(rows)])
-            in_place = _compiled() if compiled and want_grad and len(rows) == chunk else _nll_to_gradient
+            in_place = _compiled() if compiled and want_grad and len(rows) == len(buffer) else _nll_to_gradient
             total += in_place(scores, index, counts, want_grad)
             if not want_grad:
                 continue

@@ -227,7 +227,7 @@ class LanguageModule(L.LightningModule):
         if found is not None:
             step, loss_bad, batch = found
             count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
-            progress = self.progress  # read once on every rank: it may be a broadcast from the first
+            progress = self.progress
 
             def loss_of(windows: Tensor) -> Tensor:
                 with self.trainer.precision_plugin.train_step_context():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.ranks.several import run, sentences, start, wait
 
@@ -181,6 +182,32 @@ def test_a_signal_to_any_rank_saves_and_ends_all(tmp_path: Path, ranks: tuple[in
     assert said.startswith(f"stopped by {name}; resume with:")
     found = result(tmp_path)
     assert (found["status"], found["reason"], found["steps"]) == ("interrupted", f"stopped by {name}", 4)
+
+
+IN_BACKGROUND = """
+import torch
+from s15erav3.session import build
+its = build.WholeFileIO
+build.WholeFileIO = lambda background: its(background=True)
+save = torch.save
+def late(payload, file):
+    time.sleep(14)
+    save(payload, file)
+torch.save = late
+"""
+"""As on GPUs, to a disk that is slower than the ranks have patience with one another."""
+
+
+@pytest.mark.slow
+def test_a_signal_waits_for_the_file_that_is_written_in_the_background(tmp_path: Path) -> None:
+    """Seen to fail when neither the other ranks wait nor the watch that ends the first one with them."""
+    body = IN_BACKGROUND + f"RANK == 0 and at(2, lambda self: hit({int(signal.SIGTERM)}))"
+    few = ["trainer.max_steps=12", "callbacks.checkpoint.every_n_steps=100", "trainer.val_check_interval=100"]
+    ended = run(tmp_path, body, *few)
+    assert ended.status == 128 + signal.SIGTERM and ended.seconds > 14
+    assert {file.name for file in (tmp_path / "run" / "checkpoints").iterdir()} == {"last.ckpt"}
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == result(tmp_path)["steps"] == 3
 
 
 @pytest.mark.slow

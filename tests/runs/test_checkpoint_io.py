@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s15erav3.runs.checkpoint_io import IN_FLIGHT, BackgroundFileIO, on_host
+from s15erav3.runs.checkpoint_io import IN_FLIGHT, WholeFileIO, on_host
 
 
 def payload(step: int = 0) -> dict:
@@ -39,8 +39,8 @@ def eventually(what: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture
-def files() -> Iterator[BackgroundFileIO]:
-    files = BackgroundFileIO()
+def files() -> Iterator[WholeFileIO]:
+    files = WholeFileIO(background=True)
     yield files
     files.teardown()
 
@@ -54,7 +54,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate.set()
 
 
-def test_the_file_holds_the_moment_of_the_save(tmp_path: Path, files: BackgroundFileIO, gate: threading.Event) -> None:
+def test_the_file_holds_the_moment_of_the_save(tmp_path: Path, files: WholeFileIO, gate: threading.Event) -> None:
     """Seen to fail when tensors are written without a copy, and when containers are shared."""
     saved, wanted = payload(), payload()
     files.save_checkpoint(saved, tmp_path / "new" / "last.ckpt")
@@ -70,7 +70,7 @@ def test_the_file_holds_the_moment_of_the_save(tmp_path: Path, files: Background
 
 
 def test_training_waits_only_when_too_many_are_unwritten(
-    tmp_path: Path, files: BackgroundFileIO, gate: threading.Event
+    tmp_path: Path, files: WholeFileIO, gate: threading.Event
 ) -> None:
     """Two are held; the third waits for the first. The last save of a file is what stays."""
     file = tmp_path / "last.ckpt"
@@ -88,7 +88,7 @@ def test_training_waits_only_when_too_many_are_unwritten(
 
 @pytest.mark.parametrize("told_by", ["save_checkpoint", "finish", "teardown"])
 def test_an_error_of_the_thread_is_raised_in_training(
-    told_by: str, tmp_path: Path, files: BackgroundFileIO, monkeypatch: pytest.MonkeyPatch
+    told_by: str, tmp_path: Path, files: WholeFileIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, by whatever comes next; the old file stays, and the next save works."""
     file = tmp_path / "last.ckpt"
@@ -106,6 +106,40 @@ def test_an_error_of_the_thread_is_raised_in_training(
     files.save_checkpoint(payload(3), file)
     files.finish()
     assert read(file)["global_step"] == 3
+
+
+def test_a_wait_that_ends_early_leaves_the_write_to_the_next(
+    tmp_path: Path, files: WholeFileIO, gate: threading.Event
+) -> None:
+    """After a second signal, or where the watch over ranks waits too. Seen to fail when a write is forgotten first."""
+    for step in range(2):
+        files.save_checkpoint(payload(step), tmp_path / "last.ckpt")
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        files.finish(seconds=0.2)
+    assert time.monotonic() - began < 5 and len(files._writes) == 2
+    gate.set()
+    files.finish(seconds=60)
+    assert read(tmp_path / "last.ckpt")["global_step"] == 1
+
+
+def test_what_ended_training_is_not_hidden_by_a_failed_write(
+    tmp_path: Path, files: WholeFileIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning tears down while it handles the error: that one is raised, and the other is told."""
+    monkeypatch.setattr(torch, "save", disk_is_full)
+    files.save_checkpoint(payload(), tmp_path / "last.ckpt")
+    try:
+        raise KeyError
+    except KeyError:
+        files.teardown()  # raises nothing
+    assert "a checkpoint was not written: " in capsys.readouterr().err
+
+
+def test_on_a_cpu_a_checkpoint_is_written_at_once(tmp_path: Path) -> None:
+    files = WholeFileIO()
+    files.save_checkpoint(payload(5), tmp_path / "last.ckpt")
+    assert read(tmp_path / "last.ckpt")["global_step"] == 5 and not files._writes
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -30,7 +30,7 @@ def spent() -> tuple[float, bool]:
     return limit.share, trainer.should_stop
 
 
-def test_the_time_is_that_of_the_slowest_clock(tmp_path: Path) -> None:
+def test_all_ranks_have_the_longest_time(tmp_path: Path) -> None:
     """On all ranks: otherwise they would take other learning rates, or one would wait for a step that never comes."""
     assert in_ranks(2, spent, tmp_path) == [(1.1, True), (1.1, True)]
 
