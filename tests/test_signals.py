@@ -148,9 +148,10 @@ def test_a_signal_while_the_final_checkpoint_is_written_changes_nothing(
     run_dir, original = tmp_path / "run", torch.save
 
     def signals(payload: dict, file: object) -> None:
-        if payload["global_step"] == 5:
-            signal.raise_signal(signal.SIGTERM)
+        final = payload["global_step"] == 5 and (run_dir / "checkpoints" / "best.ckpt").exists()
+        if final:
             time.sleep(0.5)
+            signal.raise_signal(signal.SIGTERM)
         original(payload, file)
 
     with monkeypatch.context() as patch:
