@@ -147,10 +147,11 @@ def test_a_sweep_can_be_submitted_watched_and_collected(
     assert main(["compare", str(folder)]) == 0
     shown = "".join(capfd.readouterr())
     assert "2 running" in shown, shown
-    (tmp_path / "plan.json").unlink()
-    assert main(["train", f"sweep.resume={folder}", "trust=tests"]) == 0
-    said = capfd.readouterr().err
-    assert "0 jobs submitted to Slurm, 2 in its queue already" in said and "2 jobs, 2 done" in said
+    with command(folder, "trust=tests", resume=True) as waits:
+        said = "0 jobs submitted to Slurm, 2 in its queue already"
+        until(lambda: said in str(waits.stderr and waits.stderr.readline()), 300)
+        (tmp_path / "plan.json").unlink()
+        assert "2 jobs, 2 done" in ended(waits, 0)
 
 
 def test_what_slurm_refuses_and_a_folder_that_the_nodes_do_not_share(

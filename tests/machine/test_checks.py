@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,10 +68,12 @@ def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     few = [*MODEL, *DATA, "trainer.val_check_interval=20"]
     losses = programs.several_devices("cpu", *few)
     assert losses.keys() == {"auto", "ddp", "fsdp", "expert_parallel"}
-    right = programs._verb
 
     def wrong(*arguments: str) -> str:
-        return right(*arguments, *(["seed=2"] if "trainer=fsdp" in arguments else []))
+        (place,) = (word.partition("=")[2] for word in arguments if word.startswith("hydra.run.dir="))
+        loss = 6.01 if "trainer=fsdp" in arguments else 6.0
+        Path(place).mkdir()
+        return str(Path(place, "result.json").write_text(json.dumps({"train/loss": loss})))
 
     monkeypatch.setattr(programs, "_verb", wrong)
     with pytest.raises(RuntimeError, match="differ"):

@@ -35,7 +35,7 @@ def test_a_run_that_forgets_is_found_out(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
         "import s15erav3.callbacks.run_state as state, torture\n"
-        "state.restore_rng = lambda saved: None\n"
+        "state.restore_rng = lambda *saved: None\n"
         "sys.exit(torture.main())"
     )
     options = ["--folder", tmp_path, "--kills", "3", "--flips", "1", "--configs", "workers"]
