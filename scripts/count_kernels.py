@@ -36,6 +36,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from s15erav3.machine.lone_step import LoneStep, composed
 from s15erav3.session.compiling import compile_blocks
+from s15erav3.training.hardware import PEAKS
 
 
 class Card(NamedTuple):
@@ -46,9 +47,8 @@ class Card(NamedTuple):
 
 
 CARDS = {
-    "A100": Card(312e12, 2.039e12),  # nvidia.com: A100 80GB SXM data sheet
-    "H100": Card(989.4e12, 3.35e12),  # nvidia.com: H100 SXM data sheet, half of the sparse 1,979
-    "H200": Card(989.4e12, 4.8e12),  # nvidia.com: H200 SXM data sheet
+    name: Card(PEAKS[name][0] * 1e12, bandwidth)
+    for name, bandwidth in (("A100", 2.039e12), ("H100", 3.35e12), ("H200", 4.8e12))
 }
 NO_KERNEL = {
     "_unsafe_view",
@@ -224,19 +224,10 @@ def operation(kernel: ir.ExternKernel) -> Node | None:
 def count(step: LoneStep, compiled: bool) -> dict[str, Total]:
     """The totals of one step by part, after a first step that makes the optimizer's state."""
     ran: dict[str, Total] = defaultdict(Total)
-    cross_entropy = step.module.cross_entropy
-    part = "blocks"
-
-    def loss(*args: Any, **kwargs: Any) -> Any:
-        nonlocal part
-        part = "loss"
-        try:
-            return cross_entropy(*args, **kwargs)
-        finally:
-            part = "blocks"
+    parts = Parts()
 
     def lowered(graph: GraphLowering, code: str) -> Callable[[], None]:
-        its = of_graph(graph, code, part)
+        its = of_graph(graph, code, parts.called or "blocks")
 
         def add() -> None:
             for part, total in its.items():
@@ -244,7 +235,7 @@ def count(step: LoneStep, compiled: bool) -> dict[str, Total]:
 
         return add
 
-    with fake_compiler(lowered) if compiled else nullcontext(), patch.object(step.module, "cross_entropy", loss):
+    with fake_compiler(lowered) if compiled else nullcontext(), parts.as_called(step.module, "cross_entropy", "loss"):
         if compiled:
             compile_blocks(step.module.net, "cuda")
         step()

@@ -52,19 +52,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=wide)
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
         grad_head = torch.zeros_like(head, dtype=wide) if want_head else None
-        # One buffer for the logits of all chunks: fresh memory of this size costs a CPU as much as the softmax.
-        buffer = hidden.new_empty(min(chunk, len(hidden)), len(head))
         want_grad = want_hidden or want_head
+        compiled = compiled and want_grad
+        # One buffer for the logits of all chunks: fresh memory of this size costs a CPU as much as the softmax.
+        buffer = hidden.new_empty(min(chunk, len(hidden)), len(head), dtype=hidden.dtype if compiled else wide)
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             rows, index = hidden[part], targets[part].unsqueeze(-1)
             counts = None if keep is None else keep[part].unsqueeze(-1)
-            scores = torch.mm(rows, head.t(), out=buffer[: len(rows)])
-            in_place = _compiled() if compiled and want_grad and len(rows) == len(buffer) else _nll_to_gradient
-            total += in_place(scores, index, counts, want_grad)
+            scores = buffer[: len(rows)]
+            if scores.dtype == rows.dtype:
+                torch.mm(rows, head.t(), out=scores)
+            else:
+                scores.copy_(rows @ head.t())
+            if compiled:
+                total -= (_compiled() if len(rows) == len(buffer) else _in_one_pass)(scores, index, counts)
+            else:
+                total -= _in_place(scores, index, counts, want_grad)
             if not want_grad:
                 continue
-            grad = scores
+            grad = scores.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, head, out=grad_hidden[part])
             if grad_head is not None:
@@ -89,43 +96,37 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _nll_to_gradient(scores: Tensor, index: Tensor, counts: Tensor | None, want_grad: bool) -> Tensor:
-    """Sum over tokens of -log softmax(scores)[index]; ``scores`` become its gradient, softmax - onehot, in place.
+def _in_place(scores: Tensor, index: Tensor, counts: Tensor | None, want_grad: bool) -> Tensor:
+    """Sum over tokens of log softmax(scores)[index]; ``scores`` become the loss's gradient, softmax - onehot.
 
     Args:
-        scores: (C, V).
+        scores: (C, V), fp32 or fp64.
         index: (C, 1).
         counts: mask of the tokens that count, (C, 1); all by default.
         want_grad: without, ``scores`` are left as anything.
     """
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    log_probs = (
-        torch.log_softmax(scores, -1, out=scores) if scores.dtype == wide else torch.log_softmax(scores, -1, wide)
-    )
+    log_probs = torch.log_softmax(scores, -1, out=scores)
     counted = log_probs.gather(1, index)
-    nll = -(counted if counts is None else counted * counts).sum()
     if want_grad:
-        grad = log_probs.exp_().scatter_add_(1, index, -torch.ones_like(counted))
+        log_probs.exp_().scatter_add_(1, index, -torch.ones_like(counted))
         if counts is not None:
-            grad.mul_(counts)
-        if grad is not scores:
-            scores.copy_(grad)
-    return nll
+            scores.mul_(counts)
+    return (counted if counts is None else counted * counts).sum()
 
 
-def _nll_to_gradient_fused(scores: Tensor, index: Tensor, counts: Tensor | None, want_grad: bool) -> Tensor:
-    """The same written for a compiler, which makes a reduction and one pass of it: the exponentials are taken once."""
+def _in_one_pass(scores: Tensor, index: Tensor, counts: Tensor | None) -> Tensor:
+    """The same for any floating type, written for a compiler: a reduction and one pass, exponentials taken once."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     shifted = wide - wide.amax(-1, keepdim=True)
     exp = shifted.exp()
     norm = exp.sum(-1, keepdim=True)
-    nll = norm.log() - shifted.gather(1, index)
+    counted = shifted.gather(1, index) - norm.log()
     onehot = torch.arange(scores.shape[1], device=scores.device) == index
     grad = exp / norm - onehot.to(wide.dtype)
     scores.copy_(grad if counts is None else grad * counts)
-    return (nll if counts is None else nll * counts).sum()
+    return (counted if counts is None else counted * counts).sum()
 
 
 @cache
 def _compiled() -> Any:
-    return torch.compile(_nll_to_gradient_fused, dynamic=False)
+    return torch.compile(_in_one_pass, dynamic=False)

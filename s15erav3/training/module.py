@@ -103,7 +103,7 @@ class LanguageModule(L.LightningModule):
         """Share of training done: by steps, or by time if a time limit is nearer."""
         done = self.trainer.global_step / max(1, self.trainer.max_steps)
         timed = (c.share for c in self.trainer.callbacks if isinstance(c, TimeLimit))  # type: ignore[attr-defined]
-        return min(1.0, max(done, *timed, 0.0))
+        return min(1.0, max([done, *timed]))
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Route the probe before a step that a validation follows."""
@@ -227,11 +227,10 @@ class LanguageModule(L.LightningModule):
         if found is not None:
             step, loss_bad, batch = found
             count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
-            progress = self.progress
 
             def loss_of(windows: Tensor) -> Tensor:
                 with self.trainer.precision_plugin.train_step_context():
-                    return self.objective(windows, batch, count, progress).loss
+                    return self.objective(windows, batch, count, self.progress).loss
 
             part = None
             if not has_shards(self.net):  # no rank can run a sharded net on its own

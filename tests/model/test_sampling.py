@@ -32,16 +32,19 @@ def shares(sampling: Sampling, logits: Tensor, seen: Tensor | None = None) -> Te
 
 
 @pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
-def test_deterministic_algorithms_change_no_draw(place: str) -> None:
-    """They refuse a GPU's cumulative sum."""
+def test_deterministic_algorithms_change_no_draw(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They refuse a GPU's cumulative sum, so it is taken on the host."""
+    moved, cpu = [], Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self.shape) or cpu(self))
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0)).to(place)
     want = Sampling().draw(logits, None, generators(*range(8)))
+    assert not moved
     torch.use_deterministic_algorithms(True)
     try:
         got = Sampling().draw(logits, None, generators(*range(8)))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert torch.equal(got, want) and got.device == logits.device
+    assert moved and torch.equal(got, want) and got.device == logits.device
 
 
 def assert_drawn(got: Tensor, expected: list[float] | Tensor) -> None:

@@ -34,7 +34,7 @@ def test_value_and_gradients_are_those_of_cross_entropy(
     chunk: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a last chunk that is cut or counted twice, and a gradient of the mean instead of the sum."""
-    monkeypatch.setattr(losses, "_compiled", lambda: losses._nll_to_gradient_fused)  # what is compiled, as it is
+    monkeypatch.setattr(losses, "_compiled", lambda: losses._in_one_pass)  # what is compiled, as it is
     hidden, head, targets = inputs()
     ours = chunked_cross_entropy(hidden, head, targets, chunk, compiled=compiled)
     expected = whole(hidden, head, targets)

@@ -108,9 +108,10 @@ def _rows(verb: str, name: str, group: Group, conf: Path, chosen: str | None, ch
         if chosen in rows:
             yield rows[chosen]
             continue
-        for printed in dict.fromkeys("\n".join(_table([row])) for row in rows.values()):
-            same = [c for c, row in rows.items() if "\n".join(_table([row])) == printed]
-            yield rows[same[0]]._replace(choices=same)
+        alike: dict[str, list[str]] = {}
+        for c, row in rows.items():
+            alike.setdefault("\n".join(_table([row])), []).append(c)
+        yield from (rows[same[0]]._replace(choices=same) for same in alike.values())
 
 
 def _row(name: str, annotation: Any, node: Mapping[str, Any], key: str = "") -> Row:
