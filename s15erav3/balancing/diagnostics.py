@@ -54,7 +54,7 @@ def dead_experts(loads: Tensor) -> Tensor:
 
 
 def rank_loads(loads: Tensor, ranks: int) -> Tensor:
-    """Tokens that travel to each rank with expert parallelism, E / R experts each: (L, E) -> (L, R)."""
+    """Tokens that travel to each of R ranks that share the experts, E / R each: (L, E) -> (L, R)."""
     return loads.view(len(loads), ranks, -1).sum(dim=-1)
 
 

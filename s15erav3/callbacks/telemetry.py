@@ -17,7 +17,6 @@ from s15erav3.balancing.diagnostics import (
     evenness,
     max_violation,
     random_floor,
-    rank_loads,
 )
 from s15erav3.callbacks.expert_series import all_experts, condenses, few_experts, layer_balance
 from s15erav3.callbacks.throughput import Throughput
@@ -124,7 +123,14 @@ class Telemetry(L.Callback):
             losses = losses.mean(0)
         if module.trainer.world_size > 1:
             losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
+        names = ["train/loss", "train/bpb"]
+        sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
+        names += [*(name for name, loss in sometimes.items() if loss is not None), "train/grad_norm"]
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
+        strategy: Any = module.trainer.strategy
+        if record.own_loads is not None and getattr(strategy, "expert_parallel", False):
+            names.append("balance/rank_maxvio")
+            parts.append(max_violation(strategy.rank_loads(record.own_loads)).mean().reshape(1))
         self._losses.clear()
         moved = record.loads is not None and record.bias_update is not None
         if moved:
@@ -133,9 +139,6 @@ class Telemetry(L.Callback):
         host = torch.cat([part.double() for part in parts]).cpu()
         counts, host = host[:5], host[5:]
         module.refuse_if_diverged(counts.tolist())
-        sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
-        names = ["train/loss", "train/bpb", *(name for name, loss in sometimes.items() if loss is not None)]
-        names.append("train/grad_norm")
         metrics = dict(zip(names, host.tolist(), strict=False))
         if tolerant:
             metrics["train/skipped_steps"] = counts[1].item()
@@ -146,9 +149,6 @@ class Telemetry(L.Callback):
             layers = list(config.moe_layers)
             self._append(module, layers, loads, biases, update)
             metrics |= balance_metrics(config, loads, biases, tokens)
-            if getattr(module.trainer.strategy, "expert_parallel", False):
-                per_rank = rank_loads(loads, module.trainer.world_size)
-                metrics["balance/rank_maxvio"] = max_violation(per_rank).mean().item()
             if record.dropped is not None:
                 metrics["balance/drop_rate"] = (tables[3].sum() / loads.sum()).item()
             if self.per_expert:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from s15erav3.loggers.wandb_history import steps_known
 from s15erav3.loggers.wandb_place import commands, place
 from s15erav3.loggers.wandb_server import end, start, sync_command, tell, within
+from s15erav3.runs.parts import parts_of
 from s15erav3.runs.records import logs_again, read_lines
 
 
@@ -158,6 +159,8 @@ class RunLogger(WandbLogger):
             facts = {key: result[key] for key in ("steps", "tokens", "val/bpb", "best/val/bpb") if key in result}
             artifact = wandb.Artifact(f"model-{self.experiment.id}", "model", metadata=facts)
             artifact.add_file(str(file), policy="immutable")  # upload in place; a copy would stay in the user's home
+            if parts_of(file).is_dir():
+                artifact.add_dir(str(parts_of(file)), name=parts_of(file).name, policy="immutable")
             self.experiment.log_artifact(artifact, aliases=[str(self.model_wanted)])
 
 

@@ -83,7 +83,7 @@ BALANCE = (
            "Routed experts that a token uses, mean over the tokens of a whole text and over layers; only where tokens "
            "have no fixed number of experts."),
     Metric("balance/rank_maxvio", "1", "lower", STEP,
-           "With expert parallelism: MaxVio of the ranks in place of the experts, (most tokens that travel to a rank - "
+           "With expert parallelism: MaxVio of all ranks in place of the experts, (most tokens that travel to a rank - "
            "mean) / mean, of one optimizer step, mean over layers. The slowest rank sets the time of a step."),
     Metric("balance/minvio_batch", "1", "lower", STEP,
            "(mean load - smallest load) / mean load of one optimizer step, mean over layers; 1 with a dead expert."),

@@ -14,6 +14,7 @@ from s15erav3.data.tokenizer import Tokenizer
 from s15erav3.errors import UserError, one_line
 from s15erav3.files import at_home
 from s15erav3.model import ConfigError, ModelConfig, Transformer, count_parameters
+from s15erav3.runs.parts import joined
 
 Payload = dict[str, Any]
 
@@ -44,7 +45,7 @@ def load_checkpoint(path: Path) -> Payload:
         raise UserError(f"{path} is damaged: {one_line(error)[:150]}. Give another .ckpt file.") from error
     if not _is_ours(payload):
         raise UserError(f"{path} is not a checkpoint of s15erav3: it lacks the description of its run.")
-    return payload  # type: ignore[no-any-return]
+    return joined(payload, path)
 
 
 def is_archive(path: Path) -> bool:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from s15erav3.errors import one_line
 from s15erav3.files import whole
 from s15erav3.runs.checkpoint import Payload, load_checkpoint
+from s15erav3.runs.parts import changed, forget_parts, new_name, parts_of, split, write_part
 
 IN_FLIGHT = 2
 """Copies of checkpoints that are not yet written, at most: best.ckpt and last.ckpt of one validation."""
@@ -41,13 +46,26 @@ class WholeFileIO(TorchCheckpointIO):
         self._writes: deque[Future[None]] = deque()
 
     def save_checkpoint(self, checkpoint: Payload, path: Any, storage_options: Any | None = None) -> None:
+        self._save(checkpoint, partial(write, file=Path(path)))
+
+    def save_parts(self, checkpoint: Payload, path: Any, group: Any) -> None:
+        """Let every rank write its part of divided tensors, and the first one the rest; called by all ranks.
+
+        Args:
+            group: process group of the hosts, for the writes alone.
+        """
+        rest, rows = split(checkpoint)
+        rest = rest if dist.get_rank() == 0 else {}
+        self._save({"rest": rest, "rows": rows}, partial(write_parts, file=Path(path), group=group))
+
+    def _save(self, content: Payload, write: Callable[[Payload], None]) -> None:
         if not self.background:
-            write(checkpoint, Path(path))
+            write(content)
             return
         self.finish(unwritten=IN_FLIGHT - 1)
-        copy = on_host(checkpoint)
+        copy = on_host(content)
         self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writes.append(self._writer.submit(write, copy, Path(path)))
+        self._writes.append(self._writer.submit(write, copy))
 
     def finish(self, unwritten: int = 0, seconds: float | None = None) -> None:
         """Wait until at most that many checkpoints are unwritten.
@@ -96,19 +114,15 @@ def on_host(checkpoint: Payload) -> Payload:
     """
     copies: dict[Any, Tensor] = {}
 
-    def copy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: copy(of) for key, of in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(map(copy, value))
-        if not isinstance(value, Tensor):
-            return value
-        same = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+    def copy(tensor: Tensor, name: str) -> Tensor:
+        if tensor.is_meta:  # stands for rows elsewhere
+            return tensor
+        same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if same not in copies:
-            copies[same] = value.detach().to("cpu", non_blocking=True, copy=True)
+            copies[same] = tensor.detach().to("cpu", non_blocking=True, copy=True)
         return copies[same]
 
-    copied: Payload = copy(checkpoint)
+    copied: Payload = changed(checkpoint, copy)
     for device in {same[0] for same in copies if same[0].type == "cuda"}:
         torch.cuda.synchronize(device)
     return copied
@@ -116,6 +130,40 @@ def on_host(checkpoint: Payload) -> Payload:
 
 def write(checkpoint: Payload, file: Path) -> None:
     """Write a file beside its target, flush it to the disk, and rename it."""
+    _replace(checkpoint, file)
+    forget_parts(file)
+
+
+def _replace(checkpoint: Payload, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file, binary=True, durable=True) as target:
         torch.save(checkpoint, target)
+
+
+def write_parts(content: Payload, file: Path, group: Any) -> None:
+    """Write ``rows``, then on the first rank ``rest``, which names all parts; called by all ranks.
+
+    A kill leaves either the old checkpoint with its parts or the new one with its own.
+
+    Raises:
+        Exception: that of the first rank that could not write; all raise the same, and the old checkpoint stays.
+    """
+    rank, rows = dist.get_rank(), content["rows"]
+    told: list[Any] = [new_name(file, content["rest"]["global_step"]) if rank == 0 else None]
+    dist.broadcast_object_list(told, group=group)
+    folder, part = parts_of(file) / told[0], f"{rank:05d}.safetensors"
+    try:
+        mine: Any = {part: write_part(folder / part, rows)} if rows else {}
+    except Exception as error:
+        mine = error
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine, group=group)
+    failed = next((each for each in found if isinstance(each, Exception)), None)
+    if rank == 0 and failed is None:
+        files = {name: size for each in found for name, size in each.items()}
+        _replace(content["rest"] | {"parts": {"folder": folder.name, "files": files}}, file)
+        forget_parts(file, keep=folder.name)
+    if failed is not None:
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise failed

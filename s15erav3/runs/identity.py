@@ -28,7 +28,8 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(
         ("compile", "activation_checkpointing", "loss_chunk", "data.eval_batch_size", "data.num_workers"), "machine"
     ),
-    **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout", "trainer.strategy"), "machine"),
+    **dict.fromkeys(("trainer.skip_nonfinite", "trainer.rank_timeout"), "machine"),
+    **dict.fromkeys(("trainer.strategy", "trainer.replicas"), "machine"),
     # files, which are compared by content
     **dict.fromkeys(("data.path", "init_from"), "file"),
     # what the weights were trained for, or the unit of the position in the data

@@ -18,6 +18,7 @@ from s15erav3.errors import UserError
 from s15erav3.files import at_home, load_yaml, remove_partial, replace_text, whole
 from s15erav3.runs.checkpoint import Payload, candidates, load_checkpoint
 from s15erav3.runs.folder import refuse_links
+from s15erav3.runs.parts import parts_of
 from s15erav3.runs.records import RECORDS, RESUMES, read_lines, read_resumes, read_table
 
 
@@ -130,6 +131,8 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
     place.mkdir(parents=True)
     for file in files:
         file.rename(place / file.name)
+        if file.suffix == ".ckpt" and parts_of(file).is_dir():
+            parts_of(file).rename(parts_of(place / file.name))
     for name in (*RECORDS, "metrics.csv", "result.json"):
         if (run_dir / name).is_file():
             shutil.copy2(run_dir / name, place / name)

@@ -200,7 +200,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     """
     settings = instantiate(cfg.trainer, _convert_="all")
     del settings["accumulate_grad_batches"], settings["gradient_clip_val"], settings["max_epochs"]
-    for name in ("skip_nonfinite", "rank_timeout", "threads"):  # not Lightning's; missing in older runs
+    for name in ("skip_nonfinite", "rank_timeout", "threads", "replicas"):  # not Lightning's; missing in older runs
         settings.pop(name, None)
     if (limit := settings.get("limit_val_batches")) not in (None, 0):
         data.limit_validation(limit)  # counts all ranks together; Lightning's limit applies per rank
@@ -211,7 +211,9 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     elif is_sharded(cfg):
-        settings["strategy"] = ShardedStrategy(expert_parallel=settings["strategy"] == "expert_parallel")
+        by_experts = settings["strategy"] == "expert_parallel"
+        own_parts = cfg.callbacks.get("checkpoint", {}).get("sharded", False)
+        settings["strategy"] = ShardedStrategy(by_experts, cfg.trainer.get("replicas", 1), own_parts)
         settings["inference_mode"] = False  # FSDP keeps what it gathers into, and training cannot use inference tensors
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +16,11 @@ from s15erav3.cli.flags import Line
 from s15erav3.cli.overrides import given, key_of, quote
 from s15erav3.data.datamodule import CommentaryData
 from s15erav3.errors import UserError
-from s15erav3.files import replace_text, whole
+from s15erav3.files import replace_text
 from s15erav3.ranks import is_first_rank
 from s15erav3.runs.checkpoint import Payload
 from s15erav3.runs.identity import changes
+from s15erav3.runs.parts import copy_checkpoint
 from s15erav3.runs.result import read_status
 from s15erav3.runs.rewind import remember_resume, resume_point, rewind
 from s15erav3.session.banner import show_changes
@@ -46,7 +46,7 @@ GROUPS = (
 
 SINCE: dict[str, Any] = {
     "force": False,
-    "trainer": {"skip_nonfinite": 0, "rank_timeout": 600, "threads": "auto", "num_nodes": 1},
+    "trainer": {"skip_nonfinite": 0, "rank_timeout": 600, "threads": "auto", "num_nodes": 1, "replicas": 1},
 }
 """Settings missing from the configs of older runs, with the values those runs were trained with."""
 
@@ -140,8 +140,7 @@ def take_over(
             say(sentence)
         last = run_dir / "checkpoints" / "last.ckpt"
         if resumed.file != last.resolve():  # it is newer than last, or was requested
-            with whole(last, binary=True, durable=True) as target, resumed.file.open("rb") as source:
-                shutil.copyfileobj(source, target)
+            copy_checkpoint(resumed.file, last)
         # Changes persist for later resumes, except force.
         lasting = OmegaConf.merge(cfg, {"force": False})
         replace_text(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(lasting))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from omegaconf import DictConfig
 
 from s15erav3.errors import UserError
@@ -26,11 +28,16 @@ def refuse_unshardable(cfg: DictConfig, module: LanguageModule, ranks: int) -> N
     Raises:
         UserError: the number of ranks or another setting does not fit.
     """
-    name, config = cfg.trainer.strategy, module.net.config
+    name, config, replicas = cfg.trainer.strategy, module.net.config, cfg.trainer.get("replicas", 1)
     if ranks == 1:
         raise UserError(
             f"trainer.strategy={name} needs at least 2 ranks to divide the model over, found 1; set "
             "trainer.devices=2 or more, or trainer.strategy=auto."
+        )
+    if ranks % replicas or ranks == replicas:
+        raise UserError(
+            f"trainer.replicas={replicas} must divide the number of ranks, {ranks}, into copies of at least 2 ranks; "
+            "set another number of copies or of devices, or use trainer=ddp."
         )
     if cfg.compile:
         raise UserError(
@@ -41,12 +48,20 @@ def refuse_unshardable(cfg: DictConfig, module: LanguageModule, ranks: int) -> N
             f"balancing by {readers[0]} reads weights that trainer.strategy={name} divides over ranks; use "
             "trainer=ddp, or another one."
         )
+    if cfg.callbacks.get("checkpoint", {}).get("sharded") and find_spec("safetensors") is None:
+        raise UserError(
+            "callbacks.checkpoint.sharded=true needs the package safetensors; pip install 's15erav3[hf]', or leave it "
+            "out."
+        )
     if name == "expert_parallel":
-        refuse_uneven(config, ranks)
+        refuse_uneven(config, ranks // replicas)
 
 
 def refuse_uneven(config: ModelConfig, ranks: int) -> None:
     """Require that every rank gets as many experts.
+
+    Args:
+        ranks: of one copy of the model.
 
     Raises:
         UserError: there are no experts, or their number is not a multiple of ``ranks``.
@@ -56,6 +71,7 @@ def refuse_uneven(config: ModelConfig, ranks: int) -> None:
         raise UserError("trainer.strategy=expert_parallel needs experts, and this model has none; use trainer=fsdp.")
     if experts % ranks:
         raise UserError(
-            f"experts.n_routed_experts={experts} must be a multiple of the number of ranks, {ranks}, with "
-            "trainer.strategy=expert_parallel; change trainer.devices or the number of experts, or use trainer=fsdp."
+            f"experts.n_routed_experts={experts} must be a multiple of the number of ranks of a copy, {ranks}, "
+            "with trainer.strategy=expert_parallel; change trainer.devices, trainer.replicas or the number of experts, "
+            "or use trainer=fsdp."
         )

@@ -11,9 +11,13 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Timer
 
 
-def group_of_hosts(trainer: L.Trainer) -> Any:
-    """A process group whose collectives synchronise no device; called by all ranks. ``None``: the default group."""
-    if trainer.world_size == 1 or dist.get_backend() == "gloo":
+def group_of_hosts(trainer: L.Trainer, *, for_a_thread: bool = False) -> Any:
+    """A process group whose collectives synchronise no device; called by all ranks. ``None``: the default group.
+
+    Args:
+        for_a_thread: its collectives may run beside those of the main thread, so it is never the default group.
+    """
+    if trainer.world_size == 1 or (dist.get_backend() == "gloo" and not for_a_thread):
         return None
     return dist.new_group(backend="gloo", timeout=getattr(trainer.strategy, "_timeout", None))
 

@@ -126,7 +126,7 @@ class LanguageModule(L.LightningModule):
             # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
             count = self.multi_token_loss.count(batch, len(self.net.mtp))
             ahead_tokens = sum_over_ranks(count) / self.trainer.world_size
-        loads = dropped = balance_loss = mtp_loss = None
+        loads = own_loads = dropped = balance_loss = mtp_loss = None
         for i, windows in enumerate(micro_batches):
             with self._local_gradients(i + 1 < len(micro_batches)):
                 if self.routers:
@@ -167,7 +167,7 @@ class LanguageModule(L.LightningModule):
 
         update = None
         if loads is not None:
-            loads = sum_over_ranks(loads)
+            own_loads, loads = loads, sum_over_ranks(loads.clone())
             dropped = None if dropped is None else sum_over_ranks(dropped)
             update = of_trained(self.routers, self.balancer.bias_update(loads, progress))
             update = torch.where(skip, 0.0, update)
@@ -186,6 +186,7 @@ class LanguageModule(L.LightningModule):
             bias_update=update,
             balance_loss=balance_loss,
             dropped=dropped,
+            own_loads=own_loads,
         )
 
     def objective(self, windows: Tensor, batch: Tensor, ahead_tokens: Tensor | None, progress: float) -> Objective:

@@ -29,6 +29,8 @@ class StepRecord(NamedTuple):
     """The balancing strategy's term in the loss, nats per token; ``None`` without one."""
     dropped: Tensor | None
     """The part of the global loads dropped by full experts, int64, (L, E); ``None`` without a capacity."""
+    own_loads: Tensor | None = None
+    """The part of the global loads that this rank's tokens are, int64, (L, E)."""
 
 
 class Objective(NamedTuple):

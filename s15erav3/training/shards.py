@@ -1,7 +1,7 @@
 """Sharded tensors: every rank keeps some rows of a weight, of its gradient and of its optimizer state.
 
-A sharded tensor is a DTensor on a mesh of all ranks, split along its first dimension; a plain tensor is whole on every
-rank. All functions leave plain tensors as they are.
+A sharded tensor is a DTensor on a mesh of all ranks, split along its first dimension over the ranks of a copy of the
+model; a plain tensor is whole on every rank. All functions leave plain tensors as they are.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from s15erav3.loading import load
+from s15erav3.runs.checkpoint import load_checkpoint
+from s15erav3.runs.parts import parts_of
 from tests.ranks.several import run, sentences, start, wait
 
 LONG = ["trainer.max_steps=12"]
@@ -79,6 +82,40 @@ def test_sharded_ranks_validate_first_and_write_the_same_samples(tmp_path: Path)
     alone = ["trainer.max_steps=6", "trainer.strategy=auto", "trainer.devices=1", "data.batch_size=4"]
     assert run(tmp_path / "two", "", here, *alone, ranks=1).status == 0
     assert result(tmp_path / "two")["steps"] == 6
+
+
+DIES_WRITING = """
+from s15erav3.runs import checkpoint_io
+right = checkpoint_io.write_part
+def write_part(file, rows):
+    if RANK == 1 and file.parent.name == "000004":
+        hit(9)
+    return right(file, rows)
+checkpoint_io.write_part = write_part
+"""
+
+
+@pytest.mark.slow
+def test_checkpoints_in_parts(tmp_path: Path) -> None:
+    """A rank is killed while it writes its part. The run goes on from the checkpoint before, by another strategy and
+    then in one process, which writes whole files again, and ends as one that was never divided or killed."""
+    few = ["trainer.max_steps=6", "trainer.val_check_interval=100", "callbacks.checkpoint.every_n_steps=2"]
+    assert run(tmp_path / "one", "", *few, "trainer=cpu", ranks=1).status == 0
+    parts = ["trainer.strategy=fsdp", "callbacks.checkpoint.sharded=true", "data.batch_size=2"]
+    assert run(tmp_path / "two", DIES_WRITING, *few, *parts).status == 1
+    here = tmp_path / "two" / "run"
+    saved = here / "checkpoints" / "last.ckpt"
+    assert load_checkpoint(saved)["global_step"] == 2 and saved.stat().st_size < 100_000
+    stopped = f"RANK == 0 and at(3, lambda self: hit({int(signal.SIGTERM)}))"
+    more = [f"resume={here}", "trainer.strategy=expert_parallel"]
+    assert run(tmp_path / "two", stopped, *more).status == 128 + signal.SIGTERM
+    assert {f.name for f in saved.parent.iterdir()} == {"last.ckpt", "last.parts"}
+    assert [f.name for f in parts_of(saved).iterdir()] == ["000004.1"]  # what the killed rank left is gone
+    assert load(str(here)).step == 4
+    alone = [f"resume={here}", "trainer.strategy=auto", "trainer.devices=1", "data.batch_size=4"]
+    assert run(tmp_path / "two", "", *alone, ranks=1).status == 0
+    assert not parts_of(saved).exists() and load_checkpoint(saved)["global_step"] == 6
+    assert_same_validation(tmp_path / "one", tmp_path / "two")
 
 
 KILLED = {

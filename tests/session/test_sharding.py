@@ -11,6 +11,7 @@ from tests.tiny import TINY
 
 TWO = "trainer.devices=2"
 THREE = "trainer.devices=3"
+FOUR = "trainer.devices=4"
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,10 @@ THREE = "trainer.devices=3"
         (["trainer=expert_parallel"], ["trainer.strategy=expert_parallel", "at least 2 ranks"]),
         (["trainer=expert_parallel", THREE], ["n_routed_experts=8", "multiple", "3", "trainer=fsdp"]),
         (["trainer=expert_parallel", TWO, "experts=dense", "balancing=none"], ["needs experts", "trainer=fsdp"]),
+        (["trainer=fsdp", THREE, "trainer.replicas=2"], ["trainer.replicas=2", "3", "at least 2 ranks", "trainer=ddp"]),
+        (["trainer=fsdp", TWO, "trainer.replicas=2"], ["trainer.replicas=2", "2", "at least 2 ranks", "trainer=ddp"]),
+        (["trainer=expert_parallel", "trainer.devices=6", "trainer.replicas=2"], ["n_routed_experts=8", "copy, 3"]),
+        (["trainer=ddp", FOUR, "trainer.replicas=2"], ["trainer.replicas=2", "strategy=fsdp", "trainer.replicas=1"]),
         (["trainer=fsdp", TWO, "compile=true"], ["compile=true", "trainer.strategy=fsdp", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "balancing=simbal"], ["SimBal", "trainer.strategy=fsdp", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "balancing/loss=erc"], ["ExpertRouterCoupling", "trainer=ddp"]),

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 
 from s15erav3.balancing import AddOns, AuxiliaryLoss, Balancer, Combined, ExpertThreshold, Forced, LossFree, Quantile
 from s15erav3.model.recompute import Recompute
+from s15erav3.runs.checkpoint_io import WholeFileIO
+from s15erav3.runs.parts import joined
 from s15erav3.training.module import LanguageModule
 from s15erav3.training.optim import adamw, muon
 from s15erav3.training.sharded import ShardedStrategy
@@ -36,6 +38,8 @@ FORMS: dict[str, Callable[[], Any]] = {
     "ddp": lambda: DDPStrategy(broadcast_buffers=False),
     "fsdp": ShardedStrategy,
     "expert_parallel": lambda: ShardedStrategy(expert_parallel=True),
+    "fsdp_copies": lambda: ShardedStrategy(replicas=2),
+    "expert_parallel_copies": lambda: ShardedStrategy(expert_parallel=True, replicas=2),
 }
 MICRO, ROWS, LENGTH = 2, 8, 9
 MOST = 40
@@ -73,11 +77,19 @@ class Shares(L.LightningDataModule):
         return DataLoader(shares, batch_size=None)  # type: ignore[arg-type]
 
 
+class Files(WholeFileIO):
+    """These runs do not describe themselves in their checkpoints."""
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return joined(torch.load(path, weights_only=True), Path(path))
+
+
 class Diary(L.Callback):
     """What each step did: losses, means over ranks; loads, biases, norm of the gradient; bytes of the gradient here."""
 
     def __init__(self) -> None:
         self.pages: list[dict[str, Tensor]] = []
+        self.received: list[Tensor] = []
         self.gradient = 0
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
@@ -87,6 +99,8 @@ class Diary(L.Callback):
         record = pl_module.last_step
         page = {"loads": record.loads, "norm": record.grad_norm}
         page |= {"biases": torch.stack([router.bias for router in pl_module.routers])}
+        if getattr(trainer.strategy, "expert_parallel", False):
+            self.received.append(trainer.strategy.rank_loads(record.own_loads))  # type: ignore[attr-defined]
         for name, loss in (("loss", record.loss), ("mtp", record.mtp_loss)):
             page[name] = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
         self.pages.append({name: value.detach().clone().double() for name, value in page.items()})
@@ -101,6 +115,7 @@ def fit(
     resume: str | None = None,
     start: int = 0,
     save: str | None = None,
+    save_parts: str | None = None,
     bad_step: int | None = None,
     net: Mapping[str, Any] | None = None,
     precision: Any = "32-true",
@@ -111,12 +126,13 @@ def fit(
 
     Args:
         start: steps of the run that ``resume`` continues.
-        save: file of a checkpoint at the end.
+        save, save_parts: files of a checkpoint at the end, by the first rank or in parts.
         bad_step: this step's loss is not a number on the last rank.
 
     Returns:
-        ``pages`` of the :class:`Diary`; whole ``weights``; ``logits`` of a copy of the net for other tokens; bytes of
-        the training state here; ``dtypes`` of weights in the forward pass.
+        ``pages`` of the :class:`Diary`; ``received``, the tokens that travel to each rank; whole ``weights``;
+        ``logits`` of a copy of the net for other tokens; bytes of the training state here; ``dtypes`` of weights in the
+        forward pass.
     """
     torch.manual_seed(0)
     shape = {"num_nextn_predict_layers": 1, "initializer_range": 0.1} | dict(net or {})
@@ -137,15 +153,21 @@ def fit(
             return found._replace(loss=found.loss * float("nan")) if module.trainer.global_step == bad_step else found
 
         module.objective = wrong  # type: ignore[method-assign]
-    fitting = trainer(steps, callbacks=[diary], strategy=FORMS[form](), precision=precision, devices=ranks)
+    fitting = trainer(
+        steps, callbacks=[diary], strategy=FORMS[form](), precision=precision, devices=ranks, plugins=[Files()]
+    )
     fitting.fit(module, Shares(start), ckpt_path=resume)
     if save:
         fitting.save_checkpoint(save)
+    if save_parts:
+        fitting.strategy.own_parts = True  # type: ignore[attr-defined]
+        fitting.save_checkpoint(save_parts)
     copy, ids = whole_net(module.net).eval(), torch.arange(LENGTH).unsqueeze(0)
     with torch.no_grad():
         logits = copy.logits(copy(ids).hidden) if precision == "32-true" else torch.zeros(())
     return {
         "pages": diary.pages,
+        "received": diary.received,
         "weights": whole_state(module.net),
         "logits": logits,
         "bytes": diary.gradient + held(module),

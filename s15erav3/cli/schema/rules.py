@@ -50,6 +50,17 @@ def training_ends(config: Config) -> None:
         raise UserError(f"{said} set no end of training; at least one of them must be greater than 0.")
 
 
+def copies_are_divided(config: Config) -> None:
+    """Require a strategy that divides a model, where there are to be several divided copies of it."""
+    replicas, strategy = (config["trainer"].get(name) for name in ("replicas", "strategy"))
+    if replicas not in (None, 1) and strategy not in ("fsdp", "expert_parallel"):
+        told = strategy if isinstance(strategy, str) else "ddp"
+        raise UserError(
+            f"trainer.replicas={replicas} needs trainer.strategy=fsdp or expert_parallel, which divide a copy of the "
+            f"model over devices; with {told} every device has a copy: leave it out, or set trainer.replicas=1."
+        )
+
+
 def text_is_given(config: Config) -> None:
     """Require that the measured part matches the source of the text."""
     split, path = config.get("split"), config["data"].get("path")
@@ -89,7 +100,7 @@ def int8_is_alone(config: Config) -> None:
 
 
 RULES: dict[str, tuple[Callable[[Config], None], ...]] = {
-    "train": (own_sequences_fit, parts_fit, training_ends),
+    "train": (own_sequences_fit, parts_fit, training_ends, copies_are_divided),
     "evaluate": (text_is_given,),
     "sample": (seeds_are_held, speculation_is_greedy, int8_is_alone),
     "report": (),

@@ -81,6 +81,9 @@ class Trainer(TypedDict, total=False):
         Must("auto, fsdp, expert_parallel, the name of a Lightning strategy, or its settings with _target_"),
         Doc("strategy for several devices; auto: DDP; fsdp, expert_parallel: each keeps a part of the model"),
     ]
+    replicas: Annotated[
+        AtLeastOne, Doc("fsdp, expert_parallel: copies of the model, each divided over consecutive devices")
+    ]
     precision: Annotated[Precision, Doc("auto: bf16-mixed on GPUs with native bf16, else 32-true")]
     threads: Annotated[
         AtLeastOne | Literal["auto"],

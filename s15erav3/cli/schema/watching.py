@@ -93,6 +93,7 @@ class Checkpoint(TypedDict, total=False):
     keep_every_n_steps: Annotated[
         AtLeastOne | None, Doc("optimizer steps between checkpoints that are kept, as step_000500.ckpt; null: none")
     ]
+    sharded: Annotated[bool, Doc("with fsdp and expert_parallel, every rank writes its part of a checkpoint")]
 
 
 CALLBACKS: dict[str, tuple[str, type]] = {
