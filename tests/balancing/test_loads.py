@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from torch import Tensor
 from s15erav3.balancing import LossFree
 from s15erav3.balancing.base import stack_loads, sum_over_ranks
 from s15erav3.model.router import Routing
+from tests.training.together import in_ranks
 
 
 def routing(*load: int) -> Routing:
@@ -52,24 +51,16 @@ def test_a_single_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(sum_over_ranks(loads), torch.tensor([[1, 2]]))
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def of_this_rank() -> tuple[Tensor, Tensor]:
     # Each rank alone sees another overloaded expert than the two together.
-    own = [routing(9, 1, 0), routing(5, 5, 0)] if rank == 0 else [routing(0, 4, 6), routing(0, 0, 10)]
+    own = [routing(9, 1, 0), routing(5, 5, 0)] if dist.get_rank() == 0 else [routing(0, 4, 6), routing(0, 0, 10)]
     loads = sum_over_ranks(stack_loads(own))
-    torch.save((loads, LossFree(0.1).bias_update(loads, 0.0)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return loads, LossFree(0.1).bias_update(loads, 0.0)
 
 
-@pytest.mark.slow
 def test_two_ranks_see_the_loads_of_both(tmp_path: Path) -> None:
     """Per-rank imbalance reported as global, and biases that differ between ranks: bugs that others shipped."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
-    (loads, change), (other_loads, other_change) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (loads, change), (other_loads, other_change) = in_ranks(2, of_this_rank, tmp_path)
     assert loads.tolist() == [[9, 5, 6], [5, 5, 10]]
     assert torch.equal(loads, other_loads) and torch.equal(change, other_change)
     expected = 0.1 * torch.tensor([[-4.0, 2, 2], [2, 2, -4]]) / 3

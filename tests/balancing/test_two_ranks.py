@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,6 +11,7 @@ from torch import Tensor
 from s15erav3.balancing import BIP, AuxiliaryLoss, CausalSequenceBias, Quantile, ZeroExperts
 from s15erav3.model import Router
 from tests.balancing.parts import config, micro_batch, skewed
+from tests.training.together import in_ranks
 
 LOADS = torch.ones(1, 6, dtype=torch.int64)
 
@@ -55,24 +53,16 @@ def figures(parts: list[slice]) -> dict[str, Tensor]:
         }
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    own = [slice(0, 128), slice(256, 384)] if rank == 0 else [slice(128, 256), slice(384, 512)]
-    torch.save(figures(own), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def of_this_rank() -> dict[str, Tensor]:
+    first = dist.get_rank() == 0
+    return figures([slice(0, 128), slice(256, 384)] if first else [slice(128, 256), slice(384, 512)])
 
 
-@pytest.mark.slow
 def test_two_ranks_see_the_tokens_of_both(tmp_path: Path) -> None:
     """A bias that differs between ranks is two models. Seen to fail without ``from_all_ranks`` in Quantile, without
     the counts or the extremes of the other rank, either sum over ranks in BIP, and without the one in AuxiliaryLoss,
     ZeroExperts or CausalSequenceBias."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    one, other = in_ranks(2, of_this_rank, tmp_path)
     quarters = [slice(0, 128), slice(128, 256), slice(256, 384), slice(384, 512)]
     whole, parts = figures([slice(0, 512)]), figures(quarters)
     for name in ("quantile", "binned", "bip", "f", "zero", "causal"):

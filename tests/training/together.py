@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -211,5 +212,8 @@ def in_ranks(ranks: int, work: Callable[[], Any], folder: Path) -> list[Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(ranks, port, work, str(folder)), nprocs=ranks)
+    multiprocessing.set_forkserver_preload([__name__])  # one process imports torch, and ranks are its children
+    torch.multiprocessing.start_processes(
+        _rank, args=(ranks, port, work, str(folder)), nprocs=ranks, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
