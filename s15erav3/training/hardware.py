@@ -6,6 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -59,11 +60,17 @@ def peak_flops(device: torch.device, bf16: bool) -> float | None:
     """Peak floating-point operations per second, the reference for MFU.
 
     For a GPU the published dense peak, or ``None`` if it is not listed. For a CPU the best of a few timed
-    products of 1024-wide matrices, with the current number of threads.
+    products of 1024-wide matrices, with the current number of threads; measured once by a process.
     """
     if device.type == "cuda":
         return listed_flops(torch.cuda.get_device_name(device), bf16)
-    left, right = torch.randn(2, 1024, 1024).to(torch.bfloat16 if bf16 else torch.float32)
+    return _measured_flops(bf16, torch.get_num_threads())
+
+
+@cache
+def _measured_flops(bf16: bool, threads: int) -> float:
+    numbers = torch.rand(2, 1024, 1024, generator=torch.Generator())  # the run's own are not disturbed
+    left, right = numbers.to(torch.bfloat16 if bf16 else torch.float32)
     best = float("inf")
     for _ in range(6):
         start = time.perf_counter()
