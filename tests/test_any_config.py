@@ -125,7 +125,7 @@ def test_an_accepted_config_comes_back_from_its_checkpoint(chosen: list[str]) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(chosen=configs())
 def test_many_accepted_configs_come_back(chosen: list[str]) -> None:
     """Every group, and settings of which some do not go together."""

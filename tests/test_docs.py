@@ -47,6 +47,7 @@ def composed(command: Command) -> int:
 COMPOSED = [c for c in commands("s15erav3") if not any(word.startswith(OWN) for word in c.words)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMPOSED, ids=lambda c: c.label)
 def test_every_command_composes(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     """A setting, group or choice that was renamed cannot stay in the docs."""

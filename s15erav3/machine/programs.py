@@ -59,6 +59,8 @@ def training(device: str, steps: int = 200, *settings: str) -> dict[str, Any]:
 def several_devices(device: str, *settings: str) -> dict[str, float]:
     """The loss after 20 steps in fp32 on one device, and by each strategy on two, of the same global batches.
 
+    A checkpoint of FSDP is written in parts, and read by ``sample``.
+
     Raises:
         RuntimeError: they differ by more than 0.1 %, which is more than rounding.
     """
@@ -70,7 +72,10 @@ def several_devices(device: str, *settings: str) -> dict[str, float]:
         chosen = [*(settings or ("model=pico", "experts=e16")), f"trainer={trainer}", f"data.batch_size={8 // devices}"]
         place = [f"trainer.devices={devices}", f"trainer.accelerator={_named(device)}", "trainer.precision=32-true"]
         with tempfile.TemporaryDirectory() as folder:
+            place += ["callbacks.checkpoint.sharded=true"] if trainer == "fsdp" else []
             _verb("train", *QUIET, "trainer.max_steps=20", f"hydra.run.dir={folder}/run", *chosen, *place)
+            if trainer == "fsdp":
+                _verb("sample", f"{folder}/run", "prompt=Over", "max_new_tokens=1")
             losses[trainer] = json.loads(Path(folder, "run", "result.json").read_text())["train/loss"]
     if any(abs(loss / losses["auto"] - 1) > 0.001 for loss in losses.values()):
         raise RuntimeError(f"losses of one device and of two differ: {losses}")

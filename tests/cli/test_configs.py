@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,12 @@ def built(data: CommentaryData, *settings: str) -> LanguageModule:
     return build_module(composed(*MODEL, *DATA, *settings), data, "cpu")
 
 
-@pytest.mark.parametrize("experts", [e for e in choices("experts") if e != "deepseek_v3"])
+def of_which_slow(names: list[str], *quick: str) -> list[Any]:
+    """As parameters, of which only some are for every day."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("experts", of_which_slow([e for e in choices("experts") if e != "deepseek_v3"], "e8", "dense"))
 @pytest.mark.parametrize("balancing", choices("balancing"))
 def test_every_strategy_trains_with_every_expert_count(experts: str, balancing: str, data: CommentaryData) -> None:
     """Module, loss and change of bias can be had for every pair, dense included where it can be."""
@@ -138,7 +144,7 @@ def test_every_optimizer_and_schedule_can_be_made(optimizer: str, schedule: str,
     assert 0 <= module.schedule(3, 0.5) <= 1
 
 
-@pytest.mark.parametrize("model", [m for m in choices("model") if m != "deepseek_v3"])
+@pytest.mark.parametrize("model", of_which_slow([m for m in choices("model") if m != "deepseek_v3"], "pico", "nano"))
 @pytest.mark.parametrize("experts", [e for e in choices("experts") if e not in ("original", "deepseek_v3")])
 def test_every_size_goes_with_every_expert_count_at_equal_active_parameters(model: str, experts: str) -> None:
     """A dense control of equal active parameters exists for each, routers left aside."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.tiny import TINY
 
@@ -100,3 +101,8 @@ def sentences(said: str) -> list[str]:
     lines = [line for line in said.splitlines() if line.strip()]
     begins = [i for i, line in enumerate(lines) if line.startswith("folder ")]
     return [line for line in lines[begins[0] + 1 if begins else 0 :] if not line.startswith("step ")]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """The run's result.json."""
+    return json.loads((folder / "run" / "result.json").read_text())

@@ -286,7 +286,7 @@ def test_a_run_with_any_part_changed_goes_on_or_is_told(run_dir: Path, payload: 
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_many_runs_with_any_part_changed(run_dir: Path, payload: Payload, data: st.DataObject) -> None:
     """Every part of a checkpoint, down to single numbers."""
