@@ -35,7 +35,7 @@ class Corpus:
     The files are those of :func:`~s15erav3.data.sources.sources`.
 
     ``ipl`` documents are innings; ``text`` documents end at blank lines or at the end of the file, or are the rows
-    of a .jsonl or .parquet file. A byte-order mark is removed; CRLF and a lone CR become LF, except in rows.
+    of a .jsonl, .parquet or .arrow file. A byte-order mark is removed; CRLF and a lone CR become LF, except in rows.
 
     Raises:
         UserError: the path is missing, empty, binary or not in the expected format.

@@ -89,7 +89,7 @@ class CommentaryData(L.LightningDataModule):
         if self.path:
             return Corpus(at_home(self.path), form, self.document)
         if self.name == "text":
-            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text, .jsonl or .parquet.")
+            raise UserError("data=text needs data.path=FILE_OR_FOLDER: UTF-8 text, .jsonl, .parquet or .arrow.")
         bundled = Path(str(files("s15erav3.data") / "sample" / "commentary.txt"))
         return Corpus(bundled if self.name == "sample" else ipl_file(), form)
 

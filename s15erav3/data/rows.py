@@ -1,17 +1,19 @@
-"""Files of rows with one text each: JSON Lines and Parquet, as data sets are published."""
+"""Files of rows with one text each: JSON Lines, Parquet and Arrow, as data sets are published and saved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import mmap
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from s15erav3.data.messages import listed, shown, unreadable
 from s15erav3.data.reading import COMPRESSION, read_lines
 from s15erav3.errors import UserError, one_line
 
-ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 FIELD = "text"
 """Name of the field or column that is read; others are ignored."""
 
@@ -33,7 +35,8 @@ def read_rows(file: Path) -> Iterator[str]:
     Raises:
         UserError: the file is damaged, or a row or the table has no such text.
     """
-    texts = _parquet(file) if file.name.lower().endswith(".parquet") else _json_lines(file)
+    kind = file.suffix.lower()
+    texts = _table(file, kind) if kind in BATCHES else _json_lines(file)
     return (text for text in texts if text and not text.isspace())
 
 
@@ -66,23 +69,51 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _parquet(file: Path) -> Iterator[str | None]:
-    # Imported here, since it takes a while and few corpora are tables.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _table(file: Path, kind: str) -> Iterator[str | None]:
+    import pyarrow as pa  # here, since it takes a while and few corpora are tables
 
     try:
-        with file.open("rb") as stream, pq.ParquetFile(stream) as table:
-            _check_column(file, table.schema_arrow)
-            for batch in table.iter_batches(batch_size=1024, columns=[FIELD]):
-                yield from batch.column(0).to_pylist()
+        with file.open("rb") as stream:
+            for batch in BATCHES[kind](file, stream):
+                yield from batch.column(FIELD).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(
-            f"data.path={shown(file)} is not a whole Parquet file with UTF-8 text ({one_line(error)[:150]}); fetch or "
-            "write it anew."
+            f"data.path={shown(file)} is not a whole {kind[1:].capitalize()} file with UTF-8 text "
+            f"({one_line(error)[:150]}); fetch or write it anew."
         ) from error
     except OSError as error:
         raise unreadable(file, error) from error
+
+
+def _parquet(file: Path, stream: IO[bytes]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(stream) as table:
+        _check_column(file, table.schema_arrow)
+        yield from table.iter_batches(batch_size=1024, columns=[FIELD])
+
+
+def _arrow(file: Path, stream: IO[bytes]) -> Iterator[Any]:
+    """Batches of an IPC stream, as ``datasets`` saves them (``save_to_disk``), or of an IPC file (Feather)."""
+    import pyarrow as pa
+
+    if not os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
+        raise pa.ArrowInvalid("it is empty")
+    content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # so that no length in it leads beyond it
+    is_feather = content[: len(FEATHER)] == FEATHER
+    if not is_feather and content[-len(END) :] != END:
+        raise pa.ArrowInvalid("it lacks its end")  # a stream that is cut between two batches ends well for the reader
+    source = pa.BufferReader(content)
+    reader = pa.ipc.open_file(source) if is_feather else pa.ipc.open_stream(source)
+    _check_column(file, reader.schema)
+    batches = map(reader.get_batch, range(reader.num_record_batches)) if is_feather else reader
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
+
+
+FEATHER, END = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
+BATCHES: dict[str, Callable[[Path, IO[bytes]], Iterator[Any]]] = {".parquet": _parquet, ".arrow": _arrow}
 
 
 def _check_column(file: Path, schema: Any) -> None:

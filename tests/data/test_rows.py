@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def write_parquet(file: Path, kind: pa.DataType | None = None) -> None:
     column = pa.array(TEXTS, pa.string())
     table = pa.table({"id": range(len(TEXTS)), "text": column.cast(kind) if kind else column, "more": TEXTS})
     pq.write_table(table, file, row_group_size=2)
+
+
+def write_arrow(file: Path, writer: Callable[..., Any] = pa.ipc.new_stream) -> None:
+    """In two batches; by default as ``datasets`` does."""
+    table = pa.table({"id": range(len(TEXTS)), "text": pa.array(TEXTS, pa.string())})
+    with writer(str(file), table.schema) as out:
+        for batch in table.to_batches(max_chunksize=3):
+            out.write_batch(batch)
 
 
 def texts(path: Path) -> list[str]:
@@ -76,6 +85,15 @@ def test_parquet_rows_are_documents(tmp_path: Path, kind: pa.DataType | None) ->
     write_parquet(tmp_path / "x.parquet", kind)
     assert texts(tmp_path) == texts(tmp_path / "x.parquet") == KEPT
     assert not is_commentary(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("writer", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_arrow_rows_are_documents(tmp_path: Path, writer: Callable[..., Any]) -> None:
+    """As ``datasets`` saves them, with its files about the data set beside them, and as Feather."""
+    write_arrow(tmp_path / "data-00000-of-00002.arrow", writer)
+    write_arrow(tmp_path / "data-00001-of-00002.arrow", writer)
+    (tmp_path / "state.json").write_text("{}")
+    assert texts(tmp_path) == [*KEPT, *KEPT]
 
 
 def test_folder_of_all_kinds(tmp_path: Path, sample: Corpus) -> None:
@@ -199,3 +217,33 @@ def test_bad_table_is_named(tmp_path: Path, make: Callable[[Path], object], name
     """Prevents a traceback for a table that is damaged or another's."""
     make(tmp_path / "x.parquet")
     assert named in refused(tmp_path / "x.parquet")
+
+
+ARROW: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "cut": (lambda file: (write_arrow(file), cut(file)), "is not a whole Arrow file"),
+    "cut between batches": (
+        lambda file: (write_arrow(file), file.write_bytes(file.read_bytes()[:-8])),
+        "is not a whole Arrow file with UTF-8 text (it lacks its end)",
+    ),
+    "a cut file": (lambda file: (write_arrow(file, pa.ipc.new_file), cut(file)), "is not a whole Arrow file"),
+    "text": (lambda file: file.write_text("plain text " * 9), "is not a whole Arrow file"),
+    "short": (lambda file: file.write_text("x"), "is not a whole Arrow file"),
+    "latin-1": (lambda file: (write_arrow(file), spoil(file)), "is not a whole Arrow file with UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize(("make", "named"), ARROW.values(), ids=ARROW)
+def test_bad_arrow_is_named(tmp_path: Path, make: Callable[[Path], object], named: str) -> None:
+    """As a bad Parquet file."""
+    make(tmp_path / "x.arrow")
+    assert named in refused(tmp_path / "x.arrow")
+
+
+def test_any_byte_of_an_arrow_file_may_be_wrong(tmp_path: Path) -> None:
+    """It is read, or refused in a sentence."""
+    write_arrow(tmp_path / "x.arrow")
+    right = (tmp_path / "x.arrow").read_bytes()
+    for at in range(0, len(right), 3):
+        (tmp_path / "x.arrow").write_bytes(right[:at] + bytes([right[at] ^ 0xFF]) + right[at + 1 :])
+        with suppress(UserError):
+            list(Corpus(tmp_path / "x.arrow", "text").texts())
