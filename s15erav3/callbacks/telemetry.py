@@ -121,16 +121,16 @@ class Telemetry(L.Callback):
             losses = torch.where(finite, losses, 0.0).sum(0) / finite.sum(0)
         else:
             losses = losses.mean(0)
-        if module.trainer.world_size > 1:
-            losses = module.trainer.strategy.reduce(losses, reduce_op="mean")
+        several: Any = module.trainer.strategy if module.trainer.world_size > 1 else None
+        if several is not None:
+            losses = several.reduce(losses, reduce_op="mean")
         names = ["train/loss", "train/bpb"]
         sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
         names += [*(name for name, loss in sometimes.items() if loss is not None), "train/grad_norm"]
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
-        strategy: Any = module.trainer.strategy
-        if record.own_loads is not None and getattr(strategy, "expert_parallel", False):
+        if record.own_loads is not None and getattr(several, "expert_parallel", False):
             names.append("balance/rank_maxvio")
-            parts.append(max_violation(strategy.rank_loads(record.own_loads)).mean().reshape(1))
+            parts.append(max_violation(several.rank_loads(record.own_loads)).mean().reshape(1))
         self._losses.clear()
         moved = record.loads is not None and record.bias_update is not None
         if moved:
