@@ -128,9 +128,9 @@ class Telemetry(L.Callback):
         sometimes = {"train/mtp_loss": record.mtp_loss, "train/balance_loss": record.balance_loss}
         names += [*(name for name, loss in sometimes.items() if loss is not None), "train/grad_norm"]
         parts = [module.guard.counts, losses, record.grad_norm.reshape(1)]
-        if record.own_loads is not None and getattr(several, "expert_parallel", False):
+        if record.loads is not None and getattr(several, "expert_parallel", False):
             names.append("balance/rank_maxvio")
-            parts.append(max_violation(several.rank_loads(record.own_loads)).mean().reshape(1))
+            parts.append(max_violation(several.rank_loads(record.loads, record.own_loads)).mean().reshape(1))
         self._losses.clear()
         moved = record.loads is not None and record.bias_update is not None
         if moved:

@@ -159,11 +159,11 @@ def write_parts(content: Payload, file: Path, group: Any) -> None:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine, group=group)
     failed = next((each for each in found if isinstance(each, Exception)), None)
-    if rank == 0 and failed is None:
-        files = {name: size for each in found for name, size in each.items()}
-        _replace(content["rest"] | {"parts": {"folder": folder.name, "files": files}}, file)
-        forget_parts(file, keep=folder.name)
     if failed is not None:
         if rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
         raise failed
+    if rank == 0:
+        files = {name: size for each in found for name, size in each.items()}
+        _replace(content["rest"] | {"parts": {"folder": folder.name, "files": files}}, file)
+        forget_parts(file, keep=folder.name)

@@ -8,7 +8,6 @@ its own format keeps a pickle that its reader executes.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import zlib
@@ -60,7 +59,9 @@ def split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
         if id(tensor) not in places:
             places[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
             mesh, own = tensor.device_mesh, tensor.to_local().detach()
-            *copy, place = mesh.get_coordinate() or []
+            coordinate = mesh.get_coordinate()
+            assert coordinate is not None  # all ranks are in the mesh
+            *copy, place = coordinate
             if not any(copy) and len(own):
                 rows[name] = own, place * -(-len(tensor) // mesh.size(mesh.ndim - 1))  # as torch.chunk divides
         return places[id(tensor)]
@@ -172,19 +173,14 @@ def _rows(part: Path) -> Iterator[tuple[str, Tensor, int]]:
 
 def forget_parts(file: Path, keep: str = "") -> None:
     """Remove parts of older checkpoints of this name, after the file itself was replaced."""
-    for folder in parts_of(file).glob("*"):
-        if folder.name != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    if not keep and parts_of(file).is_dir():
-        shutil.rmtree(parts_of(file), ignore_errors=True)
+    old = [folder for folder in parts_of(file).glob("*") if folder.name != keep] if keep else [parts_of(file)]
+    for folder in old:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint to another name in its folder; its parts are linked."""
-    for part in parts_of(source).glob("*/*"):
-        linked = parts_of(target) / part.parent.name / part.name
-        linked.parent.mkdir(parents=True, exist_ok=True)
-        linked.unlink(missing_ok=True)
-        os.link(part, linked)
+    """Copy a checkpoint to another name, and its parts first."""
+    if parts_of(source).is_dir():
+        shutil.copytree(parts_of(source), parts_of(target), dirs_exist_ok=True)
     with whole(target, binary=True, durable=True) as copy, source.open("rb") as original:
         shutil.copyfileobj(original, copy)

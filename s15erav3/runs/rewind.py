@@ -131,7 +131,7 @@ def set_aside(run_dir: Path, files: Iterable[Path]) -> Path:
     place.mkdir(parents=True)
     for file in files:
         file.rename(place / file.name)
-        if file.suffix == ".ckpt" and parts_of(file).is_dir():
+        if parts_of(file).is_dir():
             parts_of(file).rename(parts_of(place / file.name))
     for name in (*RECORDS, "metrics.csv", "result.json"):
         if (run_dir / name).is_file():

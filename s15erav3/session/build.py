@@ -35,7 +35,7 @@ from s15erav3.model import ConfigError, ModelConfig, Transformer, count_paramete
 from s15erav3.ranks.outside import check_ranks
 from s15erav3.runs.checkpoint_io import WholeFileIO
 from s15erav3.session.compiling import compile_blocks
-from s15erav3.session.sharding import is_sharded
+from s15erav3.session.sharding import is_sharded, writes_parts
 from s15erav3.training.hardware import has_fast_bf16
 from s15erav3.training.hosts import TimeLimit
 from s15erav3.training.module import LanguageModule
@@ -211,9 +211,11 @@ def build_trainer(cfg: DictConfig, run_dir: Path, data: CommentaryData, callback
     if settings["strategy"] == "auto" and (settings["devices"] not in (1, "1") or settings.get("num_nodes", 1) > 1):
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)  # as in conf/trainer/ddp.yaml
     elif is_sharded(cfg):
-        by_experts = settings["strategy"] == "expert_parallel"
-        own_parts = cfg.callbacks.get("checkpoint", {}).get("sharded", False)
-        settings["strategy"] = ShardedStrategy(by_experts, cfg.trainer.get("replicas", 1), own_parts)
+        settings["strategy"] = ShardedStrategy(
+            expert_parallel=settings["strategy"] == "expert_parallel",
+            replicas=cfg.trainer.get("replicas", 1),
+            own_parts=writes_parts(cfg),
+        )
         settings["inference_mode"] = False  # FSDP keeps what it gathers into, and training cannot use inference tensors
     settings.pop("fast_dev_run", None)  # false
     if (limit := settings.pop("max_time")) is not None:

@@ -6,17 +6,20 @@ from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
+from s15erav3.cli.schema.rules import SHARDED
 from s15erav3.errors import UserError
 from s15erav3.model import ModelConfig
 from s15erav3.training.module import LanguageModule
-
-SHARDED = ("fsdp", "expert_parallel")
-"""Values of ``trainer.strategy``, and the groups ``trainer`` that set them."""
 
 
 def is_sharded(cfg: DictConfig) -> bool:
     """Whether the config asks for a sharded strategy."""
     return cfg.trainer.strategy in SHARDED
+
+
+def writes_parts(cfg: DictConfig) -> bool:
+    """Whether each rank of a sharded strategy writes its part of a checkpoint."""
+    return bool(cfg.callbacks.checkpoint.get("sharded", False))  # missing in older runs
 
 
 def refuse_unshardable(cfg: DictConfig, module: LanguageModule, ranks: int) -> None:
@@ -48,7 +51,7 @@ def refuse_unshardable(cfg: DictConfig, module: LanguageModule, ranks: int) -> N
             f"balancing by {readers[0]} reads weights that trainer.strategy={name} divides over ranks; use "
             "trainer=ddp, or another one."
         )
-    if cfg.callbacks.get("checkpoint", {}).get("sharded") and find_spec("safetensors") is None:
+    if writes_parts(cfg) and find_spec("safetensors") is None:
         raise UserError(
             "callbacks.checkpoint.sharded=true needs the package safetensors; pip install 's15erav3[hf]', or leave it "
             "out."

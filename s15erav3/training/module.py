@@ -167,7 +167,8 @@ class LanguageModule(L.LightningModule):
 
         update = None
         if loads is not None:
-            own_loads = loads.clone() if self.trainer.world_size > 1 else loads  # the sum is in place
+            if self.trainer.world_size > 1 and getattr(self.trainer.strategy, "needs_own_loads", False):
+                own_loads = loads.clone()  # the sum is in place
             loads = sum_over_ranks(loads)
             dropped = None if dropped is None else sum_over_ranks(dropped)
             update = of_trained(self.routers, self.balancer.bias_update(loads, progress))

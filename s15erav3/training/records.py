@@ -30,7 +30,7 @@ class StepRecord(NamedTuple):
     dropped: Tensor | None
     """The part of the global loads dropped by full experts, int64, (L, E); ``None`` without a capacity."""
     own_loads: Tensor | None = None
-    """The part of the global loads that this rank's tokens are, int64, (L, E)."""
+    """The part of the global loads that this rank's tokens are, int64, (L, E); ``None`` where nobody needs it."""
 
 
 class Objective(NamedTuple):

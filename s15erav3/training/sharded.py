@@ -37,11 +37,11 @@ def shard(
         expert_parallel: never gather routed experts. Each rank keeps its experts, and tokens travel to them.
         replicas: number of copies of the net, each of which is divided over R / replicas consecutive of all R ranks.
     """
-    shape = (replicas, dist.get_world_size() // replicas)
+    ranks = dist.get_world_size()
     if replicas > 1:
-        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+        mesh = init_device_mesh(device.type, (replicas, ranks // replicas), mesh_dim_names=("replicate", "shard"))
     else:
-        mesh = init_device_mesh(device.type, shape[1:])
+        mesh = init_device_mesh(device.type, (ranks,))
     staying = divide_experts(net, mesh) if expert_parallel else set()
     policy = MixedPrecisionPolicy()
     if bf16:
@@ -95,10 +95,21 @@ class ShardedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Wrap nothing: the sharded blocks communicate themselves."""
 
-    def rank_loads(self, loads: Tensor) -> Tensor:
-        """Tokens that travelled to each rank, from the loads of this rank's own: (L, E) -> (L, R); a collective."""
+    @property
+    def needs_own_loads(self) -> bool:
+        """Whether :meth:`rank_loads` needs the loads of each rank: tokens stay within one of several copies."""
+        return self.expert_parallel and self.replicas > 1
+
+    def rank_loads(self, loads: Tensor, own_loads: Tensor | None) -> Tensor:
+        """Tokens that travelled to each of R ranks, (L, R); a collective if there are several copies.
+
+        Args:
+            loads, own_loads: of a step, of all ranks and of this one, (L, E).
+        """
         ranks = self.world_size // self.replicas
-        sent = rank_loads(loads, ranks)
+        if own_loads is None:
+            return rank_loads(loads, ranks)
+        sent = rank_loads(own_loads, ranks)
         received = sent.new_zeros(len(sent), self.replicas, ranks)
         received[:, self.global_rank // ranks] = sent
         return sum_over_ranks(received).flatten(1)

@@ -20,6 +20,7 @@ from s15erav3.errors import UserError
 from s15erav3.runs import checkpoint_io
 from s15erav3.runs.checkpoint_io import WholeFileIO, write_parts
 from s15erav3.runs.parts import copy_checkpoint, joined, parts_of, write_part
+from s15erav3.runs.rewind import set_aside
 from tests.training.together import in_ranks
 
 WEIGHT = torch.arange(15.0).view(5, 3)
@@ -116,13 +117,21 @@ def test_a_copy_lives_longer_than_its_original(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt", "last.parts"}
 
 
-def saved(folder: Path, full: bool, rows: int) -> Any:
+def test_parts_are_set_aside_with_their_checkpoint(tmp_path: Path) -> None:
+    """A later one than that which is resumed."""
+    (tmp_path / "checkpoints").mkdir()
+    place = set_aside(tmp_path, [by_hand(tmp_path / "checkpoints" / "last.ckpt")])
+    assert torch.equal(read(place / "last.ckpt")["state_dict"]["a"], WEIGHT)
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+def saved(folder: Path, rows: int) -> Any:
     """Two saves by this rank; the second one's disk is full on the last rank."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     weight: Any = distribute_tensor(torch.arange(float(rows)), mesh, [Shard(0)])
     files, file = WholeFileIO(), folder / "last.ckpt"
     files.save_parts({"global_step": 3, "w": weight}, file, None)
-    if full and dist.get_rank() == dist.get_world_size() - 1:
+    if dist.get_rank() == dist.get_world_size() - 1:
         checkpoint_io.write_part = disk_is_full  # in a process of its own
     try:
         files.save_parts({"global_step": 4, "w": weight + 1}, file, None)
@@ -142,7 +151,7 @@ def folders(file: Path) -> list[str]:
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_rank_that_cannot_write_leaves_the_old_checkpoint(tmp_path: Path, rows: int) -> None:
     """All ranks raise its error; a rank may have no rows at all."""
-    found = in_ranks(2, partial(saved, tmp_path, True, rows), tmp_path)
+    found = in_ranks(2, partial(saved, tmp_path, rows), tmp_path)
     file = tmp_path / "last.ckpt"
     if rows == 1:  # the last rank has nothing to write
         assert found == [0, 0] and folders(file) == ["000004"]
@@ -157,16 +166,12 @@ def test_an_older_checkpoint_of_the_same_step_stays_whole(tmp_path: Path, monkey
     file = by_hand(tmp_path / "last.ckpt")
     monkeypatch.setattr(checkpoint_io, "_replace", disk_is_full)
 
-    def alone(rank: str = "0") -> None:
-        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-        try:
-            content = {"rest": {"global_step": 7}, "rows": {"state_dict/a": (torch.zeros(5, 3), 0)}}
-            write_parts(content, file, None)
-        finally:
-            dist.destroy_process_group()
-
-    with pytest.raises(OSError, match="No space"):
-        alone()
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        with pytest.raises(OSError, match="No space"):
+            write_parts({"rest": {"global_step": 7}, "rows": {"state_dict/a": (torch.zeros(5, 3), 0)}}, file, None)
+    finally:
+        dist.destroy_process_group()
     assert sorted(folders(file)) == ["000007", "000007.1"]
     found: Tensor = read(file)["state_dict"]["a"]
     assert torch.equal(found, WEIGHT)

@@ -11,7 +11,6 @@ from tests.tiny import TINY
 
 TWO = "trainer.devices=2"
 THREE = "trainer.devices=3"
-FOUR = "trainer.devices=4"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ FOUR = "trainer.devices=4"
         (["trainer=fsdp", THREE, "trainer.replicas=2"], ["trainer.replicas=2", "3", "at least 2 ranks", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "trainer.replicas=2"], ["trainer.replicas=2", "2", "at least 2 ranks", "trainer=ddp"]),
         (["trainer=expert_parallel", "trainer.devices=6", "trainer.replicas=2"], ["n_routed_experts=8", "copy, 3"]),
-        (["trainer=ddp", FOUR, "trainer.replicas=2"], ["trainer.replicas=2", "strategy=fsdp", "trainer.replicas=1"]),
+        (["trainer=ddp", TWO, "trainer.replicas=2"], ["trainer.replicas=2", "strategy=fsdp", "trainer.replicas=1"]),
         (["trainer=fsdp", TWO, "compile=true"], ["compile=true", "trainer.strategy=fsdp", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "balancing=simbal"], ["SimBal", "trainer.strategy=fsdp", "trainer=ddp"]),
         (["trainer=fsdp", TWO, "balancing/loss=erc"], ["ExpertRouterCoupling", "trainer=ddp"]),

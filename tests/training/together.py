@@ -101,7 +101,7 @@ class Diary(L.Callback):
         page = {"loads": record.loads, "norm": record.grad_norm}
         page |= {"biases": torch.stack([router.bias for router in pl_module.routers])}
         if getattr(trainer.strategy, "expert_parallel", False):
-            self.received.append(trainer.strategy.rank_loads(record.own_loads))  # type: ignore[attr-defined]
+            self.received.append(trainer.strategy.rank_loads(record.loads, record.own_loads))  # type: ignore[attr-defined]
         for name, loss in (("loss", record.loss), ("mtp", record.mtp_loss)):
             page[name] = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
         self.pages.append({name: value.detach().clone().double() for name, value in page.items()})

@@ -50,13 +50,17 @@ def training_ends(config: Config) -> None:
         raise UserError(f"{said} set no end of training; at least one of them must be greater than 0.")
 
 
+SHARDED = ("fsdp", "expert_parallel")
+"""Values of ``trainer.strategy`` that divide a model over devices, and the groups ``trainer`` that set them."""
+
+
 def copies_are_divided(config: Config) -> None:
     """Require a strategy that divides a model, where there are to be several divided copies of it."""
     replicas, strategy = (config["trainer"].get(name) for name in ("replicas", "strategy"))
-    if replicas not in (None, 1) and strategy not in ("fsdp", "expert_parallel"):
+    if replicas not in (None, 1) and strategy not in SHARDED:
         told = strategy if isinstance(strategy, str) else "ddp"
         raise UserError(
-            f"trainer.replicas={replicas} needs trainer.strategy=fsdp or expert_parallel, which divide a copy of the "
+            f"trainer.replicas={replicas} needs trainer.strategy={' or '.join(SHARDED)}, which divide a copy of the "
             f"model over devices; with {told} every device has a copy: leave it out, or set trainer.replicas=1."
         )
 
