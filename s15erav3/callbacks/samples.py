@@ -62,7 +62,9 @@ class Samples(L.Callback):
             tokens[sequence].append(token)
             return True
 
-        with torch.autocast(pl_module.device.type, torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
+        autocast = torch.autocast(pl_module.device.type, torch.bfloat16, enabled=trainer.precision == "bf16-mixed")
+        # Compiled blocks run as eager ones: torch compiles at most eight versions of a block, which training needs.
+        with autocast, torch.compiler.set_stance("force_eager"):
             generate(
                 net,
                 [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in self.prompts],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 from s15erav3.balancing import Balancer, Forced, Sinkhorn
 from s15erav3.errors import UserError
 from s15erav3.model import Transformer, routers
+from s15erav3.session import build
 from s15erav3.session.compiling import compile_blocks, compile_seconds, compiled_code
+from s15erav3.training import losses
 from tests.model.reference import random_model, tiny_config, token_ids
+from tests.tiny import train
 
 
 def _step(net: Transformer, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -77,6 +81,24 @@ def test_many_sizes_in_one_process_are_all_compiled() -> None:
         _step(net, token_ids(net.config, 2, 9))
         assert counters["stats"]["unique_graphs"] == 1, size
         assert (compile_seconds(net) or 0) > 0
+
+
+@pytest.mark.parametrize("more", [[], ["model.num_nextn_predict_layers=1"]], ids=["plain", "mtp"])
+@pytest.mark.slow
+def test_a_run_needs_no_more_versions_of_a_block_than_torch_compiles(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, the probe of a step's churn, whole and partial batches of validation, and samples. Torch would go on
+    with eager blocks. Seen to fail with blocks that are compiled for the samples too."""
+    monkeypatch.setattr(build, "compile_blocks", partial(compile_blocks, backend="eager"))
+    monkeypatch.setattr(losses, "_compiled", lambda: losses._in_one_pass)
+    counters.clear()
+    settings = ["compile=true", "trainer.max_steps=4", "data.eval_batch_size=48", *more]
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        assert train(*settings, run_dir=tmp_path / "run") == 0
+    assert (tmp_path / "run" / "samples.jsonl").read_text()
+    assert counters["stats"]["unique_graphs"] <= 7, dict(counters["stats"])
+    assert not counters["graph_break"]
 
 
 def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
