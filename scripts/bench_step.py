@@ -2,7 +2,8 @@
 
 Forward, backward, clipping and fused AdamW, fp32 on the CPU with one thread (bf16 autocast on a GPU and with --bf16),
 eager and with compiled blocks, in turns within one run; prints medians, their ratios and the machine's GEMM ceiling,
-measured in the same turns. On the CPU it is the thread's own time that counts: other processes do not lengthen it.
+measured in the same turns. On the CPU it is the thread's own time that counts: other processes do not lengthen it. Page
+faults are printed too: with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 17179869184 glibc keeps freed memory.
 
     python scripts/bench_step.py [--model nano] [--experts e8] [--batch 8] [--sequence 256] [--rounds 9] [--bf16]
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -128,11 +130,14 @@ def main() -> None:
 
     clock = time.perf_counter if ids.is_cuda else time.process_time
     times: dict[str, list[float]] = {name: [] for name in [*steps, GEMM]}
+    faults: dict[str, list[int]] = {name: [] for name in times}
     for round_ in range(args.rounds + 2):
         for name, step in {**steps, GEMM: gemm(device, bf16)}.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             spent = seconds(step, clock)
             if round_ >= 2:  # two rounds of warm-up
                 times[name].append(spent)
+                faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
     tokens = args.batch * args.sequence
     flops = training_flops_per_token(config, args.sequence) * tokens
@@ -147,7 +152,8 @@ def main() -> None:
     best = min(median for name, median in medians.items() if "transformers" in name)
     for name, median in medians.items():
         speed = f"{tokens / median:9,.0f} tokens/s  {flops / median / ceiling:4.0%} of the ceiling"
-        print(f"{name:34} {median * 1e3:8.1f} ms/step  {speed}  {median / best:.2f}")
+        paged = f"{statistics.median(faults[name]):7,.0f} page faults"
+        print(f"{name:34} {median * 1e3:8.1f} ms/step  {speed}  {paged}  {median / best:.2f}")
     print("last column: time over that of the faster transformers")
 
 

@@ -57,21 +57,23 @@ if RANK == 1:
 """
 
 
+STUCK_RANKS = {
+    "has not run for": "if RANK == 1: at(3, lambda _: hit(signal.SIGSTOP))",
+    "has made no progress for": LOADS_SLOWLY,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("if RANK == 1: at(3, lambda _: hit(signal.SIGSTOP))", "has not run for"),
-        (LOADS_SLOWLY, "has made no progress for"),
-    ],
-)
-def test_a_stuck_rank_ends_all(tmp_path: Path, body: str, said: str) -> None:
-    """After trainer.rank_timeout."""
-    ended = run(tmp_path, body, *LONG, *STUCK)
-    assert ended.status == 1
-    (sentence,) = sentences(ended.said)
-    assert "error: rank 1 of 2 (process" in sentence and f"{said} 25 s (trainer.rank_timeout)" in sentence
-    assert sentence == f"error: {result(tmp_path)['reason']}"
+def test_a_stuck_rank_ends_all(tmp_path: Path) -> None:
+    """After trainer.rank_timeout. Both runs wait at the same time."""
+    folders = {said: tmp_path / str(i) for i, said in enumerate(STUCK_RANKS)}
+    started = {said: start(folders[said], body, *LONG, *STUCK) for said, body in STUCK_RANKS.items()}
+    for said, folder in folders.items():
+        ended = wait(started[said], folder)
+        assert ended.status == 1
+        (sentence,) = sentences(ended.said)
+        assert "error: rank 1 of 2 (process" in sentence and f"{said} 25 s (trainer.rank_timeout)" in sentence
+        assert sentence == f"error: {result(folder)['reason']}"
 
 
 @pytest.mark.slow
