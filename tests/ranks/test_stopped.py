@@ -79,6 +79,9 @@ def test_an_error_of_one_rank_is_told_once(tmp_path: Path) -> None:
     ended = run(tmp_path / "bug", "def bad(_): raise TypeError('a bug')\nif RANK == 1: at(3, bad)", *LONG)
     assert ended.status == 1 and ended.said.count("TypeError: a bug\n") == 1
     assert "failed: TypeError: a bug" in result(tmp_path / "bug")["reason"]
+    ended = run(tmp_path / "early", "", "trainer.max_steps=nonsense")
+    assert ended.status == 2 and len(sentences(ended.said)) == 1
+    assert not (tmp_path / "early" / "run").exists()
 
 
 NAN = """

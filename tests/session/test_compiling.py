@@ -21,7 +21,7 @@ from s15erav3.session import build
 from s15erav3.session.compiling import compile_blocks, compile_seconds, compiled_code
 from s15erav3.training import losses
 from tests.model.reference import random_model, tiny_config, token_ids
-from tests.tiny import train
+from tests.tiny import rows, train
 
 
 def _step(net: Transformer, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -88,15 +88,15 @@ def test_many_sizes_in_one_process_are_all_compiled() -> None:
 def test_a_run_needs_no_more_versions_of_a_block_than_torch_compiles(
     more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training, the probe of a step's churn, whole and partial batches of validation, and samples. Torch would go on
-    with eager blocks. Seen to fail with blocks that are compiled for the samples too."""
+    """Training, the probe of a step's churn, whole and partial batches of validation, samples, and all of it again.
+    Torch would go on with eager blocks. Seen to fail with blocks that are compiled for the samples too."""
     monkeypatch.setattr(build, "compile_blocks", partial(compile_blocks, backend="eager"))
     monkeypatch.setattr(losses, "_compiled", lambda: losses._in_one_pass)
     counters.clear()
-    settings = ["compile=true", "trainer.max_steps=4", "data.eval_batch_size=48", *more]
+    settings = ["compile=true", "trainer.max_steps=4", "trainer.val_check_interval=2", "data.eval_batch_size=48", *more]
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         assert train(*settings, run_dir=tmp_path / "run") == 0
-    assert (tmp_path / "run" / "samples.jsonl").read_text()
+    assert {row["step"] for row in rows(tmp_path / "run" / "samples.jsonl")} == {2, 4}
     assert counters["stats"]["unique_graphs"] <= 7, dict(counters["stats"])
     assert not counters["graph_break"]
 
