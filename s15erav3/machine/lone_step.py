@@ -59,7 +59,7 @@ class LoneStep:
 
     def __call__(self) -> Tensor:
         """Take one optimizer step; return its loss, a scalar on the device."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=False):  # as Lightning does
             self.module.training_step(self.batch, 0)
         self.trainer.global_step += 1
         assert self.module.last_step is not None

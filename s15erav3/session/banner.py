@@ -25,6 +25,7 @@ from s15erav3.session.compiling import compiled_code
 from s15erav3.session.router_settings import decided
 from s15erav3.session.threads import Threads
 from s15erav3.terminal import console, program, say, short
+from s15erav3.training.cuda_graph import WARM_UP
 from s15erav3.training.hardware import cpu_name
 from s15erav3.training.module import LanguageModule
 
@@ -83,7 +84,7 @@ def banner(
     per_step = data.windows_per_step * trainer.world_size
     most = cfg.trainer.max_time
     limit = f", at most {most}{' s' if isinstance(most, int | float) else ''}" if most else ""
-    device = trainer.strategy.root_device
+    device, graph = trainer.strategy.root_device, module.graph is not None
     rows = [
         ("model", f"{counts.total:,} parameters, {counts.active:,} active per token; {shape(config)}"),
         ("balancing", balancing(cfg, module)),
@@ -105,6 +106,7 @@ def banner(
             if cfg.compile
             else []
         ),
+        *([("CUDA graph", f"of a step's passes, recorded in step {WARM_UP + 1} of this process")] if graph else []),
         ("folder", str(run_dir)),
         *trackers(trainer),
     ]
@@ -134,8 +136,19 @@ def show_changes(kinds: Mapping[str, Sequence[Change]]) -> None:
         console.print(table)
 
 
+def longer(cfg: DictConfig, result: Mapping[str, Any]) -> str:
+    """The setting that lets a run go on: the limit that ended it, doubled or removed."""
+    if result["steps"] < result["max_steps"]:
+        return "trainer.max_time=null"
+    if result["max_steps"] == cfg.trainer.max_steps:
+        return f"trainer.max_steps={2 * cfg.trainer.max_steps}"
+    return f"trainer.max_epochs={max(1, round(2 * result['epochs']))}"
+
+
 @rank_zero_only
-def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path) -> None:
+def summary(
+    cfg: DictConfig, trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, Any]], run_dir: Path
+) -> None:
     """Print how the run ended, where its files are, and the next commands."""
     compiling = f", {s:.0f} s of it compiling" if (s := result.get("perf/compile_seconds")) else ""
     rows = [
@@ -158,10 +171,7 @@ def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, 
                 f"{result['balance/dead_experts_global']:.0f} dead experts",
             )
         )
-    place, again = (
-        shlex.quote(str(short(run_dir))),
-        max(1, round(2 * result["max_steps"] / result["steps"] * result["epochs"])),
-    )
+    place = shlex.quote(str(short(run_dir)))
     rows += [("wrote", sample["prompt"] + sample["text"]) for sample in samples]
     looked_at = "report.html, " if (run_dir / "report.html").exists() else ""
     rows.append(("files", f"{place}: {looked_at}result.json, metrics.csv, balance.jsonl, samples.jsonl, checkpoints/"))
@@ -170,7 +180,7 @@ def summary(trainer: L.Trainer, result: dict[str, Any], samples: list[dict[str, 
     for command in (
         f"sample {place}",
         f"evaluate {place} split=test",
-        f"train resume={place} trainer.max_epochs={again}",
+        f"train resume={place} {longer(cfg, result)}",
     ):
         say(f"  {program()} {command}")
     say_commands(trainer)

@@ -132,6 +132,7 @@ def build_module(cfg: DictConfig, data: CommentaryData, device: str) -> Language
         gradient_clip=cfg.trainer.gradient_clip_val,
         loss_chunk=loss_chunk(cfg),
         compiled_loss=cfg.compile,
+        cuda_graphs=cfg.get("cuda_graphs", False),
         skip_nonfinite=cfg.trainer.get("skip_nonfinite", 0),
     )
     try:

@@ -22,6 +22,7 @@ from s15erav3.loading import adopt
 from s15erav3.ranks import is_first_rank
 from s15erav3.runs.checkpoint import load_tokenizer, load_weights
 from s15erav3.session.build import build_callbacks, build_data, build_loggers, build_module, build_trainer, plain
+from s15erav3.session.recording import refuse_unrecordable
 from s15erav3.session.resume import Resumed, take_over
 from s15erav3.session.sharding import is_sharded, refuse_unshardable
 from s15erav3.session.threads import Shape, Threads, settle
@@ -82,6 +83,8 @@ def prepare(cfg: DictConfig, run_dir: Path, resumed: Resumed | None, more: Seque
     trainer = build_trainer(cfg, run_dir, data, callbacks)
     if is_sharded(cfg):
         refuse_unshardable(cfg, module, trainer.world_size)
+    if cfg.get("cuda_graphs", False):  # missing in older runs
+        refuse_unrecordable(trainer, module.net.config)
     earlier = resumed.payload["run"].get("threads") if resumed is not None else None
     shape = Shape(module.net.config, data.batch_size, data.length, str(trainer.precision), cfg.loss_chunk)
     threads = settle(

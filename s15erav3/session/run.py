@@ -41,6 +41,7 @@ from s15erav3.session.outcome import because, diverged, ending, measured, record
 from s15erav3.session.prepare import Session, prepare
 from s15erav3.session.resume import SINCE, Resumed
 from s15erav3.terminal import program, say, short
+from s15erav3.training.cuda_graph import Unrecordable
 from s15erav3.training.nonfinite import Diverged
 
 
@@ -146,6 +147,10 @@ def _train(
         ended = error
         if isinstance(error, Diverged):
             raise UserError(diverged(error, cfg, run_dir)) from error
+        if isinstance(error, Unrecordable):
+            raise UserError(
+                f"cuda_graphs=true: a step cannot be recorded ({one_line(error)}); leave it out."
+            ) from error
         if isinstance(error, MisconfigurationException):
             raise UserError(f"the group trainer does not fit: {one_line(error)}") from error
         if not isinstance(error, UserError) and (why := disk_full(error)):
@@ -161,7 +166,7 @@ def _train(
     samples = [sample for c in callbacks if isinstance(c, Samples) for sample in c.latest]
     if cfg.get("report") and is_first_rank():
         add_report(run_dir, cfg.trainer.accelerator)
-    summary(session.trainer, result, samples, run_dir)
+    summary(cfg, session.trainer, result, samples, run_dir)
     late = max((c.received for c in callbacks if isinstance(c, LastCheckpoint)), default=0)
     if one_of_many and late not in (0, REQUEUE):  # the run is complete, but its sweep must stop
         raise Interrupted(late, run_dir)

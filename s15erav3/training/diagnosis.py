@@ -11,6 +11,21 @@ from torch import Tensor, nn
 
 from s15erav3.balancing.base import alone
 from s15erav3.model import Transformer
+from s15erav3.training.shards import has_shards
+
+
+def bad_part(
+    net: Transformer,
+    micro_batches: Iterable[Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    loss_bad: bool,
+    ranks: int,
+) -> str:
+    """Name what is not finite in a step, on any of the ``ranks``; ``loss_bad``: whether the loss was on this one."""
+    part = None
+    if not has_shards(net):  # no rank can run a sharded net on its own
+        part = first_bad_part(net, micro_batches, loss_of)
+    return first_of_ranks(part or ("the loss" if loss_bad else None), ranks) or "the norm of the gradient"
 
 
 def first_bad_part(

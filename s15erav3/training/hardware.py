@@ -56,6 +56,14 @@ def has_fast_bf16(device: str) -> bool:
     return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
 
 
+def multiplies_experts_at_once(capability: tuple[int, int], bf16: bool) -> bool:
+    """Whether a GPU of this compute capability multiplies all experts in one kernel, without the host.
+
+    Others, and all in fp32, multiply expert by expert, for which the host waits for the loads (pytorch issue 186620).
+    """
+    return bf16 and capability[0] in (9, 10)
+
+
 def peak_flops(device: torch.device, bf16: bool) -> float | None:
     """Peak floating-point operations per second, the reference for MFU.
 

@@ -13,15 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s15erav3.balancing.base import Balancer, MicroBatch, of_trained, stack_loads, sum_over_ranks, update_biases
+from s15erav3.balancing.base import (
+    Balancer,
+    MicroBatch,
+    alone,
+    of_trained,
+    stack_loads,
+    sum_over_ranks,
+    update_biases,
+)
 from s15erav3.model import Output, RoutedExperts, Transformer, routers
-from s15erav3.training.diagnosis import first_bad_part, first_of_ranks
+from s15erav3.training.cuda_graph import RecordedPasses
+from s15erav3.training.diagnosis import bad_part
 from s15erav3.training.hosts import TimeLimit
 from s15erav3.training.losses import chunked_cross_entropy
-from s15erav3.training.mtp import MultiTokenLoss
+from s15erav3.training.mtp import Ahead, MultiTokenLoss
 from s15erav3.training.nonfinite import Diverged, Guard, copies, put_back, skips_on_device
-from s15erav3.training.records import Objective, StepRecord
-from s15erav3.training.shards import has_shards, whole
+from s15erav3.training.records import Objective, Passes, StepRecord
+from s15erav3.training.shards import whole
 from s15erav3.training.step_churn import some_windows
 from s15erav3.training.validation import Validation
 
@@ -47,6 +56,7 @@ class LanguageModule(L.LightningModule):
         micro_batches: number of parts of a batch; their gradients are averaged.
         gradient_clip: largest norm of the gradient; 0 disables clipping.
         loss_chunk, compiled_loss: number of tokens whose logits exist at one time; whether their loss is compiled.
+        cuda_graphs: record the forward and backward passes of a step as a CUDA graph. Needs a GPU.
         skip_nonfinite: consecutive non-finite steps that are skipped before training ends with :class:`Diverged`.
     """
 
@@ -65,6 +75,7 @@ class LanguageModule(L.LightningModule):
         gradient_clip: float = 1.0,
         loss_chunk: int = 512,
         compiled_loss: bool = False,
+        cuda_graphs: bool = False,
         skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
@@ -77,6 +88,7 @@ class LanguageModule(L.LightningModule):
         self.multi_token_loss = multi_token_loss if net.config.num_nextn_predict_layers else None
         self.micro_batches, self.gradient_clip = micro_batches, gradient_clip
         self.cross_entropy = partial(chunked_cross_entropy, chunk=loss_chunk, compiled=compiled_loss)
+        self.graph = RecordedPasses(self.passes, net, balancer) if cuda_graphs else None
         self.register_buffer("byte_lengths", byte_lengths, persistent=False)
         self.routers = routers(net)
         if self.routers:
@@ -118,36 +130,9 @@ class LanguageModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-        micro_batches = batch.chunk(self.micro_batches)
-        nll = torch.zeros((), device=self.device)
         before = copies(self.balancer)
-        ahead_tokens = None
-        if self.multi_token_loss is not None:
-            # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
-            count = self.multi_token_loss.count(batch, len(self.net.mtp))
-            ahead_tokens = sum_over_ranks(count) / self.trainer.world_size
-        loads = own_loads = dropped = balance_loss = mtp_loss = None
-        for i, windows in enumerate(micro_batches):
-            with self._local_gradients(i + 1 < len(micro_batches)):
-                if self.routers:
-                    ahead = self.multi_token_loss is not None
-                    self.balancer.before_forward(partial(self.net, windows[:, :-1], look_ahead=ahead))
-                part = self.objective(windows, batch, ahead_tokens, progress)
-                routings = part.routed.routings
-                if part.mtp_loss is not None:
-                    mtp_loss = _sum(mtp_loss, part.mtp_loss.detach())
-                if part.balance_loss is not None:
-                    balance_loss = _sum(balance_loss, part.balance_loss.detach())
-                # Lightning runs this whole step under autocast, which is meant for the forward pass only.
-                with torch.autocast(self.device.type, enabled=False):
-                    self.manual_backward(part.loss)
-            nll += part.nll.detach()
-            if routings:
-                with torch.no_grad():
-                    self.balancer.observe(part.routed)
-                loads = _sum(loads, stack_loads(routings))
-                refused = [routing.dropped for routing in routings if routing.dropped is not None]
-                dropped = _sum(dropped, torch.stack(refused)) if refused else None
+        run = self.passes if self.graph is None else self.graph
+        nll, mtp_loss, balance_loss, loads, dropped = run(batch, self._ahead(batch, progress))
 
         limit = self.gradient_clip or float("inf")
         with torch.autocast(self.device.type, enabled=False):
@@ -165,7 +150,7 @@ class LanguageModule(L.LightningModule):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        update = None
+        update = own_loads = None
         if loads is not None:
             if self.trainer.world_size > 1 and getattr(self.trainer.strategy, "needs_own_loads", False):
                 own_loads = loads.clone()  # the sum is in place
@@ -191,21 +176,51 @@ class LanguageModule(L.LightningModule):
             own_loads=own_loads,
         )
 
-    def objective(self, windows: Tensor, batch: Tensor, ahead_tokens: Tensor | None, progress: float) -> Objective:
+    def passes(self, batch: Tensor, ahead: Ahead | None) -> Passes:
+        """Run the forward and backward passes of a step on its windows (B, T + 1), one micro-batch after another.
+
+        All that depends on the step comes in tensors, so that it can be recorded (see
+        :class:`~s15erav3.training.cuda_graph.RecordedPasses`).
+        """
+        micro_batches = batch.chunk(self.micro_batches)
+        nll = torch.zeros((), device=batch.device)
+        loads = dropped = balance_loss = mtp_loss = None
+        for i, windows in enumerate(micro_batches):
+            with self._local_gradients(i + 1 < len(micro_batches)):
+                if self.routers:
+                    self.balancer.before_forward(partial(self.net, windows[:, :-1], look_ahead=ahead is not None))
+                part = self.objective(windows, batch, ahead)
+                routings = part.routed.routings
+                if part.mtp_loss is not None:
+                    mtp_loss = _sum(mtp_loss, part.mtp_loss.detach())
+                if part.balance_loss is not None:
+                    balance_loss = _sum(balance_loss, part.balance_loss.detach())
+                # Lightning runs this whole step under autocast, which is meant for the forward pass only.
+                with torch.autocast(self.device.type, enabled=False):
+                    self.manual_backward(part.loss)
+            nll += part.nll.detach()
+            if routings:
+                with torch.no_grad():
+                    self.balancer.observe(part.routed)
+                loads = _sum(loads, stack_loads(routings))
+                refused = [routing.dropped for routing in routings if routing.dropped is not None]
+                dropped = _sum(dropped, torch.stack(refused)) if refused else None
+        return Passes(nll, mtp_loss, balance_loss, loads, dropped)
+
+    def objective(self, windows: Tensor, batch: Tensor, ahead: Ahead | None) -> Objective:
         """The loss of a micro-batch.
 
         Args:
             windows: windows of the micro-batch, (B, T + 1).
             batch: all windows of its step.
-            ahead_tokens: tokens of the step over which multi-token prediction averages; ``None`` without it.
-            progress: share of training done.
+            ahead: of the step; ``None`` without multi-token prediction.
         """
-        ahead_loss = self.multi_token_loss
-        nll, out = self._nll(windows, look_ahead=ahead_loss is not None)
+        nll, out = self._nll(windows, look_ahead=ahead is not None)
         loss, mtp_loss = nll / batch[:, 1:].numel(), None
-        if ahead_loss is not None and ahead_tokens is not None:
-            mtp_loss = ahead_loss(out.ahead, windows, self.net.lm_head.weight, ahead_tokens, self.cross_entropy)
-            loss = loss + ahead_loss.weight_at(progress) * mtp_loss
+        if self.multi_token_loss is not None and ahead is not None:
+            head = self.net.lm_head.weight
+            mtp_loss = self.multi_token_loss(out.ahead, windows, head, ahead.tokens, self.cross_entropy)
+            loss = loss + ahead.weight * mtp_loss
         routed = MicroBatch(out.routings, len(windows))
         balance_loss = self.balancer.loss(routed) if out.routings else None
         if balance_loss is not None:
@@ -229,17 +244,16 @@ class LanguageModule(L.LightningModule):
         found = self.guard.first_bad(counts)
         if found is not None:
             step, loss_bad, batch = found
-            count = None if (ahead := self.multi_token_loss) is None else ahead.count(batch, len(self.net.mtp))
+            with alone():
+                ahead = self._ahead(batch, self.progress)
 
             def loss_of(windows: Tensor) -> Tensor:
                 with self.trainer.precision_plugin.train_step_context():
-                    return self.objective(windows, batch, count, self.progress).loss
+                    return self.objective(windows, batch, ahead).loss
 
-            part = None
-            if not has_shards(self.net):  # no rank can run a sharded net on its own
-                part = first_bad_part(self.net, batch.chunk(self.micro_batches), loss_of)
-            what = first_of_ranks(part or ("the loss" if loss_bad else None), self.trainer.world_size)
-            raise Diverged(f"{what or 'the norm of the gradient'} is not finite at step {step}")
+            micro_batches = batch.chunk(self.micro_batches)
+            what = bad_part(self.net, micro_batches, loss_of, loss_bad, self.trainer.world_size)
+            raise Diverged(f"{what} is not finite at step {step}")
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Accumulate the cost and the routing of windows (B, T + 1), without training or balancing."""
@@ -279,6 +293,10 @@ class LanguageModule(L.LightningModule):
         out: Output = self.net(windows[:, :-1], look_ahead=look_ahead)
         targets = windows[:, 1:].flatten()
         return self.cross_entropy(out.hidden.flatten(0, 1), self.net.lm_head.weight, targets), out
+
+    def _ahead(self, batch: Tensor, progress: float) -> Ahead | None:
+        loss = self.multi_token_loss
+        return None if loss is None else loss.ahead(batch, len(self.net.mtp), progress)
 
     def _local_gradients(self, more_follow: bool) -> AbstractContextManager[None]:
         """Under DDP, synchronise gradients only in the last micro-batch of a step."""

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from s15erav3.balancing.base import mean_over_ranks
+
+
+class Ahead(NamedTuple):
+    """What the loss needs to know of an optimizer step, on the device."""
+
+    tokens: Tensor
+    """Tokens that train each block, (D,): :meth:`MultiTokenLoss.count`, with several ranks their mean."""
+    weight: Tensor
+    """Lambda, fp32, a scalar."""
 
 
 class MultiTokenLoss:
@@ -42,6 +54,12 @@ class MultiTokenLoss:
     def count(self, windows: Tensor, depth: int) -> Tensor:
         """Number of tokens that train each block, (D,)."""
         return torch.stack([mask.sum() for mask in self.learned(windows, depth)])
+
+    def ahead(self, windows: Tensor, depth: int, progress: float) -> Ahead:
+        """What is to be known of a step on this rank's windows (B, T + 1), after the share ``progress`` of training."""
+        # DDP averages gradients over ranks, whose windows hold different numbers of document ends.
+        tokens = mean_over_ranks(self.count(windows, depth))
+        return Ahead(tokens, torch.full((), self.weight_at(progress), device=windows.device))
 
     def __call__(
         self,

@@ -33,6 +33,19 @@ class StepRecord(NamedTuple):
     """The part of the global loads that this rank's tokens are, int64, (L, E); ``None`` where nobody needs it."""
 
 
+class Passes(NamedTuple):
+    """Sums over the micro-batches of a step, after their forward and backward passes."""
+
+    nll: Tensor
+    """Nats of all targets, fp32, a scalar."""
+    mtp_loss: Tensor | None
+    balance_loss: Tensor | None
+    loads: Tensor | None
+    """Loads of this rank, int64, (L, E)."""
+    dropped: Tensor | None
+    """The part of them that was dropped."""
+
+
 class Objective(NamedTuple):
     """Contribution of one micro-batch to the loss of its step."""
 

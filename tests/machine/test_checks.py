@@ -12,8 +12,10 @@ import torch
 from s15erav3.machine import checks, programs
 from s15erav3.machine.examine import run_one
 from s15erav3.model import experts
+from s15erav3.training import cuda_graph
 from s15erav3.training.module import LanguageModule
 from tests.tiny import DATA, MODEL
+from tests.training.simulated_graph import SimulatedGraph
 
 
 def test_the_products_of_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +51,18 @@ def test_steps_of_the_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModule, "training_step", waits)
     broken = run_one(checks.no_sync, "cpu")
     assert broken["status"] == "failed" and "synchronizing" in broken["why"] and "traceback" in broken
+
+
+@pytest.mark.slow
+def test_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a simulated graph. Gradients that a replay does not give to the weights are found."""
+    monkeypatch.setattr(cuda_graph, "Graph", SimulatedGraph)
+    monkeypatch.setattr(checks, "GRAPHS", {"eager": []})
+    figures = checks.graph_capture("cpu")
+    assert figures["eager_loss_difference"] == 0 and figures["eager_recorded_ms"] > 0
+    monkeypatch.setattr(SimulatedGraph, "replay", lambda self: None)
+    broken = run_one(checks.graph_capture, "cpu")
+    assert broken["status"] == "failed" and "recorded steps differ" in broken["why"]
 
 
 @pytest.mark.slow

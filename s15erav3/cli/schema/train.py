@@ -22,6 +22,9 @@ class Train(TypedDict, total=False):
         Doc("start from the model, weights and tokenizer of a Hugging Face folder, run or checkpoint; null: none"),
     ]
     compile: Annotated[bool, Doc("torch.compile the model's blocks: slow first steps, faster ones later")]
+    cuda_graphs: Annotated[
+        bool, Doc("record a step's passes as a CUDA graph: one launch in place of thousands, on one GPU")
+    ]
     report: Annotated[bool, Doc("write report.html at the end")]
     activation_checkpointing: Annotated[
         Literal["none", "experts", "full"], Doc("parts that run again in the backward pass, to save memory")
