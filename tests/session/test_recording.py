@@ -65,7 +65,7 @@ def test_a_strategy_that_cannot_be_recorded(
     monkeypatch.setattr(LossFree, "observe", lambda self, found: found.routings[0].load.max().item())
     settings = ["cuda_graphs=true", "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2"]
     said = refusal(capsys, "train", *TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")
-    assert "cuda_graphs=true: no step can be recorded (operation not permitted" in said and "leave it out" in said
+    assert "cuda_graphs=true: a step cannot be recorded (operation not permitted" in said and "leave it out" in said
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
