@@ -36,9 +36,9 @@ class SimulatedGraph:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             for function, args, kwargs, out in self.operators.seen:
                 again = function(*args, **kwargs)
-                for place, value in zip(tree_leaves(out), tree_leaves(again), strict=True):
-                    if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():
-                        place.copy_(value)
+                for result, value in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                    if isinstance(result, Tensor) and result.data_ptr() != value.data_ptr():
+                        result.copy_(value)
 
 
 class Operators(TorchDispatchMode):
@@ -48,7 +48,9 @@ class Operators(TorchDispatchMode):
         super().__init__()
         self.seen: list[tuple[Any, Any, Any, Any]] = []
         self.before: list[tuple[Tensor, Tensor]] = []
-        self._known: set[int] = set()
+        self.outside: set[int] = set()  # memory that was there before; the record needs it to stay
+        self._made: set[int] = set()
+        self._kept: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,16 +58,23 @@ class Operators(TorchDispatchMode):
             raise RuntimeError("operation not permitted when stream is capturing")
         arguments = function._schema.arguments
         given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
-        for tensor in tree_leaves([value for a, value in given if a.alias_info is not None and a.alias_info.is_write]):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._known:
-                self._known.add(tensor.untyped_storage().data_ptr())
+        written = [value for a, value in given if a.alias_info is not None and a.alias_info.is_write]
+        for tensor in (t for t in tree_leaves(written) if isinstance(t, Tensor)):
+            if place(tensor) not in self._made | self._kept:
+                self._kept.add(place(tensor))
                 whole = tensor.detach().as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
                 self.before.append((whole, whole.clone()))
+        self.outside |= {place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)} - self._made
         out = function(*args, **kwargs)
         if not function.is_view:
-            self._known |= {t.untyped_storage().data_ptr() for t in tree_leaves(out) if isinstance(t, Tensor)}
+            self._made |= {place(t) for t in tree_leaves(out) if isinstance(t, Tensor)} - self.outside
         self.seen.append((function, *tree_map(_memory, (args, kwargs, out))))
         return out
+
+
+def place(tensor: Tensor) -> int:
+    """Where a tensor's memory begins."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _memory(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from s15erav3.balancing import LossFree, MicroBatch
 from s15erav3.balancing.base import stack_loads
@@ -21,7 +22,7 @@ from s15erav3.training.cuda_graph import Unrecordable
 from tests.conftest import ROOT
 from tests.tiny import MODEL, few
 from tests.training.parts import Windows, module_for, trainer
-from tests.training.simulated_graph import SimulatedGraph
+from tests.training.simulated_graph import SimulatedGraph, place
 
 TWICE = ["trainer.accumulate_grad_batches=2"]
 AHEAD = ["model.num_nextn_predict_layers=1", "mtp.final_from=0.5"]
@@ -48,6 +49,9 @@ def steps(settings: list[str], recorded: bool, number: int = 7, bf16: bool = Fal
         step.batch = torch.randint(64, step.batch.shape, generator=generator)
         step()
         found += step.module.last_step or ()  # no copies: the next step may not change them
+    if graph := step.module.graph:
+        lasting = [*step.module.parameters(), *step.module.buffers(), *tree_leaves(graph.inputs)]
+        assert graph.graph.operators.outside <= {place(t) for t in lasting if t is not None} | {0}  # 0: empty tensors
     return [*found, *step.module.state_dict().values(), *step.module.balancer.buffers()]
 
 
