@@ -57,7 +57,7 @@ def test_steps_of_the_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a simulated graph. Gradients that a replay does not give to the weights are found."""
     monkeypatch.setattr(cuda_graph, "Graph", SimulatedGraph)
-    monkeypatch.setattr(checks, "GRAPHS", {"eager": []})
+    monkeypatch.setattr(checks, "GRAPHS", {"eager": ["model=pico", "data.sequence_length=32"]})
     figures = checks.graph_capture("cpu")
     assert figures["eager_loss_difference"] == 0 and figures["eager_recorded_ms"] > 0
     monkeypatch.setattr(SimulatedGraph, "replay", lambda self: None)
