@@ -219,16 +219,13 @@ def test_a_sweep_is_a_folder_of_runs_and_a_bad_job_does_not_stop_it(
 
 @pytest.mark.slow
 def test_compiled_training_is_eager_training(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile of the net changes neither the losses (to rounding) nor the names in the checkpoint. One batch of
-    validation, as a smaller second one would be compiled, too."""
+    """torch.compile of the net changes neither the losses (to rounding) nor the names in the checkpoint."""
     run = tmp_path / "run"
     settings = ["trainer.max_steps=10", "callbacks.telemetry.every_n_steps=1", "compile=true"]
-    settings.append("+trainer.limit_val_batches=1")
     monkeypatch.setenv("S15ERAV3_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # which an earlier run of this process has set
     assert train(*settings, run_dir=run) == 0
-    for name, most in (("train/loss", 2e-3), ("val/loss", 2e-2)):
-        assert result(run)[name] == pytest.approx(result(run_dir)[name], rel=most)
+    assert result(run)["val/loss"] == pytest.approx(result(run_dir)["val/loss"], rel=2e-3)
     assert result(run)["perf/compile_seconds"] > 0
     assert list((tmp_path / "cache" / "compiled").rglob("*.so"))
     files = [d / "checkpoints" / "last.ckpt" for d in (run, run_dir)]

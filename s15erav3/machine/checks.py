@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from s15erav3.machine.lone_step import LoneStep, composed
 from s15erav3.machine.programs import bench_generate, bench_step, packing, several_devices, training
@@ -113,6 +114,7 @@ def no_sync(device: str) -> Figures:
 def graph_capture(device: str) -> Figures:
     """Steps with ``cuda_graphs=true`` reach the losses of steps without, eager and compiled; the time of each."""
     figures: Figures = {}
+    counters.clear()
     for name, settings in GRAPHS.items():
         losses: dict[str, list[float]] = {}
         for way, graphs in (("", "false"), ("_recorded", "true")):
@@ -128,6 +130,8 @@ def graph_capture(device: str) -> Figures:
         figures[f"{name}_loss_difference"] = difference
         if not difference <= LOSS_TOLERANCE:
             raise Failed(f"recorded steps differ from {name} ones: {figures}, losses {losses}")
+    if counters["graph_break"]:
+        raise Failed(f"a block is no single graph: breaks {dict(counters['graph_break'])}")
     return figures
 
 

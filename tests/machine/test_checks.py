@@ -53,13 +53,23 @@ def test_steps_of_the_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken["status"] == "failed" and "synchronizing" in broken["why"] and "traceback" in broken
 
 
+class Breaks(dict[str, Any]):
+    """Counters of torch's compiler that are not forgotten."""
+
+    def clear(self) -> None:
+        pass
+
+
 @pytest.mark.slow
 def test_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a simulated graph. Gradients that a replay does not give to the weights are found."""
+    """On a simulated graph. Replays that compute nothing are found, and breaks in a compiled block."""
     monkeypatch.setattr(cuda_graph, "Graph", SimulatedGraph)
     monkeypatch.setattr(checks, "GRAPHS", {"eager": ["model=pico", "data.sequence_length=32"]})
     figures = checks.graph_capture("cpu")
     assert figures["eager_loss_difference"] == 0 and figures["eager_recorded_ms"] > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "counters", Breaks(graph_break={"a print": 1}))
+        assert "a print" in run_one(checks.graph_capture, "cpu")["why"]
     monkeypatch.setattr(SimulatedGraph, "replay", lambda self: None)
     broken = run_one(checks.graph_capture, "cpu")
     assert broken["status"] == "failed" and "recorded steps differ" in broken["why"]
